@@ -1,0 +1,204 @@
+"""How a parameter leaf is read as a batch of matrices `[g, d, o]`.
+
+`d` is the fan-in over which the leaf meets its input, `o` what comes out, `g` the
+groups that never meet: feature groups, batch axes of an einsum, slices of a scan.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Step = tuple[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A leaf as one equation sees it, through steps that lose no element.
+
+    Attributes:
+      shape: the leaf's own shape.
+      steps: `("reshape", sizes)`, `("transpose", permutation)` and `("rev", axes)`.
+      sliced: how many leading axes a surrounding scan slices off, outermost first.
+    """
+
+    shape: tuple[int, ...]
+    steps: tuple[Step, ...] = ()
+    sliced: int = 0
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The viewed shape, the sliced axes included."""
+        shape = self.shape
+        for name, numbers in self.steps:
+            if name == "reshape":
+                shape = numbers
+            elif name == "transpose":
+                shape = tuple(shape[axis] for axis in numbers)
+        return shape
+
+    def then(self, name: str, numbers: tuple[int, ...]) -> "View":
+        """One more step, on the axes after the sliced ones."""
+        lead = self.whole[: self.sliced]
+        if name == "reshape":
+            numbers = (*lead, *numbers)
+            if numbers == self.whole:
+                return self
+        else:
+            numbers = tuple(axis + self.sliced for axis in numbers)
+            if name == "transpose":
+                numbers = (*range(self.sliced), *numbers)
+                if numbers == tuple(range(len(numbers))):
+                    return self
+        return dataclasses.replace(self, steps=(*self.steps, (name, numbers)))
+
+    def slice(self) -> "View":
+        """The view of one iteration of a scan over the next axis."""
+        return dataclasses.replace(self, sliced=self.sliced + 1)
+
+    def layout(
+        self,
+        kind: str,
+        groups: tuple[int, ...],
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        splits: int = 1,
+    ) -> "Layout":
+        """The layout whose groups, fan-in and fan-out are these axes of the view.
+
+        Args:
+          kind: what the table calls it.
+          groups: axes that the product treats as a batch.
+          inputs: axes that it contracts.
+          outputs: the others.
+          splits: feature groups that share the output axes, as in a convolution.
+        """
+        shape = self.whole[self.sliced :]
+        g, d, o = (math.prod(shape[a] for a in axes) for axes in (groups, inputs, outputs))
+        view = self.then("transpose", (*groups, *inputs, *outputs))
+        if splits > 1:
+            view = view.then("reshape", (g, d, splits, o // splits))
+            view = view.then("transpose", (0, 2, 1, 3))
+        g, o = g * splits * math.prod(self.whole[: self.sliced]), o // splits
+        steps = view.steps
+        if view.whole != (g, d, o):
+            steps = (*steps, ("reshape", (g, d, o)))
+        return Layout(kind, self.shape, steps, g, d, o)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A leaf read as `[g, d, o]` and back, without loss.
+
+    Attributes:
+      kind: "dense", "conv" or "einsum".
+      shape: the leaf's shape.
+      steps: from the leaf to `[g, d, o]`.
+      groups, fan_in, fan_out: g, d and o.
+
+    >>> kernel = View((3, 3, 8, 16)).layout("conv", (), (0, 1, 2), (3,))
+    >>> kernel.to_matrix(jnp.zeros((3, 3, 8, 16))).shape
+    (1, 72, 16)
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    steps: tuple[Step, ...]
+    groups: int
+    fan_in: int
+    fan_out: int
+
+    def to_matrix(self, leaf: Array) -> Float[Array, "g d o"]:
+        """The leaf as a batch of matrices, inputs along the rows."""
+        for name, numbers in self.steps:
+            leaf = _STEPS[name](leaf, numbers)
+        return leaf
+
+    def from_matrix(self, matrix: Float[Array, "g d o"]) -> Array:
+        """The leaf again."""
+        shapes = [self.shape]
+        for name, numbers in self.steps:
+            shape = shapes[-1]
+            if name == "reshape":
+                shape = numbers
+            elif name == "transpose":
+                shape = tuple(shape[axis] for axis in numbers)
+            shapes.append(shape)
+        for (name, numbers), before in zip(
+            reversed(self.steps), reversed(shapes[:-1]), strict=True
+        ):
+            if name == "reshape":
+                matrix = matrix.reshape(before)
+            elif name == "transpose":
+                matrix = matrix.transpose(np.argsort(numbers).tolist())
+            else:
+                matrix = _STEPS[name](matrix, numbers)
+        return matrix
+
+    def renumber(self, other: "Layout") -> "Renumbering | None":
+        """How `other`'s rows must be permuted to be rows of this layout.
+
+        None where the two contract different elements of the leaf together, as
+        `x @ W` and `h @ W.T` do: then no common input space exists.
+        """
+        if self.steps == other.steps:
+            return Renumbering(None, None)
+        elements = np.arange(math.prod(self.shape)).reshape(self.shape)
+        ours, theirs = _number(self, elements), _number(other, elements)
+        if ours.shape[:2] != theirs.shape[:2]:
+            return None
+        place = np.empty((elements.size, 2), np.int64)
+        g, d, o = ours.shape
+        place[ours, 0] = np.arange(g)[:, None, None]
+        place[ours, 1] = np.arange(d)[None, :, None]
+        group, row = place[theirs, 0], place[theirs, 1]
+        if (group != group[:, :1, :1]).any() or (row != row[:, :, :1]).any():
+            return None
+        # Inverse permutations: where in `theirs` our group and our row are found.
+        groups = np.argsort(group[:, 0, 0])
+        rows = np.argsort(row[:, :, 0], axis=1)[groups]
+        return Renumbering(groups, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renumbering:
+    """A permutation of groups, and of the fan-in within each."""
+
+    groups: np.ndarray | None
+    rows: np.ndarray | None
+
+    def __call__(self, array: Array, *axes: int) -> Array:
+        """Permute `array [g, ...]` along its group axis and these fan-in axes."""
+        if self.groups is None:
+            return array
+        array = array[self.groups]
+        for axis in axes:
+            shape = [1] * array.ndim
+            shape[0], shape[axis] = self.rows.shape
+            array = jnp.take_along_axis(array, self.rows.reshape(shape), axis=axis)
+        return array
+
+
+def _number(layout: Layout, elements: np.ndarray) -> np.ndarray:
+    for name, numbers in layout.steps:
+        elements = _STEPS[name](elements, numbers)
+    return elements
+
+
+def _reverse(array, axes):
+    return array[tuple(slice(None, None, -1) if a in axes else slice(None) for a in range(array.ndim))]  # noqa: E501
+
+
+_STEPS = {
+    "reshape": lambda array, sizes: array.reshape(sizes),
+    "transpose": lambda array, axes: array.transpose(axes),
+    "rev": _reverse,
+}
+
+
+def path_name(path) -> str:
+    """A leaf's path in the parameters, as errors and tables print it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
