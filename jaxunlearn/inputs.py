@@ -1,11 +1,17 @@
 """The inputs of every weight, read off the program."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
-from jaxunlearn.layout import Layout
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.layout import Layout, Renumbering, path_name
+from jaxunlearn.products import flatten_scans, group_grams, group_rows
+from jaxunlearn.program import Capture, Use, capture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,3 +31,256 @@ class LayerInput:
 jax.tree_util.register_dataclass(
     LayerInput, data_fields=["inputs"], meta_fields=["layout"]
 )
+
+
+class Layer(NamedTuple):
+    """A leaf that has an input: its layout and the products that bring it.
+
+    Attributes:
+      layout: the first product's.
+      uses: `(key, use, how the use's rows are renumbered to the layout)`.
+    """
+
+    layout: Layout
+    uses: list[tuple[str, Use, Renumbering]]
+
+
+class LayerRecord(NamedTuple):
+    """One line of `layer_table`.
+
+    Attributes:
+      path: of the leaf.
+      shape: of the leaf.
+      kind: "dense", "conv" or "einsum", or None where there is no input.
+      g, d, out: groups, fan-in and fan-out; None where there is no input.
+      rows: rows that one image brings to each group; 0 where there is no input.
+      reason: why there is no input, or None.
+      note: what else to know, or an empty string.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    kind: str | None
+    g: int | None
+    d: int | None
+    out: int | None
+    rows: int
+    reason: str | None
+    note: str
+
+
+def layers(captured: Capture, count: int) -> list[Layer | str]:
+    """For each of `count` leaves its layer, or the reason why it has none."""
+    found: list[Layer | str] = []
+    for index in range(count):
+        if index in captured.reasons:
+            found.append(captured.reasons[index])
+            continue
+        uses = [(key, use) for key, use in captured.uses.items() if use.leaf == index]
+        layouts = [use.product.layout(use.view) for _, use in uses]
+        renumberings = [layouts[0].renumber(layout) for layout in layouts]
+        if None in renumberings:
+            found.append("it is contracted over different axes in two places")
+            continue
+        keys, plain = zip(*uses, strict=True)
+        found.append(Layer(layouts[0], list(zip(keys, plain, renumberings, strict=True))))
+    return found
+
+
+def layer_grams(
+    captured: Capture, count: int, mask: Float[Array, "n"]
+) -> list[tuple[Array, Array, Layout] | None]:
+    """For each leaf `(gram, rows, layout)` over the images that `mask` keeps."""
+    grams: list[tuple[Array, Array, Layout] | None] = []
+    for layer in layers(captured, count):
+        if isinstance(layer, str):
+            grams.append(None)
+            continue
+        gram, rows = 0, 0
+        for key, use, renumber in layer.uses:
+            operand, weight = captured.operands[key]
+            keep = mask.reshape(-1, *(1,) * (operand.ndim - 1)) > 0
+            operand = jnp.where(keep, operand, jnp.zeros((), operand.dtype))
+            # Rows first, so that the second axis is permuted as the first one was.
+            part = group_grams(use.product, operand, use.scans)
+            gram = gram + renumber(part, 1, 2)
+            weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
+            per_group = flatten_scans(weight, use.scans).sum(axis=1).mean()
+            rows = rows + per_group * use.product.count
+        grams.append((gram, rows, layer.layout))
+    return grams
+
+
+def layer_inputs(classifier: Classifier, images: Array) -> PyTree:
+    """The explicit rows that meet each weight: for small data, the slow twin.
+
+    Args:
+      classifier: a `Classifier`.
+      images: `[n, h, w, c]`, as `classifier` takes them.
+
+    Returns:
+      A tree like `classifier.params` of `LayerInput`, None where a leaf has no input.
+      Rows are in at least float32. In a branch that was not taken rows are zero.
+
+    Raises:
+      ValueError: images are of the wrong shape, not finite, or the logits of one image
+        depend on the others.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> model = nn.Conv(4, (3, 3))
+    >>> images = jnp.ones((2, 5, 5, 1))
+    >>> class Flat(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Conv(4, (3, 3))(x).mean((1, 2))
+    >>> classifier = ju.freeze(Flat(), Flat().init(jax.random.key(0), images))
+    >>> ju.layer_inputs(classifier, images)["Conv_0"]["kernel"].inputs.shape
+    (1, 50, 9)
+    """
+    check_program(classifier, images)
+    prepared = classifier.prepare(images)
+    leaves, structure = jax.tree.flatten(classifier.params)
+    with jax.default_matmul_precision("highest"):
+        captured = capture(classifier, prepared)
+    result: list[LayerInput | None] = []
+    for layer in layers(captured, len(leaves)):
+        if isinstance(layer, str):
+            result.append(None)
+            continue
+        rows = [
+            renumber(group_rows(use.product, captured.operands[key][0], use.scans), 2)
+            for key, use, renumber in layer.uses
+        ]
+        result.append(LayerInput(jnp.concatenate(rows, axis=1), layer.layout))
+    return jax.tree.unflatten(structure, result)
+
+
+def layer_table(classifier: Classifier, images: Array) -> list[LayerRecord]:
+    """What every parameter leaf is, or why it has no input.
+
+    Args:
+      classifier: a `Classifier`.
+      images: `[n, h, w, c]`; only their shape and type matter.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> class Flat(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(3)(x.reshape(x.shape[0], -1))
+    >>> images = jnp.ones((1, 2, 2, 1))
+    >>> classifier = ju.freeze(Flat(), Flat().init(jax.random.key(0), images))
+    >>> for r in ju.layer_table(classifier, images):
+    ...     print(r.path, r.kind, r.d, r.out, r.reason)
+    Dense_0/bias None None None it is added to its input, as a bias is
+    Dense_0/kernel dense 4 3 None
+    """
+    classifier.prepare(images)
+    captured, static = abstract_capture(classifier, images)
+    paths = [p for p, _ in jax.tree_util.tree_flatten_with_path(classifier.params)[0]]
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(classifier.params)]
+    records = []
+    for path, shape, layer in zip(
+        paths, shapes, layers(static, len(paths)), strict=True
+    ):
+        if isinstance(layer, str):
+            records.append(
+                LayerRecord(path_name(path), shape, *[None] * 4, 0, layer, "")
+            )
+            continue
+        rows, notes = 0, []
+        for key, use, _ in layer.uses:
+            operand = captured[key]
+            repeats = [
+                n
+                for n, kind in zip(operand.shape[1:], use.scans, strict=False)
+                if kind == "rows"
+            ]
+            rows += use.product.count * int(np.prod(repeats))
+            if key in static.one_sided:
+                notes.append(
+                    "only one side of a choice made per image uses this product, and "
+                    "the rows of every image are counted (conservative)"
+                )
+        layout = layer.layout
+        sizes = (layout.kind, layout.groups, layout.fan_in, layout.fan_out)
+        note = "; ".join(dict.fromkeys(notes))
+        records.append(LayerRecord(path_name(path), shape, *sizes, rows, None, note))
+    return records
+
+
+def abstract_capture(classifier, images):
+    """The shapes of what is captured, and the static half of the capture."""
+    static: list[Capture] = []
+
+    def shapes(classifier, images):
+        captured = capture(classifier, classifier.prepare(images))
+        static.append(captured)
+        return {key: operand for key, (operand, _) in captured.operands.items()}
+
+    image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
+    return jax.eval_shape(shapes, classifier, image), static[-1]
+
+
+def check_program(classifier: Classifier, images: Any) -> None:
+    """Refuse images and networks for which per-image inputs make no sense.
+
+    Nothing is checked on values inside a transformation, where there are none.
+
+    Raises:
+      ValueError: no image, a pixel that is not finite, or logits of one image that
+        depend on the others in its batch.
+    """
+    classifier.prepare(images[:1])
+    if jnp.shape(images)[0] == 0:
+        msg = "images are empty: at least one is needed."
+        raise ValueError(msg)
+    leaves = jax.tree.leaves((classifier, images))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return
+    check_finite(images)
+    check_independence(classifier, images[:1])
+
+
+def check_finite(images: Any) -> None:
+    """Refuse NaN and infinite pixels, naming the first image that holds one."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        finite = np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1)
+        if not finite.all():
+            first = int(np.flatnonzero(~finite)[0])
+            msg = (
+                f"images hold NaN or infinite pixels: {int((~finite).sum())} of "
+                f"{len(images)} images, the first at index {first}. Remove them."
+            )
+            raise ValueError(msg)
+
+
+def check_independence(classifier: Classifier, images: Array) -> None:
+    """Refuse a network that mixes the images of a batch."""
+    change = float(_dependence(classifier, jnp.asarray(images[:1])))
+    if not change <= 1e-3:
+        msg = (
+            "The logits of an image must depend on that image alone; they change by "
+            f"{change:.3g} (relative) with the other image of the batch. Freeze the "
+            "network in inference mode (BatchNorm on its running averages), and mix no "
+            "images in it."
+        )
+        raise ValueError(msg)
+
+
+@jax.jit
+def _dependence(classifier, image):
+    """How much the logits of one image change with its companion in the batch."""
+    image = classifier.prepare(image)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        image = image.astype(jnp.float32)
+    companions = (image[:, ::-1, ::-1], 1 - 3 * image)
+    logits = [
+        classifier.network.apply(
+            classifier.params, classifier.state, jnp.concatenate([image, other])
+        )[0].astype(jnp.float32)
+        for other in companions
+    ]
+    change = jnp.abs(logits[0] - logits[1]).max()
+    return change / jnp.maximum(jnp.abs(logits[0]).max(), 1e-30)

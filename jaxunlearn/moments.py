@@ -1,11 +1,24 @@
-"""Second moments of layer inputs, streamed."""
+"""Second moments of layer inputs: one streaming pass, memory that does not grow."""
 
 import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
 
+from jaxunlearn import parallel
+from jaxunlearn.batches import Images, first_images, full_batches, is_stream
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.inputs import abstract_capture, layer_grams, layers
 from jaxunlearn.layout import Layout
+from jaxunlearn.program import capture
+
+OTHERS = "others"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,3 +42,321 @@ class Moment:
 jax.tree_util.register_dataclass(
     Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes"]
 )
+
+
+class Sums(NamedTuple):
+    """A compensated sum: `total - excess` is the value."""
+
+    total: Array
+    excess: Array
+
+
+def second_moments(
+    classifier: Classifier,
+    images: Images,
+    *,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
+) -> PyTree:
+    """`C = sum(x xT)` over the input rows `x` of every weight, in one pass.
+
+    Sums run at precision HIGHEST, compensated, in float32 (float64 for a network that
+    computes in it); they depend neither on the batch size nor on the devices.
+
+    Args:
+      classifier: a `Classifier`.
+      images: `[n, h, w, c]`, or a re-iterable of such batches for data larger than
+        memory. Under several processes: this process's share.
+      batch_size: images per compiled step, over all devices of `mesh`.
+      mesh: a one-axis mesh over whose devices each batch is cut.
+
+    Returns:
+      A tree like `classifier.params` of `Moment`, None where a leaf has no input.
+
+    Raises:
+      ValueError: what `layer_inputs` refuses.
+      TypeError: a stream that can be read only once.
+
+    Source: UNSC (arXiv 2404.13588) and CovarNav (arXiv 2311.12999) take the subspaces
+    of these matrices.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> class Flat(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(3)(x.reshape(x.shape[0], -1))
+    >>> images = jnp.ones((5, 2, 2, 1))
+    >>> classifier = ju.freeze(Flat(), Flat().init(jax.random.key(0), images))
+    >>> float(ju.second_moments(classifier, images)["Dense_0"]["kernel"].gram[0, 0, 0])
+    5.0
+    """
+    return _moments(classifier, images, None, (0,), None, batch_size, mesh)
+
+
+def class_moments(
+    classifier: Classifier,
+    images: Images,
+    labels: Array | None,
+    *,
+    num_classes: int,
+    classes: Sequence[int] | None = None,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
+) -> PyTree:
+    """`second_moments` for each class apart, in the same single pass.
+
+    Batches are sorted by class before they reach the network, so that a class costs no
+    more than its own images; a class without images has a zero gram and zero rows.
+
+    Args:
+      classifier: a `Classifier`.
+      images: as in `second_moments`; a stream yields `(images, labels)` pairs.
+      labels: Int[n], in any order; None for a stream.
+      num_classes: how many classes there are.
+      classes: only these apart, then all others together as a last entry, where a
+        moment for every class would not fit.
+      batch_size: images per compiled step.
+      mesh: as in `second_moments`.
+
+    Returns:
+      A tree like `classifier.params` of `Moment` with a leading class axis.
+
+    Raises:
+      ValueError: labels out of range, classes unknown or twice, moments larger than
+        memory, and what `second_moments` refuses.
+      TypeError: labels that are not integers.
+    """
+    held = _held_classes(num_classes, classes)
+    table = np.full(num_classes, len(held) - 1)
+    named = [c for c in held if c != OTHERS]
+    table[named] = np.arange(len(named))
+
+    def slot_of(labels):
+        check_labels(labels, num_classes)
+        return table[np.asarray(labels)]
+
+    if labels is None and not is_stream(images):
+        msg = "labels are missing: labels=None is for a stream of (images, labels) pairs."  # noqa: E501
+        raise ValueError(msg)
+    if labels is None:
+        return _moments(classifier, images, slot_of, held, held, batch_size, mesh)
+    if is_stream(images):
+        msg = "A stream yields (images, labels) pairs and takes labels=None."
+        raise ValueError(msg)
+    if jnp.shape(labels) != (jnp.shape(images)[0],):
+        msg = f"labels must be one integer for each of {jnp.shape(images)[0]} images; their shape is {jnp.shape(labels)}."  # noqa: E501
+        raise ValueError(msg)
+    if isinstance(labels, jax.core.Tracer):
+        slots = jnp.asarray(table)[labels]
+    else:
+        slots = slot_of(labels)
+    return _moments(classifier, images, slots, held, held, batch_size, mesh)
+
+
+def sum_classes(
+    moments: PyTree, classes: Iterable[int | str], *, equal_weight: bool = False
+) -> PyTree:
+    """Add the moments of some classes, for instance of the retained ones.
+
+    Args:
+      moments: what `class_moments` returned.
+      classes: ids that its class axis holds (and "others" where it has that entry).
+      equal_weight: divide each class's gram by its trace first, so that a class with
+        many images does not own the subspace.
+
+    Returns:
+      A tree of `Moment` without a class axis.
+
+    Raises:
+      ValueError: a class that the axis does not hold, one named twice, or no class.
+      TypeError: moments without a class axis.
+    """
+    wanted = list(classes)
+
+    def add(moment: Moment) -> Moment:
+        if moment.classes is None:
+            msg = "sum_classes needs moments with a class axis, as class_moments returns them."  # noqa: E501
+            raise TypeError(msg)
+        missing = [c for c in wanted if c not in moment.classes]
+        if missing or not wanted or len(set(wanted)) != len(wanted):
+            msg = (
+                f"classes must be distinct entries of {moment.classes}, at least one; "
+                f"they are {wanted}" + (f", of which {missing} are not held." if missing else ".")  # noqa: E501
+            )
+            raise ValueError(msg)
+        index = np.array([moment.classes.index(c) for c in wanted])
+        gram = moment.gram[index]
+        if equal_weight:
+            trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+            gram = jnp.where(trace > 0, gram / jnp.where(trace > 0, trace, 1), 0)
+        return Moment(gram.sum(0), moment.rows[index].sum(0), moment.layout)
+
+    return jax.tree.map(add, moments, is_leaf=lambda x: isinstance(x, Moment))
+
+
+def check_labels(labels: Any, num_classes: int) -> None:
+    """Refuse labels that are not integers `0..num_classes - 1`, one a sample."""
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        msg = f"labels must be integers; they are {jnp.result_type(labels)}."
+        raise TypeError(msg)
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        msg = f"labels must be one-dimensional; their shape is {values.shape}."
+        raise ValueError(msg)
+    if values.size and (values.min() < 0 or values.max() >= num_classes):
+        msg = f"labels must lie in 0..{num_classes - 1}; they range from {values.min()} to {values.max()}."  # noqa: E501
+        raise ValueError(msg)
+
+
+def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
+    if num_classes < 1:
+        msg = f"num_classes must be at least 1; it is {num_classes}."
+        raise ValueError(msg)
+    if classes is None:
+        return tuple(range(num_classes))
+    held = [int(c) for c in classes]
+    if len(set(held)) != len(held) or any(not 0 <= c < num_classes for c in held):
+        msg = f"classes must be distinct ids in 0..{num_classes - 1}; they are {held}."
+        raise ValueError(msg)
+    return (*held, OTHERS)
+
+
+def _moments(classifier, images, slots, held, classes, batch_size, mesh) -> PyTree:
+    if batch_size < 1:
+        msg = f"batch_size must be at least 1; it is {batch_size}."
+        raise ValueError(msg)
+    sample = first_images(classifier, images, labelled=callable(slots))
+    found = _static_layers(classifier, sample)
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((classifier, sample))):  # noqa: E501
+        sums = _traced(classifier, sample, slots, len(held), mesh)
+    else:
+        sums = _stream(
+            classifier, images, slots, len(held), batch_size, mesh, sample.shape[1:], found
+        )
+    result: list[Moment | None] = []
+    for layer, pair in zip(found, sums, strict=True):
+        if pair is None:
+            result.append(None)
+            continue
+        gram, rows = pair if classes is not None else (pair[0][0], pair[1][0])
+        result.append(Moment(gram, rows, layer.layout, classes))
+    return jax.tree.unflatten(jax.tree.structure(classifier.params), result)
+
+
+def _static_layers(classifier, sample):
+    _, static = abstract_capture(classifier, sample)
+    return layers(static, len(jax.tree.leaves(classifier.params)))
+
+
+def _traced(classifier, images, slots, count, mesh):
+    """Inside a transformation: one batch, no streaming; classes are masks."""
+    if mesh is not None:
+        msg = "mesh cannot be used inside a transformation: call second_moments on each shard and add the results with lax.psum."  # noqa: E501
+        raise ValueError(msg)
+    masks = jnp.ones((1, images.shape[0]))
+    if slots is not None:
+        masks = (slots[None] == jnp.arange(count)[:, None]).astype(jnp.float32)
+    prepared = classifier.prepare(images)
+    with jax.default_matmul_precision("highest"):
+        captured = capture(classifier, prepared)
+
+        def per_class(mask):
+            leaves = len(jax.tree.leaves(classifier.params))
+            return [g and (g[0], g[1]) for g in layer_grams(captured, leaves, mask)]
+
+        return jax.vmap(per_class)(masks)
+
+
+def _stream(classifier, images, slots, count, batch_size, mesh, shape, found):
+    devices = 1 if mesh is None else mesh.size
+    if not is_stream(images):
+        slots = np.zeros(len(images), int) if slots is None else np.asarray(slots)
+        batch_size = min(batch_size, int(np.bincount(slots).max()))
+    batch_size = -(-batch_size // devices) * devices
+    blank = jax.eval_shape(
+        _batch_grams,
+        classifier,
+        jax.ShapeDtypeStruct((1, *shape), _dtype(images)),
+        jnp.ones(1),
+    )
+    _check_size(blank, count, devices)
+    lead = (count,) if mesh is None else (devices, count)
+    zeros = jax.tree.map(
+        lambda s: Sums(jnp.zeros((*lead, *s.shape), s.dtype), jnp.zeros((*lead, *s.shape), s.dtype)),  # noqa: E501
+        blank,
+    )
+    sums = parallel.place_rows(zeros, mesh)
+    classifier = parallel.place_whole(classifier, mesh)
+    stream = callable(slots) or is_stream(images)
+    for batch in full_batches(
+        images, None if stream else slots, batch_size, slot_of=slots if stream else None
+    ):
+        mask = (np.arange(batch_size) < batch.count).astype(np.float32)
+        rows = parallel.place_rows((batch.images, mask), mesh)
+        slot = parallel.place_whole(jnp.int32(batch.slot), mesh)
+        sums = _add(sums, classifier, *rows, slot, mesh=mesh)
+    return _finish(sums, mesh=mesh)
+
+
+def _dtype(images):
+    if not is_stream(images):
+        return jnp.result_type(images)
+    first = next(iter(images))
+    return jnp.result_type(first[0] if isinstance(first, tuple) else first)
+
+
+def _check_size(blank, count, devices):
+    per_class = sum(s.size * s.dtype.itemsize for s in jax.tree.leaves(blank))
+    # Twice, for the compensation.
+    needed, limit = 2 * count * per_class, parallel.memory_limit()
+    if needed > limit:
+        msg = (
+            f"Moments of {count} classes take {needed:,} bytes on each of {devices} "
+            f"devices, which hold {limit:,}. Ask for fewer with classes=(...), whose "
+            "last entry is all other classes together."
+        )
+        raise ValueError(msg)
+
+
+def _batch_grams(classifier, images, mask):
+    with jax.default_matmul_precision("highest"):
+        captured = capture(classifier, classifier.prepare(images))
+        count = len(jax.tree.leaves(classifier.params))
+        return [g and (g[0], g[1]) for g in layer_grams(captured, count, mask)]
+
+
+@functools.partial(jax.jit, static_argnames="mesh", donate_argnums=0)
+def _add(sums, classifier, images, mask, slot, mesh):
+    """One batch of one class, added to the sums (of each device)."""
+
+    def local(sums, shared, images, mask):
+        classifier, slot = shared
+        grams = _batch_grams(classifier, images, mask)
+        return jax.tree.map(
+            lambda value, old: _compensated(old, value, slot),
+            grams,
+            sums,
+            is_leaf=lambda x: isinstance(x, Sums),
+        )
+
+    if mesh is not None:
+        local = parallel.over_devices(local, mesh)
+    return local(sums, (classifier, slot), images, mask)
+
+
+def _compensated(sums: Sums, value, slot) -> Sums:
+    """Kahan's step on one slot: `excess` is what the total holds too much."""
+    total, excess = sums.total[slot], sums.excess[slot]
+    value = value - excess
+    new = total + value
+    return Sums(sums.total.at[slot].set(new), sums.excess.at[slot].set((new - total) - value))  # noqa: E501
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _finish(sums, mesh):
+    def value(s):
+        total = s.total - s.excess
+        return total if mesh is None else total.sum(0)
+
+    return jax.tree.map(value, sums, is_leaf=lambda x: isinstance(x, Sums))

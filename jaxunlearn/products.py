@@ -1,0 +1,380 @@
+"""The two products in which a weight meets its input, and that input's second moment.
+
+Operands come as the program holds them, with one leading axis `m` of images (and of
+scan iterations). Sums over rows run at precision HIGHEST and in at least float32.
+"""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxunlearn.layout import Layout, View
+
+_HIGHEST = lax.Precision.HIGHEST
+# Below this many columns a matrix product costs about the same; it steers only the
+# choice between two exact ways to the same gram.
+_NARROW = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class DotProduct:
+    """`dot_general` of an input and a leaf.
+
+    Attributes:
+      batch, contract, free: the input's axes, the first two in the order of the
+        leaf's axes.
+      leaf_batch, leaf_contract, leaf_free: the leaf's axes.
+      shape: the input's shape.
+    """
+
+    batch: tuple[int, ...]
+    contract: tuple[int, ...]
+    free: tuple[int, ...]
+    leaf_batch: tuple[int, ...]
+    leaf_contract: tuple[int, ...]
+    leaf_free: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def read(cls, dimension_numbers, leaf_side: int, shapes) -> "DotProduct":
+        """From the equation's parameters; `leaf_side` says which operand is the leaf."""
+        contracting, batching = dimension_numbers
+        pairs = {}
+        for name, sides in (("contract", contracting), ("batch", batching)):
+            ours, theirs = sides[1 - leaf_side], sides[leaf_side]
+            pairs[name] = sorted(zip(theirs, ours, strict=True))
+        taken = [[axis for pair in pairs.values() for axis in pair_axes(pair, i)] for i in (1, 0)]  # noqa: E501
+        free, leaf_free = (
+            tuple(a for a in range(len(shape)) if a not in used)
+            for shape, used in zip((shapes[1 - leaf_side], shapes[leaf_side]), taken, strict=True)  # noqa: E501
+        )
+        return cls(
+            batch=pair_axes(pairs["batch"], 1),
+            contract=pair_axes(pairs["contract"], 1),
+            free=free,
+            leaf_batch=pair_axes(pairs["batch"], 0),
+            leaf_contract=pair_axes(pairs["contract"], 0),
+            leaf_free=leaf_free,
+            shape=tuple(shapes[1 - leaf_side]),
+        )
+
+    def layout(self, view: View) -> Layout:
+        """How the leaf is read as `[g, d, o]`."""
+        kind = "einsum" if self.leaf_batch else "dense"
+        return view.layout(kind, self.leaf_batch, self.leaf_contract, self.leaf_free)
+
+    @property
+    def count(self) -> int:
+        """Rows that one operand brings to each group."""
+        return math.prod(self.shape[axis] for axis in self.free)
+
+    def rows(self, x: Float[Array, "m ..."]) -> Float[Array, "g n d"]:
+        """The input's rows, in at least float32."""
+        lead = len(x.shape) - len(self.shape)
+        axes = (*self.batch, "m", *self.free, *self.contract)
+        x = x.transpose([0 if a == "m" else a + lead for a in axes])
+        groups = math.prod(self.shape[axis] for axis in self.batch)
+        fan_in = math.prod(self.shape[axis] for axis in self.contract)
+        return _wide(x).reshape(groups, -1, fan_in)
+
+    def gram(self, x: Float[Array, "m ..."]) -> Float[Array, "g d d"]:
+        """`sum(x xT)` over rows."""
+        rows = self.rows(x)
+        return jnp.einsum("gnd,gne->gde", rows, rows, precision=_HIGHEST)
+
+
+def pair_axes(pairs, side: int) -> tuple[int, ...]:
+    """One side of a list of axis pairs."""
+    return tuple(pair[side] for pair in pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """`conv_general_dilated` of an input and a leaf.
+
+    Attributes:
+      image_axes: the input's axes as (batch, *spatial, channels).
+      kernel_axes: the leaf's axes as (*spatial, in, out).
+      sizes, channels: the input's spatial shape and channels.
+      batch: how many images one operand holds (one, as the program is traced).
+      taps: the kernel's spatial shape.
+      stride, padding, dilation, kernel_dilation: per spatial axis; `dilation` is the
+        input's.
+      groups: feature groups.
+    """
+
+    image_axes: tuple[int, ...]
+    kernel_axes: tuple[int, ...]
+    batch: int
+    sizes: tuple[int, ...]
+    channels: int
+    taps: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def read(cls, params, shapes) -> "Convolution":
+        """From the equation's parameters and its operands' shapes."""
+        numbers = params["dimension_numbers"]
+        batch, channels, *spatial = numbers.lhs_spec
+        out, into, *taps = numbers.rhs_spec
+        return cls(
+            image_axes=(batch, *spatial, channels),
+            kernel_axes=(*taps, into, out),
+            batch=shapes[0][batch],
+            sizes=tuple(shapes[0][axis] for axis in spatial),
+            channels=shapes[0][channels],
+            taps=tuple(shapes[1][axis] for axis in taps),
+            stride=tuple(params["window_strides"]),
+            padding=tuple((int(lo), int(hi)) for lo, hi in params["padding"]),
+            dilation=tuple(params["lhs_dilation"]),
+            kernel_dilation=tuple(params["rhs_dilation"]),
+            groups=params["feature_group_count"],
+        )
+
+    def layout(self, view: View) -> Layout:
+        """How the leaf is read as `[g, d, o]`, `d` running over taps, then channels."""
+        *inputs, out = self.kernel_axes
+        return view.layout("conv", (), tuple(inputs), (out,), splits=self.groups)
+
+    @property
+    def data_sizes(self) -> tuple[int, ...]:
+        """Spatial shape after input dilation and after cropping (negative padding)."""
+        return tuple(
+            (size - 1) * dilation + 1 + min(lo, 0) + min(hi, 0)
+            for size, dilation, (lo, hi) in zip(
+                self.sizes, self.dilation, self.padding, strict=True
+            )
+        )
+
+    @property
+    def out_sizes(self) -> tuple[int, ...]:
+        """Spatial shape of the outputs."""
+        return tuple(
+            max(0, (size + max(lo, 0) + max(hi, 0) - (k - 1) * r - 1) // s + 1)
+            for size, (lo, hi), k, r, s in zip(
+                self.data_sizes,
+                self.padding,
+                self.taps,
+                self.kernel_dilation,
+                self.stride,
+                strict=True,
+            )
+        )
+
+    @property
+    def count(self) -> int:
+        """Rows that one operand brings to each group."""
+        return self.batch * math.prod(self.out_sizes)
+
+    def rows(self, x: Float[Array, "m ..."]) -> Float[Array, "g n d"]:
+        """Every patch, written out."""
+        views = self._strips(self._padded(x), range(len(self.taps)))
+        # [taps][m, *out, g, c] -> [g, m * out, taps * c]
+        patches = jnp.stack(views, axis=-2)
+        patches = jnp.moveaxis(patches, -3, 0)
+        return patches.reshape(self.groups, -1, math.prod(self.taps) * self._width)
+
+    def gram(self, x: Float[Array, "m ..."]) -> Float[Array, "g d d"]:
+        """`sum(x xT)` over patches, which are never written out as a whole."""
+        if math.prod(self.out_sizes) == 0:
+            size = math.prod(self.taps) * self._width
+            return jnp.zeros((self.groups, size, size), _wide(x).dtype)
+        if set(self.stride) == {1} and self._offset_cost() < self._strip_cost():
+            return self._gram_by_offsets(self._data(x))
+        return self._gram_by_strips(self._padded(x))
+
+    @property
+    def _width(self) -> int:
+        return self.channels // self.groups
+
+    def _data(self, x):
+        """`[m, *spatial, g, c]`, dilated and cropped, not yet padded."""
+        lead = x.ndim - len(self.image_axes)
+        x = x.transpose(*range(lead), *(lead + a for a in self.image_axes))
+        x = _wide(x).reshape(-1, *x.shape[lead + 1 :])
+        edges = [(min(lo, 0), min(hi, 0)) for lo, hi in self.padding]
+        x = _pad(x, edges, self.dilation)
+        return x.reshape(*x.shape[:-1], self.groups, self._width)
+
+    def _padded(self, x):
+        edges = [(max(lo, 0), max(hi, 0)) for lo, hi in self.padding]
+        return _pad(self._data(x), edges, (1,) * len(edges))
+
+    def _strips(self, x, axes):
+        """Views of the padded input, one for each tap along these spatial axes."""
+        views = []
+        for tap in itertools.product(*(range(self.taps[axis]) for axis in axes)):
+            view = x
+            for axis, t in zip(axes, tap, strict=True):
+                start = t * self.kernel_dilation[axis]
+                stop = start + (self.out_sizes[axis] - 1) * self.stride[axis] + 1
+                view = lax.slice_in_dim(
+                    view, start, stop, self.stride[axis], axis=axis + 1
+                )
+            views.append(view)
+        return views
+
+    def _gram_by_strips(self, x):
+        """Products of views shifted along all axes but the last.
+
+        Taps along the last axis are written out (k-fold); pairs of the others are
+        multiplied once, the lower half being the upper one transposed.
+        """
+        *outer, last = range(len(self.taps))
+        across = jnp.stack(self._strips(x, [last]), axis=-2)
+        across = across.reshape(*across.shape[:-2], -1)
+        views = self._strips(across, outer)
+        letters = "xyz"[: len(self.taps)]
+        product = f"m{letters}gc,m{letters}ge->gce"
+        count = len(views)
+        blocks = [[None] * count for _ in range(count)]
+        for i, j in itertools.combinations_with_replacement(range(count), 2):
+            block = jnp.einsum(product, views[i], views[j], precision=_HIGHEST)
+            blocks[i][j], blocks[j][i] = block, block.swapaxes(1, 2)
+        return jnp.block(blocks)
+
+    def _gram_by_offsets(self, x):
+        """For stride one: a block depends on the offset of its two taps, up to borders.
+
+        With `x` zero outside, `F(q) = sum_p x[p] x[p + q]T` over all positions serves
+        every pair of taps `t2 - t1 = q`. What tap `t1` never visits is taken away by
+        inclusion and exclusion over the few border lines along each axis.
+        """
+        taps, dims = self.taps, len(self.taps)
+        borders, excluded = zip(*(self._border(axis) for axis in range(dims)), strict=True)  # noqa: E501
+        offsets = [
+            q
+            for q in itertools.product(*(range(1 - k, k) for k in taps))
+            if q >= (0,) * dims
+        ]
+        reach = [(k - 1) * r for k, r in zip(taps, self.kernel_dilation, strict=True)]
+        padded = _pad(x, [(n, n) for n in reach], (1,) * dims)
+        starts = np.array(offsets) * self.kernel_dilation + reach
+
+        def blocks_at(start):
+            shifted = lax.dynamic_slice(padded, (0, *start, 0, 0), x.shape)
+            return sum(
+                _visited(x, shifted, subset, borders, excluded)
+                for size in range(dims + 1)
+                for subset in itertools.combinations(range(dims), size)
+            )
+
+        blocks = lax.map(blocks_at, jnp.asarray(starts, jnp.int32))
+        return self._assemble(blocks, offsets)
+
+    def _border(self, axis):
+        """Positions that some tap misses, and which tap misses which."""
+        size = self.data_sizes[axis]
+        first = np.arange(self.taps[axis]) * self.kernel_dilation[axis]
+        first = first[:, None] - max(self.padding[axis][0], 0)
+        positions = np.arange(size)[None]
+        missed = (positions < first) | (positions >= first + self.out_sizes[axis])
+        border = np.flatnonzero(missed.any(axis=0))
+        return border, missed[:, border].astype(np.float32)
+
+    def _assemble(self, blocks, offsets):
+        """`[q, *taps, g, c, c]` to `[g, d, d]`: each pair of taps finds its block."""
+        every = list(itertools.product(*map(range, self.taps)))
+        number = {q: i for i, q in enumerate(offsets)}
+        index = np.empty((len(every), len(every)), np.int32)
+        for (i, a), (j, b) in itertools.product(enumerate(every), repeat=2):
+            q = tuple(v - u for u, v in zip(a, b, strict=True))
+            if q in number:
+                index[i, j] = number[q] * len(every) + i
+            else:
+                index[i, j] = number[tuple(-n for n in q)] * len(every) + j
+        lower = np.arange(len(every))[:, None] > np.arange(len(every))[None]
+        blocks = blocks.reshape(-1, *blocks.shape[-3:])[index]
+        blocks = jnp.where(lower[..., None, None, None], blocks.swapaxes(-1, -2), blocks)
+        size = len(every) * self._width
+        return blocks.transpose(2, 0, 3, 1, 4).reshape(self.groups, size, size)
+
+    def _offset_cost(self) -> float:
+        pairs = (math.prod(2 * k - 1 for k in self.taps) + 1) / 2
+        lines = [len(self._border(axis)[0]) for axis in range(len(self.taps))]
+        sizes = zip(self.data_sizes, lines, strict=True)
+        width = max(self._width, _NARROW)
+        return pairs * math.prod(size + n for size, n in sizes) * width**2
+
+    def _strip_cost(self) -> float:
+        outer = math.prod(self.taps[:-1])
+        width = max(self.taps[-1] * self._width, _NARROW)
+        return outer * (outer + 1) / 2 * math.prod(self.out_sizes) * width**2
+
+
+def _visited(x, shifted, subset, borders, excluded):
+    """One term of the inclusion and exclusion: border lines along the axes `subset`."""
+    dims = len(borders)
+    letters = "xyz"[:dims]
+    for axis in subset:
+        x = jnp.take(x, borders[axis], axis=axis + 1)
+        shifted = jnp.take(shifted, borders[axis], axis=axis + 1)
+    kept = "".join(letters[axis] for axis in subset)
+    product = f"m{letters}gc,m{letters}ge->{kept}gce"
+    sums = jnp.einsum(product, x, shifted, precision=_HIGHEST)
+    for axis in subset:
+        # Contract the leading line axis; the tap axis it becomes goes last of the leads.
+        sums = jnp.tensordot(
+            excluded[axis].astype(sums.dtype), sums, (1, 0), precision=_HIGHEST
+        )
+        sums = jnp.moveaxis(sums, 0, len(subset) - 1)
+    lead = [excluded[axis].shape[0] if axis in subset else 1 for axis in range(dims)]
+    sums = (-1) ** len(subset) * sums.reshape(*lead, *sums.shape[-3:])
+    full = [matrix.shape[0] for matrix in excluded]
+    return jnp.broadcast_to(sums, (*full, *sums.shape[-3:]))
+
+
+def _pad(x, edges, dilation):
+    """Pad `[m, *spatial, ...]` with zeros, or crop, and dilate its spatial axes."""
+    config = [(lo, hi, d - 1) for (lo, hi), d in zip(edges, dilation, strict=True)]
+    if all(entry == (0, 0, 0) for entry in config):
+        return x
+    rest = [(0, 0, 0)] * (x.ndim - 1 - len(config))
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, *rest])
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+Product = DotProduct | Convolution
+
+
+def flatten_scans(
+    x: Float[Array, "n ..."], scans: tuple[str, ...]
+) -> Float[Array, "s m ..."]:
+    """Scan axes after the image axis: slices of the leaf lead, repeats join the images.
+
+    Args:
+      x: `[n, *scan axes, ...]`.
+      scans: for each scan axis, "groups" where it slices the leaf, else "rows".
+    """
+    sliced = [i + 1 for i, kind in enumerate(scans) if kind == "groups"]
+    x = jnp.moveaxis(x, sliced, range(len(sliced)))
+    groups = math.prod(x.shape[: len(sliced)])
+    images = math.prod(x.shape[len(sliced) : len(scans) + 1])
+    return x.reshape(groups, images, *x.shape[len(scans) + 1 :])
+
+
+def group_grams(product: Product, x, scans) -> Float[Array, "g d d"]:
+    """The gram of every slice and group of one product."""
+    x = flatten_scans(x, scans)
+    grams = jax.vmap(product.gram)(x)
+    return grams.reshape(-1, *grams.shape[2:])
+
+
+def group_rows(product: Product, x, scans) -> Float[Array, "g n d"]:
+    """The rows of every slice and group of one product."""
+    x = flatten_scans(x, scans)
+    rows = jax.vmap(product.rows)(x)
+    return rows.reshape(-1, *rows.shape[2:])
