@@ -191,7 +191,11 @@ class Convolution:
             return jnp.zeros((self.groups, size, size), _wide(x).dtype)
         if set(self.stride) == {1} and self._offset_cost() < self._strip_cost():
             return self._gram_by_offsets(self._data(x))
-        return self._gram_by_strips(self._padded(x))
+        # A few images at a time: the views of all of them would be larger than the
+        # patches of a narrow layer.
+        parts = next(n for n in (8, 5, 4, 3, 2, 1) if x.shape[0] % n == 0)
+        x = x.reshape(parts, -1, *x.shape[1:])
+        return lax.map(lambda part: self._gram_by_strips(self._padded(part)), x).sum(0)
 
     @property
     def _width(self) -> int:
@@ -234,12 +238,10 @@ class Convolution:
         across = jnp.stack(self._strips(x, [last]), axis=-2)
         across = across.reshape(*across.shape[:-2], -1)
         views = self._strips(across, outer)
-        letters = "xyz"[: len(self.taps)]
-        product = f"m{letters}gc,m{letters}ge->gce"
         count = len(views)
         blocks = [[None] * count for _ in range(count)]
         for i, j in itertools.combinations_with_replacement(range(count), 2):
-            block = jnp.einsum(product, views[i], views[j], precision=_HIGHEST)
+            block = _contract(views[i], views[j], ())
             blocks[i][j], blocks[j][i] = block, block.swapaxes(1, 2)
         return jnp.block(blocks)
 
@@ -248,10 +250,11 @@ class Convolution:
 
         With `x` zero outside, `F(q) = sum_p x[p] x[p + q]T` over all positions serves
         every pair of taps `t2 - t1 = q`. What tap `t1` never visits is taken away by
-        inclusion and exclusion over the few border lines along each axis.
+        inclusion and exclusion over the few border lines along each axis; an axis that
+        is hardly more than border keeps its positions apart and adds what is visited.
         """
         taps, dims = self.taps, len(self.taps)
-        borders, excluded = zip(*(self._border(axis) for axis in range(dims)), strict=True)  # noqa: E501
+        terms = list(itertools.product(*(self._terms(axis) for axis in range(dims))))
         offsets = [
             q
             for q in itertools.product(*(range(1 - k, k) for k in taps))
@@ -263,24 +266,27 @@ class Convolution:
 
         def blocks_at(start):
             shifted = lax.dynamic_slice(padded, (0, *start, 0, 0), x.shape)
-            return sum(
-                _visited(x, shifted, subset, borders, excluded)
-                for size in range(dims + 1)
-                for subset in itertools.combinations(range(dims), size)
-            )
+            blocks = sum(_lines(x, shifted, term) for term in terms)
+            return jnp.broadcast_to(blocks, (*taps, *blocks.shape[-3:]))
 
         blocks = lax.map(blocks_at, jnp.asarray(starts, jnp.int32))
         return self._assemble(blocks, offsets)
 
-    def _border(self, axis):
-        """Positions that some tap misses, and which tap misses which."""
-        size = self.data_sizes[axis]
+    def _terms(self, axis) -> list["tuple[np.ndarray, np.ndarray] | None"]:
+        """What to add up along an axis: all positions (None), or lines with weights.
+
+        Lines come with a matrix `[taps, lines]` that says which tap counts which.
+        """
+        positions = np.arange(self.data_sizes[axis])
         first = np.arange(self.taps[axis]) * self.kernel_dilation[axis]
         first = first[:, None] - max(self.padding[axis][0], 0)
-        positions = np.arange(size)[None]
-        missed = (positions < first) | (positions >= first + self.out_sizes[axis])
-        border = np.flatnonzero(missed.any(axis=0))
-        return border, missed[:, border].astype(np.float32)
+        visited = (positions >= first) & (positions < first + self.out_sizes[axis])
+        border = np.flatnonzero(~visited.all(axis=0))
+        if 2 * len(border) >= len(positions):
+            return [(positions, visited.astype(np.float32))]
+        if len(border) == 0:
+            return [None]
+        return [None, (border, visited[:, border] - np.float32(1))]
 
     def _assemble(self, blocks, offsets):
         """`[q, *taps, g, c, c]` to `[g, d, d]`: each pair of taps finds its block."""
@@ -301,10 +307,11 @@ class Convolution:
 
     def _offset_cost(self) -> float:
         pairs = (math.prod(2 * k - 1 for k in self.taps) + 1) / 2
-        lines = [len(self._border(axis)[0]) for axis in range(len(self.taps))]
-        sizes = zip(self.data_sizes, lines, strict=True)
-        width = max(self._width, _NARROW)
-        return pairs * math.prod(size + n for size, n in sizes) * width**2
+        lines = [
+            sum(size if term is None else len(term[0]) for term in self._terms(axis))
+            for axis, size in enumerate(self.data_sizes)
+        ]
+        return pairs * math.prod(lines) * max(self._width, _NARROW) ** 2
 
     def _strip_cost(self) -> float:
         outer = math.prod(self.taps[:-1])
@@ -312,26 +319,32 @@ class Convolution:
         return outer * (outer + 1) / 2 * math.prod(self.out_sizes) * width**2
 
 
-def _visited(x, shifted, subset, borders, excluded):
-    """One term of the inclusion and exclusion: border lines along the axes `subset`."""
-    dims = len(borders)
-    letters = "xyz"[:dims]
-    for axis in subset:
-        x = jnp.take(x, borders[axis], axis=axis + 1)
-        shifted = jnp.take(shifted, borders[axis], axis=axis + 1)
-    kept = "".join(letters[axis] for axis in subset)
-    product = f"m{letters}gc,m{letters}ge->{kept}gce"
-    sums = jnp.einsum(product, x, shifted, precision=_HIGHEST)
-    for axis in subset:
-        # Contract the leading line axis; the tap axis it becomes goes last of the leads.
-        sums = jnp.tensordot(
-            excluded[axis].astype(sums.dtype), sums, (1, 0), precision=_HIGHEST
-        )
-        sums = jnp.moveaxis(sums, 0, len(subset) - 1)
-    lead = [excluded[axis].shape[0] if axis in subset else 1 for axis in range(dims)]
-    sums = (-1) ** len(subset) * sums.reshape(*lead, *sums.shape[-3:])
-    full = [matrix.shape[0] for matrix in excluded]
-    return jnp.broadcast_to(sums, (*full, *sums.shape[-3:]))
+def _lines(x, shifted, term):
+    """Products along the lines of one term, weighted by tap: `[*taps or 1, g, c, c]`."""
+    kept = [axis for axis, lines in enumerate(term) if lines is not None]
+    for axis in kept:
+        x = jnp.take(x, term[axis][0], axis=axis + 1)
+        shifted = jnp.take(shifted, term[axis][0], axis=axis + 1)
+    sums = _contract(x, shifted, kept)
+    for axis in kept:
+        # The leading axis of lines becomes one of taps, behind those still to come.
+        weights = term[axis][1].astype(sums.dtype)
+        sums = jnp.tensordot(weights, sums, (1, 0), precision=_HIGHEST)
+        sums = jnp.moveaxis(sums, 0, len(kept) - 1)
+    sizes = [1 if lines is None else len(lines[1]) for lines in term]
+    return sums.reshape(*sizes, *sums.shape[-3:])
+
+
+def _contract(x, y, kept):
+    """`sum x yT` over images and space, some spatial axes kept: `[*kept, g, c, e]`."""
+    if x.shape[-2] == 1 and not kept:
+        # A plain matrix product: the batched form makes XLA transpose its operands.
+        x, y = (a.reshape(-1, a.shape[-1]) for a in (x, y))
+        return jnp.matmul(x.T, y, precision=_HIGHEST)[None]
+    letters = "xyz"[: x.ndim - 3]
+    lines = "".join(letters[axis] for axis in kept)
+    product = f"m{letters}gc,m{letters}ge->{lines}gce"
+    return jnp.einsum(product, x, y, precision=_HIGHEST)
 
 
 def _pad(x, edges, dilation):
