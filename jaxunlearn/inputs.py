@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn.classifier import Classifier
@@ -111,7 +112,7 @@ def layer_grams(
     return grams
 
 
-def layer_inputs(classifier: Classifier, images: Array) -> PyTree:
+def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
     """The explicit rows that meet each weight: for small data, the slow twin.
 
     Args:
@@ -156,7 +157,7 @@ def layer_inputs(classifier: Classifier, images: Array) -> PyTree:
     return jax.tree.unflatten(structure, result)
 
 
-def layer_table(classifier: Classifier, images: Array) -> list[LayerRecord]:
+def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
     """What every parameter leaf is, or why it has no input.
 
     Args:
@@ -256,7 +257,7 @@ def check_finite(images: Any) -> None:
             raise ValueError(msg)
 
 
-def check_independence(classifier: Classifier, images: Array) -> None:
+def check_independence(classifier: Classifier, images: ArrayLike) -> None:
     """Refuse a network that mixes the images of a batch."""
     change = float(_dependence(classifier, jnp.asarray(images[:1])))
     if not change <= 1e-3:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn import parallel
@@ -97,7 +98,7 @@ def second_moments(
 def class_moments(
     classifier: Classifier,
     images: Images,
-    labels: Array | None,
+    labels: ArrayLike | None,
     *,
     num_classes: int,
     classes: Sequence[int] | None = None,

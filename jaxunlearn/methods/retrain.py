@@ -1,0 +1,47 @@
+"""The reference: train from scratch on what is retained."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+from jaxtyping import Array
+
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.stopwatch import Stopwatch
+from jaxunlearn.tasks import Task
+from jaxunlearn.unlearning import Result, Trace
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retrain:
+    """Train from scratch on the retained data, with `task.train`.
+
+    Every other method is judged by this one's values.
+
+    >>> Retrain.changes_state
+    True
+    """
+
+    changes_state: ClassVar[bool] = True
+    changes_network: ClassVar[bool] = False
+
+    def __call__(self, classifier: Classifier, task: Task, *, key: Array) -> Result:
+        """Train; `classifier` only gives the shape of the answer.
+
+        Raises:
+          ValueError: the task has no retained data, or no `train`.
+        """
+        if task.retain is None or task.train is None:
+            missing = "retain" if task.retain is None else "train"
+            msg = (
+                f"Retrain needs Task({missing}=...): retained data, and a function "
+                "(data, key) -> Classifier that trains from scratch."
+            )
+            raise ValueError(msg)
+        del classifier
+        watch = Stopwatch()
+        with watch.stage("steps"):
+            trained = task.train(task.retain, key)
+            jax.block_until_ready(jax.tree.leaves(trained.params))
+        read = {"forget": 0, "retain": len(task.retain)}
+        return Result(trained, Trace(seconds=watch.seconds, samples_read=read))

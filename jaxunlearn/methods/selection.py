@@ -1,0 +1,74 @@
+"""The learning rate, chosen on validation data by one rule for every method."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from jaxtyping import Array
+
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.evaluation import evaluate
+from jaxunlearn.methods.descent import Descent, Setting
+from jaxunlearn.tasks import Data, Task
+
+# Points of Acc_r - Acc_f within which a smaller rate is preferred.
+TOLERANCE = 1.0
+
+
+class Trial(NamedTuple):
+    """One rate of the grid, and the validation accuracies (%) that it led to."""
+
+    learning_rate: float
+    retained: float
+    forgotten: float
+
+
+def choose_learning_rate(
+    method: Descent,
+    classifier: Classifier,
+    task: Task,
+    setting: Setting,
+    validation: Data,
+    rates: Iterable[float],
+    *,
+    key: Array,
+) -> tuple[float, list[Trial]]:
+    """The smallest rate whose `Acc_r - Acc_f` is within a point of the grid's best.
+
+    Both accuracies are unweighted class means on validation data. The smallest, because
+    a smaller rate moves the retained logits less at equal forgetting. A rate at which
+    the loss is not finite is no candidate.
+
+    Args:
+      method: whose other settings are kept.
+      classifier: the original.
+      task: what to forget.
+      setting: `method.prepare(...)`, made once.
+      validation: holds forgotten and retained classes; never the test data.
+      rates: the grid.
+      key: the same for every rate.
+
+    Raises:
+      ValueError: the grid is empty.
+      FloatingPointError: no rate leads to a finite loss.
+    """
+    trials: list[Trial] = []
+    rates = sorted(rates)
+    if not rates:
+        msg = "The grid of learning rates is empty."
+        raise ValueError(msg)
+    for rate in rates:
+        candidate = method.replace(learning_rate=rate)
+        try:
+            result = candidate.descend(classifier, task, setting, key=key)
+            found = evaluate(result.classifier, validation, task.forget_classes)
+        except FloatingPointError:
+            continue
+        trials.append(Trial(rate, found.retained, found.forgotten))
+    if not trials:
+        msg = f"No learning rate of {rates} leads to a finite loss: extend the grid downwards."  # noqa: E501
+        raise FloatingPointError(msg)
+    best = max(t.retained - t.forgotten for t in trials)
+    chosen = next(t for t in trials if t.retained - t.forgotten >= best - TOLERANCE)
+    return chosen.learning_rate, trials
+
+
