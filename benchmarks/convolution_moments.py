@@ -17,10 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.layout import View
+import jaxunlearn as ju
 from jaxunlearn.products import Convolution
 from jaxunlearn.program import capture
-import jaxunlearn as ju
 
 # (side, channels, kernel, stride): the layers of All-CNN (half width), ResNet-18, VGG.
 SHAPES = [

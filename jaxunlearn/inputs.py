@@ -84,7 +84,9 @@ def layers(captured: Capture, count: int) -> list[Layer | str]:
             found.append("it is contracted over different axes in two places")
             continue
         keys, plain = zip(*uses, strict=True)
-        found.append(Layer(layouts[0], list(zip(keys, plain, renumberings, strict=True))))
+        found.append(
+            Layer(layouts[0], list(zip(keys, plain, renumberings, strict=True)))
+        )
     return found
 
 

@@ -126,7 +126,9 @@ def invert(
     found = []
     for number in range(batches):
         wanted = np.resize(labels[number * size :], size)
-        images = _start(jax.random.fold_in(key, 2 * number), (size, *image_shape), low, high)  # noqa: E501
+        images = _start(
+            jax.random.fold_in(key, 2 * number), (size, *image_shape), low, high
+        )  # noqa: E501
         images, wanted = parallel.place_rows((images, wanted), mesh)
         carry = images, step.optimizer.init(images)
         constants = parallel.place_whole(

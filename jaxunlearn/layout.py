@@ -77,7 +77,9 @@ class View:
           splits: feature groups that share the output axes, as in a convolution.
         """
         shape = self.whole[self.sliced :]
-        g, d, o = (math.prod(shape[a] for a in axes) for axes in (groups, inputs, outputs))
+        g, d, o = (
+            math.prod(shape[a] for a in axes) for axes in (groups, inputs, outputs)
+        )
         view = self.then("transpose", (*groups, *inputs, *outputs))
         if splits > 1:
             view = view.then("reshape", (g, d, splits, o // splits))
@@ -189,7 +191,12 @@ def _number(layout: Layout, elements: np.ndarray) -> np.ndarray:
 
 
 def _reverse(array, axes):
-    return array[tuple(slice(None, None, -1) if a in axes else slice(None) for a in range(array.ndim))]  # noqa: E501
+    return array[
+        tuple(
+            slice(None, None, -1) if a in axes else slice(None)
+            for a in range(array.ndim)
+        )
+    ]  # noqa: E501
 
 
 _STEPS = {

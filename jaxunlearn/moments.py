@@ -138,7 +138,9 @@ def class_moments(
         return table[np.asarray(labels)]
 
     if labels is None and not is_stream(images):
-        msg = "labels are missing: labels=None is for a stream of (images, labels) pairs."  # noqa: E501
+        msg = (
+            "labels are missing: labels=None is for a stream of (images, labels) pairs."  # noqa: E501
+        )
         raise ValueError(msg)
     if labels is None:
         return _moments(classifier, images, slot_of, held, held, batch_size, mesh)
@@ -183,7 +185,8 @@ def sum_classes(
         if missing or not wanted or len(set(wanted)) != len(wanted):
             msg = (
                 f"classes must be distinct entries of {moment.classes}, at least one; "
-                f"they are {wanted}" + (f", of which {missing} are not held." if missing else ".")  # noqa: E501
+                f"they are {wanted}"
+                + (f", of which {missing} are not held." if missing else ".")  # noqa: E501
             )
             raise ValueError(msg)
         index = np.array([moment.classes.index(c) for c in wanted])
@@ -229,11 +232,20 @@ def _moments(classifier, images, slots, held, classes, batch_size, mesh) -> PyTr
         raise ValueError(msg)
     sample = first_images(classifier, images, labelled=callable(slots))
     found = _static_layers(classifier, sample)
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((classifier, sample))):  # noqa: E501
+    if any(
+        isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((classifier, sample))
+    ):  # noqa: E501
         sums = _traced(classifier, sample, slots, len(held), mesh)
     else:
         sums = _stream(
-            classifier, images, slots, len(held), batch_size, mesh, sample.shape[1:], found
+            classifier,
+            images,
+            slots,
+            len(held),
+            batch_size,
+            mesh,
+            sample.shape[1:],
+            found,
         )
     result: list[Moment | None] = []
     for layer, pair in zip(found, sums, strict=True):
@@ -284,7 +296,9 @@ def _stream(classifier, images, slots, count, batch_size, mesh, shape, found):
     _check_size(blank, count, devices)
     lead = (count,) if mesh is None else (devices, count)
     zeros = jax.tree.map(
-        lambda s: Sums(jnp.zeros((*lead, *s.shape), s.dtype), jnp.zeros((*lead, *s.shape), s.dtype)),  # noqa: E501
+        lambda s: Sums(
+            jnp.zeros((*lead, *s.shape), s.dtype), jnp.zeros((*lead, *s.shape), s.dtype)
+        ),  # noqa: E501
         blank,
     )
     sums = parallel.place_rows(zeros, mesh)
@@ -351,7 +365,9 @@ def _compensated(sums: Sums, value, slot) -> Sums:
     total, excess = sums.total[slot], sums.excess[slot]
     value = value - excess
     new = total + value
-    return Sums(sums.total.at[slot].set(new), sums.excess.at[slot].set((new - total) - value))  # noqa: E501
+    return Sums(
+        sums.total.at[slot].set(new), sums.excess.at[slot].set((new - total) - value)
+    )  # noqa: E501
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

@@ -49,10 +49,15 @@ class DotProduct:
         for name, sides in (("contract", contracting), ("batch", batching)):
             ours, theirs = sides[1 - leaf_side], sides[leaf_side]
             pairs[name] = sorted(zip(theirs, ours, strict=True))
-        taken = [[axis for pair in pairs.values() for axis in pair_axes(pair, i)] for i in (1, 0)]  # noqa: E501
+        taken = [
+            [axis for pair in pairs.values() for axis in pair_axes(pair, i)]
+            for i in (1, 0)
+        ]  # noqa: E501
         free, leaf_free = (
             tuple(a for a in range(len(shape)) if a not in used)
-            for shape, used in zip((shapes[1 - leaf_side], shapes[leaf_side]), taken, strict=True)  # noqa: E501
+            for shape, used in zip(
+                (shapes[1 - leaf_side], shapes[leaf_side]), taken, strict=True
+            )  # noqa: E501
         )
         return cls(
             batch=pair_axes(pairs["batch"], 1),
@@ -301,7 +306,9 @@ class Convolution:
                 index[i, j] = number[tuple(-n for n in q)] * len(every) + j
         lower = np.arange(len(every))[:, None] > np.arange(len(every))[None]
         blocks = blocks.reshape(-1, *blocks.shape[-3:])[index]
-        blocks = jnp.where(lower[..., None, None, None], blocks.swapaxes(-1, -2), blocks)
+        blocks = jnp.where(
+            lower[..., None, None, None], blocks.swapaxes(-1, -2), blocks
+        )
         size = len(every) * self._width
         return blocks.transpose(2, 0, 3, 1, 4).reshape(self.groups, size, size)
 

@@ -173,8 +173,14 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
       classifier: a `Classifier`.
       images: as `classifier.prepare` returns them.
     """
-    params, state = jax.tree.leaves(classifier.params), jax.tree.leaves(classifier.state)
-    structures = jax.tree.structure(classifier.params), jax.tree.structure(classifier.state)  # noqa: E501
+    params, state = (
+        jax.tree.leaves(classifier.params),
+        jax.tree.leaves(classifier.state),
+    )
+    structures = (
+        jax.tree.structure(classifier.params),
+        jax.tree.structure(classifier.state),
+    )  # noqa: E501
 
     def one(params, state, image):
         params = jax.tree.unflatten(structures[0], params)
@@ -255,7 +261,9 @@ class _Walk:
             return self._cond(eqn, inputs, key, depth)
         arrays = _bind(eqn, [v.array for v in inputs])
         if name in _SAME and tagged:
-            return [v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)], {}
+            return [
+                v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)
+            ], {}
         found = {}
         image = any(v.image for v in inputs)
         uses = frozenset().union(*(v.uses for v in inputs))
@@ -407,7 +415,15 @@ class _Walk:
             return complete
 
         outs, operands = lax.switch(index.array, [filled(b) for b in branches], *arrays)
-        self._select([index, *(Value(None, uses=frozenset().union(*(o.uses for o in t))) for t in tags.values())])  # noqa: E501
+        self._select(
+            [
+                index,
+                *(
+                    Value(None, uses=frozenset().union(*(o.uses for o in t)))
+                    for t in tags.values()
+                ),
+            ]
+        )  # noqa: E501
         image = index.image or any(v.image for v in inputs)
         uses = index.uses.union(*(o.uses for t in tags.values() for o in t))
         return [Value(a, image, uses) for a in outs], operands
@@ -417,7 +433,9 @@ def _refusal(eqn, inputs, side) -> str:
     """Why a leaf that ends in this equation has no input, or nothing if it has one."""
     name, value, shape = eqn.primitive.name, inputs[side], jnp.shape(inputs[side].array)
     if name not in ("dot_general", "conv_general_dilated"):
-        return _REASONS.get(name, f"it is used by `{name}`, which is no product with an input")  # noqa: E501
+        return _REASONS.get(
+            name, f"it is used by `{name}`, which is no product with an input"
+        )  # noqa: E501
     other = inputs[1 - side]
     if other.leaf is not None:
         return "it is multiplied with another parameter, as in a merged product"
@@ -465,7 +483,9 @@ def _follow_axes(eqn, shape, axes):
         if before != [after[i] for i in places]:
             return None
         wide = [axis for axis in axes if shape[axis] != 1]
-        return tuple(places[[i for i, n in enumerate(shape) if n != 1].index(a)] for a in wide)  # noqa: E501
+        return tuple(
+            places[[i for i, n in enumerate(shape) if n != 1].index(a)] for a in wide
+        )  # noqa: E501
     if name == "transpose":
         return tuple(eqn.params["permutation"].index(axis) for axis in axes)
     return None

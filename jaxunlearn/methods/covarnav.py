@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxunlearn.checks import check_count
 from jaxunlearn.inversion import ImagePrior, invert
-from jaxunlearn.methods.descent import ProjectedDescent, Targets
+from jaxunlearn.methods.descent import ProjectedDescent, Targets, no_progress
 from jaxunlearn.moments import second_moments
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Data, Task
@@ -52,11 +52,11 @@ class CovarNav(ProjectedDescent):
         super().__post_init__()
         check_count("images_per_class", self.images_per_class)
 
-    def protect(self, classifier, task: Task, *, key):
+    def protect(self, classifier, task: Task, *, key, progress):
         """Invert, take second moments, choose what to protect."""
         watch = Stopwatch()
         with watch.stage("inversion"):
-            proxies = self.proxies(classifier, task, key=key)
+            proxies = self.proxies(classifier, task, key=key, progress=progress)
         with watch.stage("statistics"):
             moments = second_moments(classifier, proxies.images)
             projection, ranks = self.protected(moments)
@@ -64,7 +64,7 @@ class CovarNav(ProjectedDescent):
         trace = Trace(ranks=ranks, proxies=proxies, seconds=watch.seconds)
         return projection, trace
 
-    def proxies(self, classifier, task: Task, *, key) -> Data:
+    def proxies(self, classifier, task: Task, *, key, progress=no_progress) -> Data:
         """Inverted images of the retained classes, in pixel space."""
         retained = [c for c in range(task.num_classes) if c not in task.forget_classes]
         labels = np.tile(np.array(retained, np.int32), self.images_per_class)
@@ -72,6 +72,8 @@ class CovarNav(ProjectedDescent):
         bounds = None
         if classifier.preprocess is None:
             bounds = (float(images.min()), float(images.max()))
+        batches = -(-len(labels) // self.inversion_batch_size)
+        total = batches * self.inversion_steps
         found = invert(
             classifier,
             labels,
@@ -83,7 +85,6 @@ class CovarNav(ProjectedDescent):
             flip=self.flip,
             bounds=bounds,
             batch_size=self.inversion_batch_size,
+            callback=lambda step, _: progress("inversion", step, total),
         )
         return Data(found, labels)
-
-

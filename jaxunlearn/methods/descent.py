@@ -1,7 +1,8 @@
 """What the methods that descend on new labels have in common."""
 
 import dataclasses
-from typing import ClassVar, Literal, NamedTuple, Self
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,13 @@ from jaxunlearn.unlearning import Result, Trace, cross_entropy, unlearn
 Targets = Literal[
     "runner-up", "nearest-retained", "retained-probabilities", "random", "true"
 ]
+
+# (stage, steps done, steps in all), called now and then.
+Progress = Callable[[str, int, int], Any]
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Report to nobody."""
 
 
 class Setting(NamedTuple):
@@ -83,24 +91,41 @@ class Descent:
             msg = f"targets must be one of {Targets.__args__}; it is {self.targets!r}."
             raise ValueError(msg)
 
-    def __call__(self, classifier: Classifier, task: Task, *, key: Array) -> Result:
+    def __call__(
+        self,
+        classifier: Classifier,
+        task: Task,
+        *,
+        key: Array,
+        progress: Progress = no_progress,
+    ) -> Result:
         """Forget `task.forget`.
 
         Args:
           classifier: is not modified.
           task: what to forget.
           key: a `jax.random.key`.
+          progress: `(stage, done, total)`, for a progress bar.
         """
         check_key(key)
         setting_key, steps_key = jax.random.split(key)
-        setting = self.prepare(classifier, task, key=setting_key)
-        return self.descend(classifier, task, setting, key=steps_key)
+        setting = self.prepare(classifier, task, key=setting_key, progress=progress)
+        return self.descend(classifier, task, setting, key=steps_key, progress=progress)
 
-    def prepare(self, classifier: Classifier, task: Task, *, key: Array) -> Setting:
+    def prepare(
+        self,
+        classifier: Classifier,
+        task: Task,
+        *,
+        key: Array,
+        progress: Progress = no_progress,
+    ) -> Setting:
         """New labels, and what the updates must leave alone."""
         labels_key, protect_key = jax.random.split(key)
         targets = new_targets(self.targets, classifier, task, key=labels_key)
-        projection, trace = self.protect(classifier, task, key=protect_key)
+        projection, trace = self.protect(
+            classifier, task, key=protect_key, progress=progress
+        )
         read = {"forget": 0, "retain": 0, **trace.samples_read}
         read["forget"] += len(task.forget)
         surviving = surviving_gradient(
@@ -112,15 +137,21 @@ class Descent:
         return Setting(targets, projection, trace)
 
     def protect(
-        self, classifier: Classifier, task: Task, *, key: Array
+        self, classifier: Classifier, task: Task, *, key: Array, progress: Progress
     ) -> tuple[optax.GradientTransformation, Trace]:
         """The last step of the optimizer's chain: here, no protection."""
-        del key  # for the methods that draw proxies
+        del key, progress  # for the methods that draw proxies
         free = unprotected(classifier, task.forget.images)
         return project_to_null_space(free), Trace(ranks=subspace_ranks(free))
 
     def descend(
-        self, classifier: Classifier, task: Task, setting: Setting, *, key: Array
+        self,
+        classifier: Classifier,
+        task: Task,
+        setting: Setting,
+        *,
+        key: Array,
+        progress: Progress = no_progress,
     ) -> Result:
         """The steps themselves, at this method's learning rate."""
         # The rate in the state, not in the program: a grid of rates compiles once.
@@ -135,6 +166,7 @@ class Descent:
             steps=self.steps,
             batch_size=self.batch_size,
             key=key,
+            callback=lambda step, _: progress("steps", step + 1, self.steps),
         )
         trace = dataclasses.replace(
             setting.trace,
@@ -298,5 +330,3 @@ def _sum(first, second) -> dict:
     return {
         name: first.get(name, 0) + second.get(name, 0) for name in {**first, **second}
     }
-
-

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array
 
 from jaxunlearn.classifier import Classifier
+from jaxunlearn.methods.descent import Progress, no_progress
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Task
 from jaxunlearn.unlearning import Result, Trace
@@ -25,7 +26,14 @@ class Retrain:
     changes_state: ClassVar[bool] = True
     changes_network: ClassVar[bool] = False
 
-    def __call__(self, classifier: Classifier, task: Task, *, key: Array) -> Result:
+    def __call__(
+        self,
+        classifier: Classifier,
+        task: Task,
+        *,
+        key: Array,
+        progress: Progress = no_progress,
+    ) -> Result:
         """Train; `classifier` only gives the shape of the answer.
 
         Raises:
@@ -38,7 +46,7 @@ class Retrain:
                 "(data, key) -> Classifier that trains from scratch."
             )
             raise ValueError(msg)
-        del classifier
+        del classifier, progress  # `task.train` reports on its own
         watch = Stopwatch()
         with watch.stage("steps"):
             trained = task.train(task.retain, key)

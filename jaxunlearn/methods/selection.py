@@ -1,7 +1,7 @@
 """The learning rate, chosen on validation data by one rule for every method."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
@@ -31,6 +31,7 @@ def choose_learning_rate(
     rates: Iterable[float],
     *,
     key: Array,
+    progress: Callable[[int, int], Any] | None = None,
 ) -> tuple[float, list[Trial]]:
     """The smallest rate whose `Acc_r - Acc_f` is within a point of the grid's best.
 
@@ -46,6 +47,7 @@ def choose_learning_rate(
       validation: holds forgotten and retained classes; never the test data.
       rates: the grid.
       key: the same for every rate.
+      progress: `(rates done, rates in all)`.
 
     Raises:
       ValueError: the grid is empty.
@@ -56,13 +58,16 @@ def choose_learning_rate(
     if not rates:
         msg = "The grid of learning rates is empty."
         raise ValueError(msg)
-    for rate in rates:
+    for number, rate in enumerate(rates, start=1):
         candidate = method.replace(learning_rate=rate)
         try:
             result = candidate.descend(classifier, task, setting, key=key)
             found = evaluate(result.classifier, validation, task.forget_classes)
         except FloatingPointError:
             continue
+        finally:
+            if progress is not None:
+                progress(number, len(rates))
         trials.append(Trial(rate, found.retained, found.forgotten))
     if not trials:
         msg = f"No learning rate of {rates} leads to a finite loss: extend the grid downwards."  # noqa: E501
@@ -70,5 +75,3 @@ def choose_learning_rate(
     best = max(t.retained - t.forgotten for t in trials)
     chosen = next(t for t in trials if t.retained - t.forgotten >= best - TOLERANCE)
     return chosen.learning_rate, trials
-
-

@@ -45,9 +45,9 @@ class UNSC(ProjectedDescent):
             msg = f'subspace must be "merged" or "pooled"; it is {self.subspace!r}.'
             raise ValueError(msg)
 
-    def protect(self, classifier, task: Task, *, key):
+    def protect(self, classifier, task: Task, *, key, progress):
         """Subspaces of the retained data's inputs."""
-        del key
+        del key, progress  # nothing is drawn, and the pass is short
         if task.retain is None or len(task.retain) == 0:
             msg = (
                 "UNSC needs retained data: Task(forget, retain=...). Without any, "
