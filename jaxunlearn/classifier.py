@@ -54,7 +54,7 @@ class Preprocess:
             msg = f"Preprocess.std must be positive in every channel; it is {self.std}."
             raise ValueError(msg)
 
-    def __call__(self, images: Array) -> Float[Array, "..."]:
+    def __call__(self, images: Array | np.ndarray) -> Float[Array, "..."]:
         """Standardise uint8 images, or floats that are pixels in [0, 1]."""
         images = jnp.asarray(images)
         if images.dtype == jnp.uint8:
@@ -93,7 +93,7 @@ class Network:
 
 
 class _Module:
-    """A linen module compared by its fields, or by identity where those have no hash."""
+    """A linen module compared by its fields, or by identity if those have no hash."""
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -150,7 +150,11 @@ class LinenNetwork(Network):
     def thaw(self, params, state):
         """See `Network.thaw`."""
         leaves = jax.tree.leaves({"params": params, **state})
-        return jax.tree.unflatten(self.boxed, leaves)
+        # Plain dictionaries are flattened by their sorted keys, an OrderedDict is not.
+        numbered = jax.tree.unflatten(self.boxed, range(len(leaves)))
+        places = jax.tree.leaves(flax.core.unfreeze(numbered))
+        ordered = [leaves[i] for i in np.argsort(places)]
+        return jax.tree.unflatten(self.boxed, ordered)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +210,7 @@ class NNXNetwork(Network):
         return self._merge(self.original, params, state)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Classifier:
     """A trained classifier: a pytree of `params` and `state`, the rest static.
 
@@ -222,7 +226,7 @@ class Classifier:
     preprocess: Preprocess | None
     network: Network
 
-    def __call__(self, images: Array) -> Float[Array, "n k"]:
+    def __call__(self, images: Array | np.ndarray) -> Float[Array, "n k"]:
         """Logits, through `preprocess`.
 
         Args:
@@ -244,7 +248,7 @@ class Classifier:
             raise ValueError(msg)
         return logits
 
-    def prepare(self, images: Array) -> Float[Array, "n h w c"]:
+    def prepare(self, images: Array | np.ndarray) -> Float[Array, "n h w c"]:
         """Images as the network expects them: checked and standardised."""
         check_images(images, self.preprocess)
         if self.preprocess is not None:
@@ -261,7 +265,7 @@ jax.tree_util.register_dataclass(
 )
 
 
-def check_images(images: Array, preprocess: Preprocess | None) -> None:
+def check_images(images: Array | np.ndarray, preprocess: Preprocess | None) -> None:
     """Refuse images of the wrong rank, type or number of channels, in a sentence."""
     shape, dtype = jnp.shape(images), jnp.result_type(images)
     if len(shape) != 4:
@@ -313,7 +317,9 @@ def freeze(
     (4, 3)
     """
     if not isinstance(model, nn.Module | nnx.Module):
-        msg = f"model must be a Flax linen or NNX module; it is a {type(model).__name__}."  # noqa: E501
+        msg = (
+            f"model must be a Flax linen or NNX module; it is a {type(model).__name__}."  # noqa: E501
+        )
         raise TypeError(msg)
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         msg = f"preprocess must be a Preprocess or None; it is a {type(preprocess).__name__}."  # noqa: E501
@@ -328,7 +334,9 @@ def freeze(
         )
         raise TypeError(msg)
     if "params" not in variables:
-        msg = f"variables must hold a 'params' collection; they hold {sorted(variables)}."  # noqa: E501
+        msg = (
+            f"variables must hold a 'params' collection; they hold {sorted(variables)}."  # noqa: E501
+        )
         raise ValueError(msg)
     network = LinenNetwork(
         _Module(model), evaluation, training, jax.tree.structure(variables)
@@ -379,7 +387,7 @@ def _split_variables(variables) -> tuple[PyTree, PyTree]:
 
 
 def _call_options(model, options):
-    """The arguments of `__call__` in evaluation and in training, sorted and hashable."""
+    """The arguments of `__call__` in evaluation and in training, sorted by name."""
     parameters = inspect.signature(type(model).__call__).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in options:

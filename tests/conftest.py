@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 from jaxtyping import install_import_hook
 
-install_import_hook("jaxunlearn", "beartype.beartype")
+install_import_hook("jaxunlearn", "typecheck.typecheck")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")

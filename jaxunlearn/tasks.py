@@ -1,0 +1,247 @@
+"""What is to be forgotten: labelled images, and the request made on them."""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """Labelled images.
+
+    Attributes:
+      images: `[n, h, w, c]`, uint8 or finite floats; kept where they are, on the host
+        or on a device.
+      labels: `[n]`, class numbers from 0; kept on the host as an int32 NumPy array.
+
+    Raises:
+      TypeError: images are neither uint8 nor floating point, labels are not integers.
+      ValueError: ranks or lengths are wrong, a label is negative, a pixel not finite.
+
+    >>> len(Data(np.zeros((2, 8, 8, 1), np.uint8), [3, 5]))
+    2
+    """
+
+    images: Any
+    labels: Any
+
+    def __post_init__(self):
+        images = self.images
+        images = images if isinstance(images, Array) else np.asarray(images)
+        labels = np.asarray(self.labels)
+        _check_pixels(images)
+        if labels.ndim != 1 or labels.shape[0] != images.shape[0]:
+            msg = (
+                f"labels must be one class number for each of the {images.shape[0]} "
+                f"images, of shape ({images.shape[0]},); their shape is {labels.shape}."
+            )
+            raise ValueError(msg)
+        # An empty list is float64 to NumPy and means nothing by it.
+        if labels.size and not np.issubdtype(labels.dtype, np.integer):
+            msg = f"labels must be integers; they are {labels.dtype}."
+            raise TypeError(msg)
+        if labels.size and labels.min() < 0:
+            msg = f"labels must be class numbers from 0 on; the smallest is {labels.min()}."  # noqa: E501
+            raise ValueError(msg)
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels.astype(np.int32))
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A request to forget.
+
+    Attributes:
+      forget: the samples to forget.
+      retain: samples to keep, or None where none are left.
+      forget_classes: the classes to forget, a tuple of integers: `forget` holds samples
+        of these and `retain` none. `()` is sample-wise forgetting, where both may hold
+        samples of any class.
+      num_classes: how many classes the classifier tells apart.
+      train: `(data, key) -> Classifier`, for methods that train from scratch.
+
+    Raises:
+      TypeError: a forget class is not an integer.
+      ValueError: the forget set is empty; a class does not exist, is given twice or is
+        in the wrong set; no class is left; the images of the two sets differ in shape.
+
+    >>> images = np.zeros((2, 8, 8, 1), np.uint8)
+    >>> Task(Data(images, [3, 3]), forget_classes=[3], num_classes=10).forget_classes
+    (3,)
+    """
+
+    forget: Data
+    retain: Data | None = None
+    forget_classes: Any = ()
+    _: dataclasses.KW_ONLY
+    num_classes: int
+    train: Callable[..., Any] | None = None
+
+    def __post_init__(self):
+        classes = check_classes(self.forget_classes, self.num_classes)
+        object.__setattr__(self, "forget_classes", classes)
+        if len(self.forget) == 0:
+            msg = "The forget set is empty: give at least one sample to forget."
+            raise ValueError(msg)
+        _check_labels("forget", self.forget, self.num_classes)
+        strangers = sorted(set(self.forget.labels.tolist()) - set(classes))
+        if classes and strangers:
+            msg = (
+                f"The forget set holds samples of {_name(strangers)}, which "
+                f"forget_classes {list(classes)} does not list: add them to it, take "
+                "those samples out, or forget sample-wise with forget_classes=()."
+            )
+            raise ValueError(msg)
+        if self.retain is not None:
+            self._check_retain(self.retain)
+
+    def _check_retain(self, retain):
+        _check_labels("retain", retain, self.num_classes)
+        forgotten = sorted(set(retain.labels.tolist()) & set(self.forget_classes))
+        if forgotten:
+            msg = (
+                f"The retain set holds samples of {_name(forgotten)}, which is to be "
+                "forgotten: split_by_class(data, forget_classes) takes them apart."
+            )
+            raise ValueError(msg)
+        shapes = self.forget.images.shape[1:], retain.images.shape[1:]
+        if shapes[0] != shapes[1]:
+            msg = (
+                f"Images of the forget set have shape {shapes[0]} and those of the "
+                f"retain set {shapes[1]}: they must agree."
+            )
+            raise ValueError(msg)
+
+
+def split_by_class(data: Data, forget_classes: Iterable) -> tuple[Data, Data]:
+    """Split into the samples of the forget classes and all others, order kept.
+
+    Returns:
+      `(forget, retain)`.
+
+    Raises:
+      TypeError: a forget class is not an integer.
+      ValueError: a forget class does not occur in the labels, or every class is one.
+
+    >>> data = Data(np.zeros((3, 8, 8, 1), np.uint8), [0, 1, 0])
+    >>> [len(part) for part in split_by_class(data, [1])]
+    [1, 2]
+    """
+    present = np.unique(data.labels).tolist()
+    classes = _as_integers(forget_classes, "forget_classes")
+    if not classes:
+        msg = "forget_classes is empty: name at least one class to split off."
+        raise ValueError(msg)
+    absent = sorted(set(classes) - set(present))
+    if absent:
+        msg = (
+            f"No sample of the data belongs to {_name(absent)}, named in "
+            f"forget_classes; its labels are {present}."
+        )
+        raise ValueError(msg)
+    if set(classes) == set(present):
+        msg = (
+            f"forget_classes names every class of the data, {present}: leave at least "
+            "one to retain."
+        )
+        raise ValueError(msg)
+    chosen = np.isin(data.labels, classes)
+    forget, retain = (
+        Data(data.images[part], data.labels[part]) for part in (chosen, ~chosen)
+    )
+    return forget, retain
+
+
+def check_classes(
+    classes: Any, num_classes: Any, *, name: str = "forget_classes"
+) -> tuple[int, ...]:
+    """The classes as integers, after checking that they exist and leave one over.
+
+    Raises:
+      TypeError: they are no sequence of integers, or `num_classes` is not one.
+      ValueError: one is negative, too large or given twice, or none is left over.
+
+    >>> check_classes(np.array([2, 7]), 10)
+    (2, 7)
+    """
+    if not _is_integer(num_classes):
+        msg = f"num_classes must be an integer; it is {num_classes!r}."
+        raise TypeError(msg)
+    if num_classes < 1:
+        msg = f"num_classes must be at least 1; it is {num_classes}."
+        raise ValueError(msg)
+    classes = _as_integers(classes, name)
+    for c in classes:
+        if not 0 <= c < num_classes:
+            msg = (
+                f"{name} names class {c}, which does not exist: the classes are 0 to "
+                f"{num_classes - 1}."
+            )
+            raise ValueError(msg)
+    if len(set(classes)) < len(classes):
+        msg = f"{name} must name each class once; it is {list(classes)}."
+        raise ValueError(msg)
+    if len(classes) == num_classes:
+        msg = f"{name} names all {num_classes} classes: leave at least one out."
+        raise ValueError(msg)
+    return classes
+
+
+def _as_integers(classes, name):
+    try:
+        elements = None if isinstance(classes, str) else list(classes)
+    except TypeError:
+        elements = None
+    if elements is None:
+        msg = f"{name} must be a sequence of class numbers, such as [3]; it is {classes!r}."  # noqa: E501
+        raise TypeError(msg)
+    for c in elements:
+        if not _is_integer(c):
+            msg = f"{name} must hold integers; {c!r} is a {type(c).__name__}."
+            raise TypeError(msg)
+    return tuple(operator.index(c) for c in elements)
+
+
+def _is_integer(value):
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_pixels(images):
+    if images.ndim != 4:
+        msg = f"images must be [n, h, w, c]; their shape is {images.shape}."
+        raise ValueError(msg)
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        if not bool((jnp if isinstance(images, Array) else np).isfinite(images).all()):
+            msg = "images hold pixels that are infinite or not a number: replace them."
+            raise ValueError(msg)
+    elif images.dtype != np.uint8:
+        msg = f"images must be uint8 or floating point; they are {images.dtype}."
+        raise TypeError(msg)
+
+
+def _check_labels(name, data, num_classes):
+    if len(data) and data.labels.max() >= num_classes:
+        msg = (
+            f"The {name} set has label {data.labels.max()}, and num_classes "
+            f"{num_classes} allows 0 to {num_classes - 1}."
+        )
+        raise ValueError(msg)
+
+
+def _name(classes):
+    noun = "class" if len(classes) == 1 else "classes"
+    return f"{noun} {', '.join(map(str, classes))}"

@@ -1,0 +1,153 @@
+"""Data, requests to forget, and splitting by class."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
+
+
+def images(n, shape=(4, 4, 1)):
+    """Every image is filled with its own number."""
+    return np.broadcast_to(
+        np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), (n, *shape)
+    )
+
+
+def data(*labels, shape=(4, 4, 1)):
+    return Data(images(len(labels), shape), list(labels))
+
+
+def test_labels_are_kept_on_the_host_as_int32_and_images_where_they_are():
+    on_device = jnp.zeros((2, 4, 4, 1))
+    for labels in ([1, 2], np.array([1, 2], np.uint8), jnp.array([1, 2])):
+        made = Data(on_device, labels)
+        assert made.images is on_device
+        assert type(made.labels) is np.ndarray
+        assert made.labels.dtype == np.int32
+        assert made.labels.tolist() == [1, 2]
+
+
+def test_data_may_be_empty():
+    assert len(Data(np.zeros((0, 4, 4, 1), np.uint8), [])) == 0
+    assert len(data(3, 3, 1)) == 3
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+@pytest.mark.parametrize("pixel", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_refused(module, pixel):
+    bad = module.asarray(np.where(images(3) == 1, pixel, 0.0).astype(np.float32))
+    with pytest.raises(ValueError, match="infinite or not a number"):
+        Data(bad, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "error", "sentence"),
+    [
+        (images(3)[0], [0], ValueError, r"\[n, h, w, c\]; their shape is \(4, 4, 1\)"),
+        (images(3).astype(int), [0, 1, 2], TypeError, "uint8 or floating .* int64"),
+        (images(3) > 1, [0, 1, 2], TypeError, "uint8 or floating .* bool"),
+        (images(3), [0, 1], ValueError, r"of the 3 images.* their shape is \(2,\)"),
+        (images(3), [[0], [1], [2]], ValueError, r"their shape is \(3, 1\)"),
+        (images(3), 1, ValueError, r"their shape is \(\)"),
+        (images(3), [0.0, 1.0, 2.0], TypeError, "integers; they are float64"),
+        (images(3), [True, False, True], TypeError, "integers; they are bool"),
+        (images(3), [0, -2, 1], ValueError, "the smallest is -2"),
+    ],
+)
+def test_wrong_data_are_refused(pixels, labels, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Data(pixels, labels)
+
+
+def test_a_task_keeps_its_classes_as_a_tuple_of_integers():
+    for classes in ([3, 1], (3, 1), np.array([3, 1]), jnp.array([3, 1])):
+        task = Task(data(1, 3), data(0, 2), classes, num_classes=4)
+        assert task.forget_classes == (3, 1)
+        assert all(type(c) is int for c in task.forget_classes)
+    assert task.train is None
+
+
+def test_a_task_without_classes_forgets_samples_of_any_class():
+    task = Task(data(0, 3, 3), data(3, 0, 1), num_classes=4)
+    assert task.forget_classes == ()
+
+
+def test_a_task_may_have_no_retain_set_or_an_empty_one():
+    assert Task(data(3), forget_classes=[3], num_classes=4).retain is None
+    assert len(Task(data(3), data(), [3], num_classes=4).retain) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ((data(1), None, [1.0]), TypeError, "must hold integers; 1.0 is a float"),
+        ((data(1), None, ["1"]), TypeError, "must hold integers; '1' is a str"),
+        ((data(1), None, [True]), TypeError, "must hold integers; True is a bool"),
+        ((data(1), None, 1), TypeError, r"a sequence of class numbers.* it is 1\."),
+        ((data(1), None, [-1]), ValueError, "names class -1, which does not exist"),
+        ((data(1), None, [1, 4]), ValueError, "class 4.* the classes are 0 to 3"),
+        ((data(1), None, [1, 1]), ValueError, r"each class once; it is \[1, 1\]"),
+        ((data(1), None, [0, 1, 2, 3]), ValueError, "all 4 classes: leave at least"),
+        ((data(), None, [1]), ValueError, "forget set is empty"),
+        ((data(1, 2, 0), None, [1]), ValueError, r"of classes 0, 2, which .* \[1\]"),
+        ((data(1), data(0, 1), [1]), ValueError, "retain set holds .* of class 1,"),
+        ((data(4), None), ValueError, "forget set has label 4.* allows 0 to 3"),
+        ((data(1), data(7), [1]), ValueError, "retain set has label 7"),
+        (
+            (data(1), data(0, shape=(5, 4, 1)), [1]),
+            ValueError,
+            r"\(4, 4, 1\) and those of the retain set \(5, 4, 1\)",
+        ),
+    ],
+)
+def test_wrong_tasks_are_refused(arguments, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Task(*arguments, num_classes=4)
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "sentence"),
+    [
+        (2.5, TypeError, "num_classes must be an integer; it is 2.5"),
+        (True, TypeError, "num_classes must be an integer; it is True"),
+        (0, ValueError, "num_classes must be at least 1; it is 0"),
+    ],
+)
+def test_the_number_of_classes_is_a_positive_integer(number, error, sentence):
+    with pytest.raises(error, match=sentence):
+        check_classes([0], number)
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+def test_splitting_by_class_takes_each_sample_once_and_keeps_the_order(module):
+    labels = [2, 0, 1, 2, 1, 0, 2]
+    whole = Data(module.asarray(images(7)), labels)
+    forget, retain = split_by_class(whole, [2, 0])
+    assert forget.labels.tolist() == [2, 0, 2, 0, 2]
+    assert retain.labels.tolist() == [1, 1]
+    assert forget.images[:, 0, 0, 0].tolist() == [0, 1, 3, 5, 6]
+    assert retain.images[:, 0, 0, 0].tolist() == [2, 4]
+    assert type(forget.images) is type(whole.images)
+
+
+def test_a_split_makes_a_task():
+    forget, retain = split_by_class(data(2, 0, 1, 2), [2])
+    task = Task(forget, retain, [2], num_classes=3)
+    assert (len(task.forget), len(task.retain)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "error", "sentence"),
+    [
+        ([3], ValueError, r"belongs to class 3, .* its labels are \[0, 1, 2\]"),
+        ([0, -1], ValueError, r"belongs to class -1, .* its labels are \[0, 1, 2\]"),
+        ([3, 9], ValueError, "belongs to classes 3, 9,"),
+        ([0, 1, 2], ValueError, r"every class of the data, \[0, 1, 2\]"),
+        ([], ValueError, "forget_classes is empty"),
+        ([0.0], TypeError, "must hold integers; 0.0 is a float"),
+    ],
+)
+def test_wrong_splits_are_refused(classes, error, sentence):
+    with pytest.raises(error, match=sentence):
+        split_by_class(data(0, 1, 2, 2), classes)
