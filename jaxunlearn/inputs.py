@@ -25,7 +25,7 @@ class LayerInput:
         `inputs @ layout.to_matrix(leaf)`.
     """
 
-    inputs: Float[Array, "g n d"]
+    inputs: Float[Array, "*stack g n d"] | Any
     layout: Layout
 
 
@@ -91,7 +91,7 @@ def layers(captured: Capture, count: int) -> list[Layer | str]:
 
 
 def layer_grams(
-    captured: Capture, count: int, mask: Float[Array, "n"]
+    captured: Capture, count: int, mask: Float[Array, " n"]
 ) -> list[tuple[Array, Array, Layout] | None]:
     """For each leaf `(gram, rows, layout)` over the images that `mask` keeps."""
     grams: list[tuple[Array, Array, Layout] | None] = []
@@ -155,7 +155,11 @@ def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
             renumber(group_rows(use.product, captured.operands[key][0], use.scans), 2)
             for key, use, renumber in layer.uses
         ]
-        result.append(LayerInput(jnp.concatenate(rows, axis=1), layer.layout))
+        # Images lead, also where several uses bring rows of each.
+        rows = [r.reshape(r.shape[0], len(prepared), -1, r.shape[-1]) for r in rows]
+        joined = jnp.concatenate(rows, axis=2)
+        joined = joined.reshape(joined.shape[0], -1, joined.shape[-1])
+        result.append(LayerInput(joined, layer.layout))
     return jax.tree.unflatten(structure, result)
 
 

@@ -150,7 +150,7 @@ def invert(
 def inversion_terms(
     classifier: Classifier,
     images: Float[Array, "n h w c"],
-    labels: Int[Array, "n"],
+    labels: Int[Array, " n"],
     prior: ImagePrior = ImagePrior(),  # noqa: B008  (frozen)
 ) -> Terms:
     """The objective of `invert` for images in pixel space.

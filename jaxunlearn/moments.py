@@ -34,8 +34,8 @@ class Moment:
         entry may be "others".
     """
 
-    gram: Float[Array, "*classes g d d"]
-    rows: Float[Array, "*classes"]
+    gram: Float[Array, "*classes g d d"] | Any
+    rows: Float[Array, "*classes"] | Any
     layout: Layout
     classes: tuple[int | str, ...] | None = None
 

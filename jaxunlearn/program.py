@@ -280,6 +280,11 @@ class _Walk:
     def _leaf(self, eqn, inputs, key, depth, found):
         """What a leaf becomes: a view, an operand that is captured, or frozen."""
         name, params = eqn.primitive.name, eqn.params
+        if name == "select_n":
+            # A choice between a leaf and itself: what vmap makes of a `cond`.
+            cases = {value.leaf for value in inputs[1:]}
+            if len(cases) == 1 and None not in cases:
+                return cases.pop()
         first = inputs[0].leaf
         if first is not None:
             followed, view = _follow(eqn, name, params, first.view)
@@ -355,14 +360,14 @@ class _Walk:
         fixed, carried, scanned = inputs[:first], inputs[first:second], inputs[second:]
         for value in carried:
             self.consume(value, "it is carried through a scan")
-        image = any(v.image for v in inputs)
         uses = frozenset().union(*(v.uses for v in inputs))
+        reached = _reached_by_images(body, [v.image for v in inputs], first, second)
         tags: list[list[Value]] = []
 
         def step(carry, xs):
             ins = [
                 *fixed,
-                *(Value(c, image, uses) for c in carry),
+                *(Value(c, i, uses) for c, i in zip(carry, reached, strict=True)),
                 *(_slice(v, x, depth) for v, x in zip(scanned, xs, strict=True)),
             ]
             outs, operands = self.run(body, consts, ins, f"{key}/", depth + 1)
@@ -380,8 +385,12 @@ class _Walk:
             reverse=params["reverse"],
             unroll=params["unroll"],
         )
-        uses = uses.union(*(out.uses for out in tags[-1]))
-        return [Value(a, image, uses) for a in (*carry, *ys)], operands
+        outs = tags[-1]
+        uses = uses.union(*(out.uses for out in outs))
+        return [
+            Value(array, out.image, uses)
+            for array, out in zip((*carry, *ys), outs, strict=True)
+        ], operands
 
     def _cond(self, eqn, inputs, key, depth):
         index, *inputs = inputs
@@ -459,6 +468,9 @@ def _follow(eqn, name, params, view):
         return floating, view
     shape = eqn.outvars[0].aval.shape
     if name in ("reshape", "squeeze", "expand_dims"):
+        # A reshape may transpose first.
+        if view and name == "reshape" and params["dimensions"] is not None:
+            view = view.then("transpose", tuple(params["dimensions"]))
         return True, view and view.then("reshape", shape)
     if name == "broadcast_in_dim":
         same = eqn.invars[0].aval.size == eqn.outvars[0].aval.size
@@ -478,6 +490,8 @@ def _follow_axes(eqn, shape, axes):
     if name == "broadcast_in_dim":
         return tuple(eqn.params["broadcast_dimensions"][axis] for axis in axes)
     if name in ("reshape", "squeeze", "expand_dims"):
+        if name == "reshape" and eqn.params["dimensions"] is not None:
+            return None
         before = [n for n in shape if n != 1]
         places = [i for i, n in enumerate(after) if n != 1]
         if before != [after[i] for i in places]:
@@ -489,6 +503,24 @@ def _follow_axes(eqn, shape, axes):
     if name == "transpose":
         return tuple(eqn.params["permutation"].index(axis) for axis in axes)
     return None
+
+
+def _reached_by_images(body, images, first, second) -> list[bool]:
+    """Which entries of a scan's carry the image reaches, in some iteration."""
+    images, carried = list(images), range(first, second)
+    while True:
+        reached = dict(zip(body.invars, images, strict=True))
+        for eqn in body.eqns:
+            image = any(reached.get(v) for v in eqn.invars if not hasattr(v, "val"))
+            reached.update(dict.fromkeys(eqn.outvars, image))
+        outs = [
+            not hasattr(v, "val") and reached.get(v, False)
+            for v in body.outvars[: len(carried)]
+        ]
+        after = [a or b for a, b in zip(images[first:second], outs, strict=True)]
+        if after == images[first:second]:
+            return after
+        images[first:second] = after
 
 
 def _scans(slices, depth: int) -> tuple[str, ...]:
