@@ -270,7 +270,9 @@ class Convolution:
         starts = np.array(offsets) * self.kernel_dilation + reach
 
         def blocks_at(start):
-            shifted = lax.dynamic_slice(padded, (0, *start, 0, 0), x.shape)
+            # Indices of one type, whether or not 64-bit integers are on.
+            zero = jnp.zeros((), start.dtype)
+            shifted = lax.dynamic_slice(padded, (zero, *start, zero, zero), x.shape)
             blocks = sum(_lines(x, shifted, term) for term in terms)
             return jnp.broadcast_to(blocks, (*taps, *blocks.shape[-3:]))
 
