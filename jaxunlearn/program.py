@@ -16,99 +16,30 @@ from jax import lax
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float
 
+from jaxunlearn.jaxprs import (
+    bind,
+    inner_jaxpr,
+    open_jaxpr,
+    reached_by_images,
+    scan_split,
+)
 from jaxunlearn.layout import View
+from jaxunlearn.normalisation import (
+    Normalisation,
+    Statistic,
+    follow_statistic,
+    scan_kinds,
+)
 from jaxunlearn.products import Convolution, DotProduct, Product
-
-# Primitives that hand every element on as it is.
-_SAME = {
-    "copy",
-    "copy_p",
-    "device_put",
-    "mesh_cast",
-    "name",
-    "optimization_barrier",
-    "pcast",
-    "pvary",
-    "reduce_precision",
-    "reshard",
-    "sharding_constraint",
-    "stop_gradient",
-}
-_INLINED = {
-    "call",
-    "checkpoint",
-    "closed_call",
-    "core_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "jit",
-    "pjit",
-    "remat",
-    "remat2",
-}
-_REASONS = {
-    "add": "it is added to its input, as a bias is",
-    "sub": "it is subtracted",
-    "mul": "it multiplies elementwise, as a scale does",
-    "div": "it divides or is divided, as a re-parametrised weight is",
-    "gather": "it is looked up, as an embedding is",
-    "slice": "only a slice of it is used in a product",
-    "dynamic_slice": "only a slice of it is used in a product",
-    "split": "only a slice of it is used in a product",
-    "concatenate": "it is joined with another array before its use",
-    "while": "it is used inside a while loop",
-}
-
-
-class Leaf(NamedTuple):
-    """A value that is a parameter leaf, still whole.
-
-    Attributes:
-      index: which leaf.
-      view: how it is seen, or None once it was broadcast over a new axis.
-      slices: the depths of the scans that slice it.
-    """
-
-    index: int
-    view: View | None
-    slices: tuple[int, ...] = ()
-
-
-class Statistic(NamedTuple):
-    """A value on the way from running statistics to a normalised input.
-
-    Attributes:
-      role: "leaf" (a state leaf), "shifted" (it plus epsilon), "scale" (the reciprocal
-        root of that), "root", "centred" (an input less a leaf).
-      index: which state leaf.
-      axes: where the leaf's axes lie in the value.
-      slices: the depths of the scans that slice it.
-      key: of the captured input, for "centred".
-    """
-
-    role: str
-    index: int
-    axes: tuple[int, ...] = ()
-    slices: tuple[int, ...] = ()
-    key: str = ""
-
-
-class Value(NamedTuple):
-    """An array and what is known of it.
-
-    Attributes:
-      array: the value.
-      image: whether the image reaches it.
-      uses: keys of the products upstream.
-      leaf, statistic: what it still is, or None.
-    """
-
-    array: Any
-    image: bool = False
-    uses: frozenset[str] = frozenset()
-    leaf: Leaf | None = None
-    statistic: Statistic | None = None
+from jaxunlearn.tags import (
+    INLINED,
+    PASSED_ON,
+    Leaf,
+    Value,
+    follow_leaf,
+    refusal,
+    sliced,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,22 +57,6 @@ class Use:
     leaf: int
     product: Product
     view: View
-    scans: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Normalisation:
-    """An input normalised by running statistics (BatchNorm in inference mode).
-
-    Attributes:
-      mean, variance: indices of the state leaves.
-      axes: of the input, where the leaves' axes lie.
-      scans: as in `Use`.
-    """
-
-    mean: int
-    variance: int
-    axes: tuple[int, ...]
     scans: tuple[str, ...]
 
 
@@ -188,7 +103,7 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
         return classifier.network.apply(params, state, image[None])[0]
 
     closed = jax.make_jaxpr(one)(params, state, images[0])
-    jaxpr, consts = _open(closed)
+    jaxpr, consts = open_jaxpr(closed)
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
     walk = _Walk()
 
@@ -252,15 +167,15 @@ class _Walk:
     def _equation(self, eqn, inputs, key, depth):
         name = eqn.primitive.name
         tagged = any(v.leaf is not None or v.statistic is not None for v in inputs)
-        if tagged and name in _INLINED:
-            inner, consts = _inner(eqn)
+        if tagged and name in INLINED:
+            inner, consts = inner_jaxpr(eqn)
             return self.run(inner, consts, inputs, f"{key}/", depth)
         if tagged and name == "scan":
             return self._scan(eqn, inputs, key, depth)
         if name == "cond" and tagged:
             return self._cond(eqn, inputs, key, depth)
-        arrays = _bind(eqn, [v.array for v in inputs])
-        if name in _SAME and tagged:
+        arrays = bind(eqn, [v.array for v in inputs])
+        if name in PASSED_ON and tagged:
             return [
                 v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)
             ], {}
@@ -272,7 +187,12 @@ class _Walk:
         leaf = statistic = None
         if tagged:
             leaf = self._leaf(eqn, inputs, key, depth, found)
-            statistic = self._statistic(eqn, inputs, key, depth, found)
+            statistic = follow_statistic(eqn, inputs, key)
+        if statistic is not None and statistic.role == "centred":
+            found[key] = (inputs[0].array, jnp.ones(()))
+        if statistic is not None and statistic.role == "normalised":
+            layer = Normalisation.read(statistic, depth)
+            self.normalisations[statistic.key] = layer
         # A capture that is a leaf's input belongs to the uses; others do not.
         uses = uses.union(k for k in found if k in self.uses)
         return [Value(a, image, uses, leaf, statistic) for a in arrays], found
@@ -287,13 +207,13 @@ class _Walk:
                 return cases.pop()
         first = inputs[0].leaf
         if first is not None:
-            followed, view = _follow(eqn, name, params, first.view)
+            followed, view = follow_leaf(eqn, name, params, first.view)
             if followed:
                 return first._replace(view=view)
         for side, value in enumerate(inputs):
             if value.leaf is None:
                 continue
-            reason = _refusal(eqn, inputs, side)
+            reason = refusal(eqn, inputs, side)
             if reason:
                 self.consume(value, reason)
                 continue
@@ -303,46 +223,8 @@ class _Walk:
             else:
                 product = Convolution.read(params, shapes)
             index, view, slices = value.leaf
-            self.uses[key] = Use(index, product, view, _scans(slices, depth))
+            self.uses[key] = Use(index, product, view, scan_kinds(slices, depth))
             found[key] = (inputs[1 - side].array, jnp.ones(()))
-        return None
-
-    def _statistic(self, eqn, inputs, key, depth, found):
-        """Follow running statistics to the input that they normalise."""
-        name = eqn.primitive.name
-        at = {v.statistic.role: v for v in inputs if v.statistic is not None}
-        if not at:
-            return None
-        if len(inputs) == 1:
-            (value,) = inputs
-            s = value.statistic
-            if name == "rsqrt" and s.role == "shifted":
-                return s._replace(role="scale")
-            if name == "sqrt" and s.role == "shifted":
-                return s._replace(role="root")
-            axes = _follow_axes(eqn, jnp.shape(value.array), s.axes)
-            return None if axes is None else s._replace(axes=axes)
-        if len(inputs) != 2:
-            return None
-        left, right = inputs
-        if name == "add" and "leaf" in at and not (left.image or right.image):
-            return at["leaf"].statistic._replace(role="shifted")
-        if name == "sub" and left.image and "leaf" in at and right is at["leaf"]:
-            found[key] = (left.array, jnp.ones(()))
-            return right.statistic._replace(role="centred", key=key)
-        if name == "mul" and "scale" in at and "centred" not in at:
-            other = right if left is at["scale"] else left
-            return None if other.image else at["scale"].statistic
-        if (name == "mul" and {"centred", "scale"} <= set(at)) or (
-            name == "div" and {"centred", "root"} <= set(at) and left is at["centred"]
-        ):
-            centred = at["centred"].statistic
-            other = at["scale" if name == "mul" else "root"].statistic
-            if centred.key in self.normalisations:
-                return None
-            self.normalisations[centred.key] = Normalisation(
-                centred.index, other.index, centred.axes, _scans(centred.slices, depth)
-            )
         return None
 
     def _select(self, inputs):
@@ -355,20 +237,20 @@ class _Walk:
 
     def _scan(self, eqn, inputs, key, depth):
         params = eqn.params
-        body, consts = _open(params["jaxpr"])
-        first, second = _scan_split(params)
+        body, consts = open_jaxpr(params["jaxpr"])
+        first, second = scan_split(params)
         fixed, carried, scanned = inputs[:first], inputs[first:second], inputs[second:]
         for value in carried:
             self.consume(value, "it is carried through a scan")
         uses = frozenset().union(*(v.uses for v in inputs))
-        reached = _reached_by_images(body, [v.image for v in inputs], first, second)
+        reached = reached_by_images(body, [v.image for v in inputs], first, second)
         tags: list[list[Value]] = []
 
         def step(carry, xs):
             ins = [
                 *fixed,
                 *(Value(c, i, uses) for c, i in zip(carry, reached, strict=True)),
-                *(_slice(v, x, depth) for v, x in zip(scanned, xs, strict=True)),
+                *(sliced(v, x, depth) for v, x in zip(scanned, xs, strict=True)),
             ]
             outs, operands = self.run(body, consts, ins, f"{key}/", depth + 1)
             for out in outs:
@@ -398,7 +280,7 @@ class _Walk:
         tags: dict[int, list[Value]] = {}
 
         def branch(number, jaxpr):
-            inner, consts = _open(jaxpr)
+            inner, consts = open_jaxpr(jaxpr)
 
             def evaluate(*arrays):
                 ins = [v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)]
@@ -436,138 +318,3 @@ class _Walk:
         image = index.image or any(v.image for v in inputs)
         uses = index.uses.union(*(o.uses for t in tags.values() for o in t))
         return [Value(a, image, uses) for a in outs], operands
-
-
-def _refusal(eqn, inputs, side) -> str:
-    """Why a leaf that ends in this equation has no input, or nothing if it has one."""
-    name, value, shape = eqn.primitive.name, inputs[side], jnp.shape(inputs[side].array)
-    if name not in ("dot_general", "conv_general_dilated"):
-        return _REASONS.get(
-            name, f"it is used by `{name}`, which is no product with an input"
-        )  # noqa: E501
-    other = inputs[1 - side]
-    if other.leaf is not None:
-        return "it is multiplied with another parameter, as in a merged product"
-    if not other.image:
-        return "it is multiplied with an operand that no image reaches"
-    if value.leaf.view is None:
-        return f"it is broadcast to {shape} before its product"
-    if jnp.issubdtype(value.array.dtype, jnp.complexfloating):
-        return "it is complex"
-    if name == "conv_general_dilated" and (
-        side == 0 or eqn.params["batch_group_count"] != 1
-    ):
-        return "it is convolved as an image or in batch groups, not as a kernel"
-    return ""
-
-
-def _follow(eqn, name, params, view):
-    """Whether an equation keeps a leaf whole, and its view then."""
-    if name == "convert_element_type":
-        floating = jnp.issubdtype(params["new_dtype"], jnp.floating)
-        return floating, view
-    shape = eqn.outvars[0].aval.shape
-    if name in ("reshape", "squeeze", "expand_dims"):
-        # A reshape may transpose first.
-        if view and name == "reshape" and params["dimensions"] is not None:
-            view = view.then("transpose", tuple(params["dimensions"]))
-        return True, view and view.then("reshape", shape)
-    if name == "broadcast_in_dim":
-        same = eqn.invars[0].aval.size == eqn.outvars[0].aval.size
-        return True, view.then("reshape", shape) if view and same else None
-    if name == "transpose":
-        return True, view and view.then("transpose", tuple(params["permutation"]))
-    if name == "rev":
-        return True, view and view.then("rev", tuple(params["dimensions"]))
-    return False, None
-
-
-def _follow_axes(eqn, shape, axes):
-    """Where a statistic's axes lie after a cast, reshape or broadcast; None if lost."""
-    name, after = eqn.primitive.name, eqn.outvars[0].aval.shape
-    if name == "convert_element_type":
-        return axes
-    if name == "broadcast_in_dim":
-        return tuple(eqn.params["broadcast_dimensions"][axis] for axis in axes)
-    if name in ("reshape", "squeeze", "expand_dims"):
-        if name == "reshape" and eqn.params["dimensions"] is not None:
-            return None
-        before = [n for n in shape if n != 1]
-        places = [i for i, n in enumerate(after) if n != 1]
-        if before != [after[i] for i in places]:
-            return None
-        wide = [axis for axis in axes if shape[axis] != 1]
-        return tuple(
-            places[[i for i, n in enumerate(shape) if n != 1].index(a)] for a in wide
-        )  # noqa: E501
-    if name == "transpose":
-        return tuple(eqn.params["permutation"].index(axis) for axis in axes)
-    return None
-
-
-def _reached_by_images(body, images, first, second) -> list[bool]:
-    """Which entries of a scan's carry the image reaches, in some iteration."""
-    images, carried = list(images), range(first, second)
-    while True:
-        reached = dict(zip(body.invars, images, strict=True))
-        for eqn in body.eqns:
-            image = any(reached.get(v) for v in eqn.invars if not hasattr(v, "val"))
-            reached.update(dict.fromkeys(eqn.outvars, image))
-        outs = [
-            not hasattr(v, "val") and reached.get(v, False)
-            for v in body.outvars[: len(carried)]
-        ]
-        after = [a or b for a, b in zip(images[first:second], outs, strict=True)]
-        if after == images[first:second]:
-            return after
-        images[first:second] = after
-
-
-def _scans(slices, depth: int) -> tuple[str, ...]:
-    """For each surrounding scan, whether it slices a leaf or repeats it."""
-    return tuple("groups" if d in slices else "rows" for d in range(depth))
-
-
-def _slice(value: Value, array, depth) -> Value:
-    """A scanned value as the body of the scan at this depth sees it."""
-    leaf, statistic = value.leaf, None
-    if leaf is not None:
-        view = leaf.view and leaf.view.slice()
-        leaf = leaf._replace(view=view, slices=(*leaf.slices, depth))
-    if value.statistic is not None and value.statistic.role == "leaf":
-        axes = tuple(axis - 1 for axis in value.statistic.axes if axis > 0)
-        slices = (*value.statistic.slices, depth)
-        statistic = value.statistic._replace(axes=axes, slices=slices)
-    return Value(array, value.image, value.uses, leaf, statistic)
-
-
-def _open(closed):
-    """A jaxpr and its constants; jax 0.12 merged the closed form into the open one."""
-    return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
-
-
-def _inner(eqn):
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if name in eqn.params:
-            return _open(eqn.params[name])
-    msg = f"`{eqn.primitive.name}` holds no program under a known name: {sorted(eqn.params)}."  # noqa: E501
-    raise NotImplementedError(msg)
-
-
-def _scan_split(params) -> tuple[int, int]:
-    """Where a scan's operands turn from constants to carry, and from carry to inputs."""
-    if "num_consts" in params:
-        first = params["num_consts"]
-        return first, first + params["num_carry"]
-    # jax 0.12 keeps the three groups as flat trees.
-    consts, carry, _ = (len(tuple(part)) for part in params["ft_in"].unpack())
-    return consts, consts + carry
-
-
-def _bind(eqn, arrays):
-    """Evaluate one equation as it stands, custom derivatives included."""
-    with eqn.ctx.manager:
-        params = eqn.primitive.get_bind_params(eqn.params)
-        functions, params = params if isinstance(params, tuple) else ((), params)
-        outputs = eqn.primitive.bind(*functions, *arrays, **params)
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]

@@ -1,0 +1,123 @@
+"""BatchNorm in inference mode, read off the program.
+
+An input that meets a running mean in a subtraction, and whose difference is then
+multiplied by the reciprocal root of a running variance, is a BatchNorm layer's input.
+A folded form, with one product and one sum, is not seen.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+
+class Statistic(NamedTuple):
+    """A value on the way from running statistics to a normalised input.
+
+    Attributes:
+      role: "leaf" (a state leaf), "shifted" (it plus epsilon), "scale" (the reciprocal
+        root of that), "root", "centred" (an input less a leaf), "normalised" (that
+        times a scale).
+      index: which state leaf.
+      axes: where the leaf's axes lie in the value.
+      slices: the depths of the scans that slice it.
+      key: of the captured input, from "centred" on.
+      variance: which state leaf divided it, for "normalised".
+    """
+
+    role: str
+    index: int
+    axes: tuple[int, ...] = ()
+    slices: tuple[int, ...] = ()
+    key: str = ""
+    variance: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """An input normalised by running statistics (BatchNorm in inference mode).
+
+    Attributes:
+      mean, variance: indices of the state leaves.
+      axes: of the input, where the leaves' axes lie.
+      scans: as in `Use`.
+    """
+
+    mean: int
+    variance: int
+    axes: tuple[int, ...]
+    scans: tuple[str, ...]
+
+    @classmethod
+    def read(cls, found: Statistic, depth: int) -> "Normalisation":
+        """From a statistic that has become "normalised" inside `depth` scans."""
+        return cls(
+            found.index, found.variance, found.axes, scan_kinds(found.slices, depth)
+        )
+
+
+def scan_kinds(slices, depth: int) -> tuple[str, ...]:
+    """For each surrounding scan, whether it slices a leaf or repeats it."""
+    return tuple("groups" if d in slices else "rows" for d in range(depth))
+
+
+def follow_statistic(eqn, inputs, key) -> Statistic | None:
+    """What a statistic becomes in an equation, or None where its trace is lost."""
+    name = eqn.primitive.name
+    at = {v.statistic.role: v for v in inputs if v.statistic is not None}
+    if not at:
+        return None
+    if len(inputs) == 1:
+        return _follow_alone(eqn, inputs[0])
+    if len(inputs) != 2:
+        return None
+    left, right = inputs
+    if name == "add" and "leaf" in at and not (left.image or right.image):
+        return at["leaf"].statistic._replace(role="shifted")
+    if name == "sub" and left.image and right is at.get("leaf"):
+        return right.statistic._replace(role="centred", key=key)
+    if name == "mul" and {"centred", "scale"} <= set(at):
+        return _normalised(at["centred"], at["scale"])
+    if name == "div" and left is at.get("centred") and "root" in at:
+        return _normalised(left, at["root"])
+    if name == "mul" and "scale" in at:
+        other = right if left is at["scale"] else left
+        return None if other.image else at["scale"].statistic
+    return None
+
+
+def _follow_alone(eqn, value):
+    found = value.statistic
+    roots = {"rsqrt": "scale", "sqrt": "root"}
+    if eqn.primitive.name in roots and found.role == "shifted":
+        return found._replace(role=roots[eqn.primitive.name])
+    axes = follow_axes(eqn, jnp.shape(value.array), found.axes)
+    return None if axes is None else found._replace(axes=axes)
+
+
+def _normalised(centred, variance) -> Statistic:
+    index = variance.statistic.index
+    return centred.statistic._replace(role="normalised", variance=index)
+
+
+def follow_axes(eqn, shape, axes):
+    """Where a statistic's axes lie after a cast, reshape or broadcast; None if lost."""
+    name, after = eqn.primitive.name, eqn.outvars[0].aval.shape
+    if name == "convert_element_type":
+        return axes
+    if name == "broadcast_in_dim":
+        return tuple(eqn.params["broadcast_dimensions"][axis] for axis in axes)
+    if name in ("reshape", "squeeze", "expand_dims"):
+        if name == "reshape" and eqn.params["dimensions"] is not None:
+            return None
+        before = [n for n in shape if n != 1]
+        places = [i for i, n in enumerate(after) if n != 1]
+        if before != [after[i] for i in places]:
+            return None
+        wide = [axis for axis in axes if shape[axis] != 1]
+        return tuple(
+            places[[i for i, n in enumerate(shape) if n != 1].index(a)] for a in wide
+        )  # noqa: E501
+    if name == "transpose":
+        return tuple(eqn.params["permutation"].index(axis) for axis in axes)
+    return None
