@@ -266,7 +266,13 @@ def check_finite(images: Any) -> None:
 def check_independence(classifier: Classifier, images: ArrayLike) -> None:
     """Refuse a network that mixes the images of a batch."""
     change = float(_dependence(classifier, jnp.asarray(images[:1])))
-    if not change <= 1e-3:
+    if not np.isfinite(change):
+        msg = (
+            "The logits of the first image are not finite: look for NaN or infinite "
+            "parameters, and for pixels outside the range that the network expects."
+        )
+        raise ValueError(msg)
+    if change > 1e-3:
         msg = (
             "The logits of an image must depend on that image alone; they change by "
             f"{change:.3g} (relative) with the other image of the batch. Freeze the "

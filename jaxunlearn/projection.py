@@ -20,7 +20,7 @@ from jaxunlearn.projector import (
     project,
     ridge,
 )
-from jaxunlearn.records import check_structure, leaf_test, map_records
+from jaxunlearn.records import check_structure, is_traced, leaf_test, map_records
 from jaxunlearn.subspace import Subspace
 
 
@@ -91,7 +91,7 @@ def project_to_null_space(subspaces: PyTree) -> optax.GradientTransformation:
 
 
 def shrink_to_null_space(
-    moments: PyTree, *, damping: float | int
+    moments: PyTree, *, damping: float
 ) -> optax.GradientTransformation:
     """Shrink updates along the inputs, the more the stronger these are: a ridge.
 
@@ -166,6 +166,7 @@ def leakage(
     def share(name: str, subspace: Subspace, update: Any, raw: Any) -> Array | None:
         if any(x is None or isinstance(x, optax.MaskedNode) for x in (update, raw)):
             return None
+        update, raw = jnp.asarray(update), jnp.asarray(raw)
         lead = subspace.basis.shape[:-3]
         _check_shape("updates", name, update, subspace.layout, lead)
         _check_shape("relative_to", name, raw, subspace.layout, lead)
@@ -205,7 +206,8 @@ def drift(moments: PyTree, before: PyTree, after: PyTree) -> PyTree:
     Array(0.447214, dtype=float32)
     """
 
-    def change(name: str, moment: Moment, old: Array, new: Array) -> Array:
+    def change(name: str, moment: Moment, old: Any, new: Any) -> Array:
+        old, new = jnp.asarray(old), jnp.asarray(new)
         _check_shape("before", name, old, moment.layout, ())
         _check_shape("after", name, new, moment.layout, ())
         dtype = compute_dtype(moment.gram, old)
@@ -225,7 +227,7 @@ def _transformation(prepare, kind, argument, tree) -> optax.GradientTransformati
     def projectors():
         return map_records(prepare, kind, argument, tree)
 
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+    if is_traced(tree):
         projectors()  # The trace that made the tracers must be the one to use them.
 
     def match(path, projector, leaf):
@@ -257,7 +259,7 @@ def _update(updates, state, params=None):
             return update
         if projector is None:
             return jnp.zeros_like(update)
-        lead = projector.matrix.shape[:-3]
+        update, lead = jnp.asarray(update), projector.matrix.shape[:-3]
         _check_shape("updates", path_name(path), update, projector.layout, lead)
         return _over_requests(project, len(lead))(projector, update)
 
@@ -275,9 +277,10 @@ def _share(subspace: Subspace, update: Array, raw: Array) -> Array:
     R = raw.astype(dtype)
     # Squares of small updates would underflow.
     largest = jnp.max(jnp.abs(R))
-    scale = jnp.where(largest > 0, largest, 1)
+    scale = jnp.where(largest == 0, 1, largest)
     leaked = jnp.linalg.norm(product(U.mT, D / scale).reshape(-1))
-    return jnp.where(largest > 0, leaked / jnp.linalg.norm((R / scale).reshape(-1)), 0)
+    whole = jnp.linalg.norm((R / scale).reshape(-1))
+    return jnp.where(largest == 0, 0, leaked / jnp.where(largest == 0, 1, whole))
 
 
 def _drift(gram: Array, old: Array, change: Array) -> Array:
@@ -290,7 +293,7 @@ def _drift(gram: Array, old: Array, change: Array) -> Array:
     return jnp.where((output == 0) & (moved > 0), jnp.inf, relative)
 
 
-def _over_requests(function, axes: int, in_axes=0):
+def _over_requests(function, axes: int, in_axes: Any = 0):
     for _ in range(axes):
         function = jax.vmap(function, in_axes=in_axes)
     return function

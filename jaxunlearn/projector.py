@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from jaxunlearn import decompose
 from jaxunlearn.layout import Layout
 from jaxunlearn.moments import Moment
-from jaxunlearn.records import check_concrete
+from jaxunlearn.records import check_concrete, is_traced
 from jaxunlearn.subspace import Subspace, host_grams
 
 # Tensor cores and TPUs round the factors of other products to ten bits or eight.
@@ -73,7 +73,7 @@ def hard(name: str, subspace: Subspace) -> Projector:
         raise ValueError(msg)
     *shape, d, r = basis.shape
     dtype = compute_dtype(basis)
-    if isinstance(basis, jax.core.Tracer):
+    if is_traced(basis):
         # Ranks and complements need values: the thin form does without.
         matrix = jnp.pad(basis, [*[(0, 0)] * (basis.ndim - 1), (0, _width(r, d) - r)])
         return Projector(matrix.astype(dtype), jnp.zeros(shape, bool), layout)

@@ -1,0 +1,295 @@
+"""Which input directions of a weight are to be protected: bases and their ranks.
+
+Host-side: a rank depends on the data, so nothing here can be traced.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from jaxunlearn import decompose
+from jaxunlearn.batches import Images, first_images, full_batches
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.inputs import LayerInput, layer_inputs
+from jaxunlearn.layout import Layout, path_name
+from jaxunlearn.moments import Moment
+from jaxunlearn.ranks import Rule, choose_rule
+from jaxunlearn.records import check_concrete, check_structure, leaf_test, map_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Subspace:
+    """The protected input directions of one weight.
+
+    Attributes:
+      basis: orthonormal columns; zero columns are padding, where groups or stacked
+        requests differ in rank.
+      spectrum: all eigenvalues of the second moment, descending: always the *squares*
+        of the rows' singular values, whichever way they were found.
+      layout: how the weight is read as matrices `[g, d, o]`.
+    """
+
+    # Any: JAX also rebuilds the record around shapes, axis numbers and None.
+    basis: Float[Array, "*requests g d r"] | Any
+    spectrum: Float[Array, "*requests g d"] | Any
+    layout: Layout
+
+
+jax.tree_util.register_dataclass(
+    Subspace, data_fields=["basis", "spectrum"], meta_fields=["layout"]
+)
+
+
+def subspaces(
+    moments: PyTree,
+    *,
+    energy: float | None = None,
+    rank: int | None = None,
+    protected_fraction: float | None = None,
+    rtol: float | None = None,
+) -> PyTree:
+    """The leading eigenvectors of second moments, by exactly one rule.
+
+    `C = U diag(s) UT`, of which the first `r` columns are kept. A moment cannot resolve
+    directions below `sqrt(eps)` of its own dtype, relative to the largest singular
+    value of the rows: 3.5e-4 in float32, 1.5e-8 in float64. `row_subspaces` can.
+
+    Args:
+      moments: like params: `Moment`, or None where a leaf has no input. A class axis
+        may lead; each class then has a basis of its own.
+      energy: in (0, 1]: the smallest `r` whose eigenvalues reach this share of the
+        trace (gamma in UNSC); 1 keeps every eigenvalue that the moment resolves.
+      rank: `r` itself, at most `d`.
+      protected_fraction: in [0, 1]: `r = round(protected_fraction * d)`, halves to
+        even; `1 - p` where CovarNav keeps a share `p` of null directions.
+      rtol: in (0, 1): keep singular values of the *rows* above `rtol` times their
+        largest, that is eigenvalues above `rtol**2` times theirs.
+
+    Returns:
+      Like params: `Subspace` in the moment's dtype, or None. By `energy` or `rtol`, a
+      moment of zero has rank 0.
+
+    Raises:
+      TypeError: a leaf is no `Moment`, or is traced, or `rank` is no integer.
+      ValueError: not exactly one rule, a value out of range, an `rtol` that the moment
+        cannot resolve, a moment that is not finite, or no moment at all.
+
+    Source: CovarNav (arXiv 2311.12999), step 3; UNSC (arXiv 2404.13588), Alg. 1.
+
+    >>> from jaxunlearn.layout import View
+    >>> layout = View((2, 5)).layout("dense", (), (0,), (1,))
+    >>> gram = jnp.asarray([[[3.0, 0.0], [0.0, 1.0]]])
+    >>> moments = {"kernel": Moment(gram, jnp.asarray(4.0), layout), "bias": None}
+    >>> subspaces(moments, energy=0.75)["kernel"].basis.shape
+    (1, 2, 1)
+    """
+    rule = choose_rule(energy, rank, protected_fraction, rtol)
+
+    def basis(name: str, moment: Moment) -> Subspace:
+        gram, dtype = moment.gram, moment.gram.dtype
+        check_concrete(name, gram, "choosing ranks")
+        resolution = float(jnp.finfo(dtype).eps)
+        if rule.name == "rtol" and rule.value < math.sqrt(resolution):
+            msg = (
+                f"rtol is {rule.value}, and the moment of {name} is {dtype}, which "
+                f"resolves singular values down to {math.sqrt(resolution):.3g} of the "
+                "largest. Raise rtol, or use row_subspaces, which never squares them."
+            )
+            raise ValueError(msg)
+        pairs = map(decompose.eigenpairs, host_grams(name, moment))
+        return _subspace(pairs, rule, resolution, gram.shape[:-1], dtype, moment.layout)
+
+    return map_records(basis, Moment, "moments", moments)
+
+
+def row_subspaces(
+    classifier: Classifier,
+    images: Images,
+    *,
+    energy: float | None = None,
+    rank: int | None = None,
+    protected_fraction: float | None = None,
+    rtol: float | None = None,
+    batch_size: int = 256,
+) -> PyTree:
+    """The right singular vectors of the layer inputs themselves.
+
+    Streaming QR, `R <- qr([R; rows])`, then `R = V diag(sigma) UT`, all in float64. No
+    product of rows is formed and no condition number squared: twice the digits of
+    `subspaces`, at the price of explicit rows, one batch at a time.
+
+    Args:
+      classifier: read in inference mode.
+      images: `[n, h, w, c]`, or a re-iterable of such batches.
+      energy: as in `subspaces`; 1 keeps all but the rounding of the rows.
+      rank: as in `subspaces`.
+      protected_fraction: as in `subspaces`.
+      rtol: in (0, 1), however small.
+      batch_size: images at a time.
+
+    Returns:
+      Like params: `Subspace` in the layer inputs' dtype, or None.
+
+    Raises:
+      TypeError: what `second_moments` refuses, or `rank` is no integer.
+      ValueError: not exactly one rule, a value out of range, what `layer_inputs`
+        refuses, or layer inputs that are not finite.
+
+    Source: UNSC (arXiv 2404.13588), Alg. 1, the SVD taken batch by batch.
+
+    >>> import flax.linen as nn
+    >>> from jaxunlearn.classifier import freeze
+    >>> class Linear(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, images):
+    ...         return nn.Dense(3)(images.reshape(len(images), -1))
+    >>> images = jnp.arange(8.0).reshape(2, 2, 2, 1)
+    >>> classifier = freeze(Linear(), Linear().init(jax.random.key(0), images))
+    >>> row_subspaces(classifier, images, rtol=1e-6)["Dense_0"]["kernel"].basis.shape
+    (1, 4, 2)
+    """
+    rule = choose_rule(energy, rank, protected_fraction, rtol)
+    triangles: dict[str, list[Array | np.ndarray]] = {}
+
+    def absorb(name: str, rows: LayerInput) -> LayerInput:
+        # Square from the start: a triangle that grew would compile for every size.
+        empty = [np.zeros((rows.layout.fan_in,) * 2)] * rows.layout.groups
+        pairs = zip(triangles.get(name, empty), rows.inputs, strict=True)
+        triangles[name] = [decompose.absorb(*pair) for pair in pairs]
+        # No row is needed any more, only their dtype.
+        return dataclasses.replace(rows, inputs=rows.inputs[:, :0])
+
+    if batch_size < 1:
+        msg = f"batch_size must be at least 1; it is {batch_size}."
+        raise ValueError(msg)
+    sample = first_images(classifier, images, labelled=False)
+    seen = None
+    for batch in full_batches(images, np.zeros(len(sample), int), batch_size):
+        rows = _layer_inputs(classifier, batch.images[: batch.count])
+        seen = map_records(absorb, LayerInput, "the layer inputs", rows)
+
+    def basis(name: str, rows: LayerInput) -> Subspace:
+        layout, dtype = rows.layout, rows.inputs.dtype
+        columns = [np.asarray(triangle).T for triangle in triangles.pop(name)]
+        if not all(np.all(np.isfinite(group)) for group in columns):
+            msg = f"{name}: its inputs are not finite. Look for NaN or overflow in the images or the network."  # noqa: E501
+            raise ValueError(msg)
+        # Rounding each entry to eps makes singular values of some sqrt(d) eps.
+        resolution = layout.fan_in * float(jnp.finfo(dtype).eps) ** 2
+        shape = (layout.groups, layout.fan_in)
+        pairs = map(decompose.singular_pairs, columns)
+        return _subspace(pairs, rule, resolution, shape, dtype, layout)
+
+    return map_records(basis, LayerInput, "the layer inputs", seen)
+
+
+def merge_subspaces(trees: Sequence[PyTree], *, energy: float) -> PyTree:
+    """One subspace for several, such as those of the retained classes.
+
+    The SVD of the concatenated bases, `[U_1 ... U_k] = Q diag(sigma) VT`, of which the
+    fewest columns of `Q` are kept whose `sigma**2` reach `energy`. A direction counts
+    by how many bases hold it, not by how much input it carries; for the latter, add the
+    moments instead.
+
+    Args:
+      trees: like params each: `Subspace` or None. What leading axes hold is merged too.
+      energy: in (0, 1], as in `subspaces`.
+
+    Returns:
+      Like params: `Subspace`, whose spectrum is that of `sum(U_i U_iT)`, or None.
+
+    Raises:
+      TypeError: `trees` is no list or tuple, a leaf is no `Subspace`, or is traced.
+      ValueError: no trees, an energy out of range, or trees or layouts that differ.
+
+    Source: UNSC (arXiv 2404.13588), Alg. 2, Eqs. 8 to 11.
+
+    >>> from jaxunlearn.layout import View
+    >>> layout = View((3, 5)).layout("dense", (), (0,), (1,))
+    >>> axes = [jnp.eye(3)[None, :, i : i + 2] for i in (0, 1)]
+    >>> trees = [{"kernel": Subspace(axis, jnp.ones((1, 3)), layout)} for axis in axes]
+    >>> merge_subspaces(trees, energy=0.7)["kernel"].spectrum
+    Array([[2., 1., 1.]], dtype=float32)
+    """
+    rule = choose_rule(energy, None, None, None)
+    if not isinstance(trees, list | tuple):
+        msg = f"trees must be a list or tuple of trees like params; it is a {type(trees).__name__}. Wrap a single one: [tree]."  # noqa: E501
+        raise TypeError(msg)
+    if not trees:
+        msg = "trees is empty: there is nothing to merge."
+        raise ValueError(msg)
+    for index, tree in enumerate(trees):
+        check_structure("trees[0]", trees[0], f"trees[{index}]", tree, Subspace)
+        check = functools.partial(_check_layouts, index)
+        jax.tree.map_with_path(check, trees[0], tree, is_leaf=leaf_test(Subspace))
+
+    def merge(name: str, *records: Subspace) -> Subspace:
+        bases = []
+        for record in records:
+            check_concrete(name, record.basis, "choosing ranks")
+            basis = np.asarray(record.basis)
+            lead = math.prod(basis.shape[:-3])
+            bases.extend(basis.reshape(lead, *basis.shape[-3:]))
+        columns = np.concatenate(bases, axis=-1)
+        shape, dtype, layout = columns.shape[:2], columns.dtype, records[0].layout
+        pairs = map(decompose.singular_pairs, columns)
+        resolution = float(jnp.finfo(dtype).eps)
+        return _subspace(pairs, rule, resolution, shape, dtype, layout)
+
+    others = {f"trees[{index}]": tree for index, tree in enumerate(trees) if index}
+    return map_records(merge, Subspace, "trees[0]", trees[0], **others)
+
+
+def host_grams(name: str, moment: Moment) -> np.ndarray:
+    """A moment's grams as `[leading axes and groups, d, d]`, checked, on the host."""
+    layout, shape = moment.layout, moment.gram.shape
+    expected = (layout.groups, layout.fan_in, layout.fan_in)
+    if shape[-3:] != expected:
+        msg = f"{name}: the shape of its moment is {shape}, and its layout makes it end in {expected}."  # noqa: E501
+        raise ValueError(msg)
+    grams = np.asarray(moment.gram).reshape(-1, *expected[1:])
+    if not np.all(np.isfinite(grams)):
+        msg = f"{name}: its second moment is not finite. Look for NaN or overflow in the images or the network, and take the moments again."  # noqa: E501
+        raise ValueError(msg)
+    return grams
+
+
+def _check_layouts(index: int, path, first: Any, other: Any) -> None:
+    layouts = [getattr(record, "layout", None) for record in (first, other)]
+    if layouts[0] != layouts[1]:
+        msg = f"{path_name(path)}: trees[0] reads it as {layouts[0]} and trees[{index}] as {layouts[1]}. Merge subspaces of one network only."  # noqa: E501
+        raise ValueError(msg)
+
+
+def _subspace(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    rule: Rule,
+    resolution: float,
+    shape: tuple[int, ...],
+    dtype: Any,
+    layout: Layout,
+) -> Subspace:
+    """The record of these eigenvalues and vectors, in order; spectrum of `shape`."""
+    spectra, bases = [], []
+    for spectrum, vectors in pairs:
+        spectra.append(spectrum)
+        # A copy, so that the other vectors may go.
+        bases.append(vectors[:, : rule.rank(spectrum, resolution)].astype(dtype))
+    width = max(basis.shape[1] for basis in bases)
+    padded = [np.pad(b, ((0, 0), (0, width - b.shape[1]))) for b in bases]
+    with decompose.float64():
+        basis = jnp.asarray(np.stack(padded).reshape(*shape, width), dtype)
+        spectrum = jnp.asarray(np.stack(spectra).reshape(shape)).astype(dtype)
+    return Subspace(basis, spectrum, layout)
+
+
+@jax.jit
+def _layer_inputs(classifier: Classifier, images: Array) -> PyTree:
+    return layer_inputs(classifier, images)
