@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -62,7 +62,7 @@ def invert(
     classifier: Classifier,
     labels: ArrayLike,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     key: Array,
     prior: ImagePrior = ImagePrior(),  # noqa: B008  (frozen)
     steps: int = 2000,
@@ -115,8 +115,12 @@ def invert(
     batches = -(-len(labels) // batch_size)
     size = -(-len(labels) // batches)
     if mesh is not None:
+        # Explicit axes would ask every operation of the network for its sharding.
+        automatic = (AxisType.Auto,) * len(mesh.axis_names)
+        mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
         size = -(-size // mesh.size) * mesh.size
-    width = high - low if np.isfinite(high - low) else 2.0
+        batches = -(-len(labels) // size)
+    width = float(high - low) if np.isfinite(high - low) else 2.0
     step = _Step(
         optimizer or _adam(0.05 * width, steps),
         prior,
@@ -167,7 +171,7 @@ def inversion_terms(
     1.0
     """
     captured = capture(classifier, classifier.prepare(images))
-    logits = captured.logits.astype(jnp.float32)
+    logits = _at_least_float32(captured.logits)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     variation = sum(jnp.abs(jnp.diff(images, axis=axis)).mean() for axis in (1, 2))
     norms = jnp.sqrt(jnp.square(images).sum(-1) + 1e-12).mean()
@@ -183,14 +187,14 @@ def inversion_terms(
 
 
 def feature_distance(state: PyTree, captured: Capture) -> Float[Array, ""]:
-    """`sum_l |mean_l - running mean_l| + |var_l - running var_l|` over BatchNorm layers.
+    """`sum_l |mean_l - running mean_l| + |var_l - running var_l|` over BatchNorms.
 
     Batch statistics are those of the layers' inputs; zero without BatchNorm.
     """
     leaves = jax.tree.leaves(state)
     distance = jnp.zeros(())
     for key, layer in captured.normalisations.items():
-        inputs = captured.operands[key][0].astype(jnp.float32)
+        inputs = _at_least_float32(captured.operands[key][0])
         # Axes of the statistics: slices of a scan, then those of the layer itself.
         slices = [i + 1 for i, kind in enumerate(layer.scans) if kind == "groups"]
         kept = (*slices, *(a + 1 + len(layer.scans) for a in layer.axes))
@@ -199,11 +203,15 @@ def feature_distance(state: PyTree, captured: Capture) -> Float[Array, ""]:
             (inputs.mean(over), layer.mean),
             (inputs.var(over), layer.variance),
         ):
-            running = leaves[index].astype(jnp.float32)
+            running = _at_least_float32(leaves[index])
             gap = (batch.reshape(running.shape) - running) ** 2
             norms = gap.reshape(*gap.shape[: len(slices)], -1).sum(-1)
             distance += jnp.sqrt(norms + 1e-12).sum()
     return distance
+
+
+def _at_least_float32(array):
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,9 +258,9 @@ def _adam(rate: float, steps: int) -> optax.GradientTransformation:
 def _start(key, shape, low, high):
     """Uniform in the box; standard normal where there is none."""
     bounded = jnp.isfinite(low) & jnp.isfinite(high)
-    uniform = jax.random.uniform(key, shape)
+    uniform = jax.random.uniform(key, shape, jnp.float32)
     box = jnp.where(bounded, low + uniform * (high - low), 0)
-    return jnp.where(bounded, box, jax.random.normal(key, shape))
+    return jnp.where(bounded, box, jax.random.normal(key, shape, jnp.float32))
 
 
 def _bounds(classifier, bounds) -> tuple[np.float32, np.float32]:
@@ -286,8 +294,9 @@ def _check(classifier, labels, image_shape, steps, batch_size) -> None:
 
 def _check_terms(terms: Terms, stop: int) -> None:
     if not np.isfinite(terms.total).all():
-        first = stop - len(terms.total) + int(np.argmin(np.isfinite(terms.total)))
-        values = {name: float(value[-1]) for name, value in terms._asdict().items()}
+        place = int(np.argmin(np.isfinite(terms.total)))
+        first = stop - len(terms.total) + place
+        values = {name: float(value[place]) for name, value in terms._asdict().items()}
         msg = (
             f"The inversion's objective is not finite at step {first}: {values}. Try a "
             "smaller learning rate, or bounds."

@@ -28,6 +28,11 @@ def loops_are_slow() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def device_kind() -> str:
+    """What the default device is called, such as "cpu" or "TPU v4"."""
+    return jax.local_devices()[0].device_kind
+
+
 def memory_limit() -> int:
     """Bytes that the default device can hold: its own limit, else the host's memory."""
     stats = jax.local_devices()[0].memory_stats() or {}

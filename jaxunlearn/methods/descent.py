@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +176,7 @@ class Descent:
         )
         return Result(result.classifier, trace)
 
-    def replace(self, **fields) -> Self:
+    def replace(self, **fields) -> "Descent":
         """A copy with these fields replaced."""
         return dataclasses.replace(self, **fields)
 
@@ -217,7 +217,7 @@ class ProjectedDescent(Descent):
             raise ValueError(msg)
 
     @property
-    def rule(self) -> dict[str, float | int | None]:
+    def rule(self) -> dict[str, float | None]:
         """The rank rule, as arguments of `subspaces`."""
         names = ("energy", "rank", "protected_fraction", "rtol")
         return {name: getattr(self, name) for name in names}
@@ -254,7 +254,7 @@ def new_targets(
     return jax.nn.softmax(jnp.where(own, -jnp.inf, outputs))
 
 
-def unprotected(classifier: Classifier, images: Array) -> PyTree:
+def unprotected(classifier: Classifier, images: Array | np.ndarray) -> PyTree:
     """Subspaces of rank zero: every weight that has an input may move freely."""
     leaves, structure = jax.tree.flatten(classifier.params)
     _, static = abstract_capture(classifier, images)
@@ -283,11 +283,11 @@ def subspace_ranks(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 def surviving_gradient(
     classifier: Classifier,
-    images: Array,
+    images: Array | np.ndarray,
     targets: Array,
     projection: optax.GradientTransformation,
 ) -> dict[str, float]:
-    """`|P G|^2 / |G|^2` of the forget gradient G, for each leaf that may move.
+    """`|P G|^2 / |G|^2` of the forget gradient G, for each leaf that has an input.
 
     Near zero it explains why forgetting makes no progress: what is protected fills the
     layer's input space.
@@ -301,12 +301,10 @@ def surviving_gradient(
     targets = targets[: len(images)]
     before = _gradient(classifier, jnp.asarray(images), targets)
     after, _ = projection.update(before, projection.init(classifier.params))
-    shares = jax.device_get(_shares(before, after))
-    return {
-        path_name(path): float(share)
-        for path, share in jax.tree_util.tree_leaves_with_path(shares)
-        if share > 0
-    }
+    shares = jax.tree_util.tree_leaves_with_path(jax.device_get(_shares(before, after)))
+    movable = subspace_ranks(unprotected(classifier, images))
+    named = {path_name(path): float(share) for path, share in shares}
+    return {name: share for name, share in named.items() if name in movable}
 
 
 @jax.jit

@@ -1,0 +1,104 @@
+"""Wall seconds by stage, with what JAX spends on compiling split off."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+
+# Tracing, lowering and compiling; the last also covers the persistent cache.
+_COMPILING = frozenset(
+    f"/jax/core/compile/{name}_duration"
+    for name in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+)
+
+
+class Stopwatch:
+    """Adds up wall seconds per named stage, and compilation under "compile".
+
+    `seconds["a"] + seconds["b"] + ... + seconds["compile"]` is the time that stages
+    were open: a stage inside another pauses the outer one, and no second counts twice.
+    JAX returns before its arrays are ready, so a stage that should include their
+    computation ends with `jax.block_until_ready`. One thread uses one watch; it listens
+    to JAX only while a stage is open.
+
+    >>> watch = Stopwatch()
+    >>> with watch.stage("statistics"):
+    ...     total = sum(range(10))
+    >>> sorted(watch.seconds)
+    ['compile', 'statistics']
+    """
+
+    def __init__(self):
+        self._seconds = {"compile": 0.0}
+        self._open: list[str] = []
+        self._since = 0.0
+        self._thread: int | None = None
+        # Disjoint stretches of compilation since `_since`, in order.
+        self._compiling: list[tuple[float, float]] = []
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage so far, "compile" included; a copy."""
+        return dict(self._seconds)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the body of the `with` statement as stage `name`.
+
+        Raises:
+          ValueError: `name` is "compile", which the watch keeps for itself.
+        """
+        if name == "compile":
+            msg = (
+                "A stage cannot be called 'compile': the watch adds up JAX's "
+                "compilation under that name. Call the stage something else."
+            )
+            raise ValueError(msg)
+        self._seconds.setdefault(name, 0.0)
+        self._charge()
+        if not self._open:
+            self._thread = threading.get_ident()
+            jax.monitoring.register_event_duration_secs_listener(self._listen)
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+            if not self._open:
+                # Somebody may have cleared all listeners meanwhile.
+                with contextlib.suppress(AssertionError, ValueError):
+                    jax.monitoring.unregister_event_duration_listener(self._listen)
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add what another watch measured while no stage of this one was open."""
+        for name, value in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + value
+
+    def _charge(self) -> None:
+        """Give the time since the last charge to the innermost open stage."""
+        now = time.perf_counter()
+        if self._open:
+            compiling = sum(end - start for start, end in self._compiling)
+            self._seconds["compile"] += compiling
+            rest = now - self._since - compiling
+            self._seconds[self._open[-1]] += max(rest, 0.0)
+        self._since, self._compiling = now, []
+
+    def _listen(self, event: str, duration_secs: float, **_) -> None:
+        """Note a stretch of compilation that ends now.
+
+        JAX reports a function traced inside another first and then the outer one, whose
+        stretch covers it; compilation on other threads is not time of this stage.
+        """
+        if event not in _COMPILING or threading.get_ident() != self._thread:
+            return
+        end = time.perf_counter()
+        start = max(end - duration_secs, self._since)
+        while self._compiling and self._compiling[-1][0] >= start:
+            self._compiling.pop()
+        if self._compiling:
+            start = max(start, self._compiling[-1][1])
+        self._compiling.append((start, max(start, end)))
