@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxunlearn.classifier import Classifier
-from jaxunlearn.inputs import check_finite, check_program
+from jaxunlearn.preconditions import check_finite, check_program
 
 Images = Any  # one array, or a re-iterable of batches
 

@@ -9,6 +9,11 @@ import numpy as np
 import optax
 
 
+def is_traced(tree: Any) -> bool:
+    """Whether any leaf is a tracer, whose value is not known."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def check_count(name: str, value: Any) -> int:
     """An integer of at least 1.
 

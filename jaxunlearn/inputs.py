@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.layout import Layout, Renumbering, path_name
+from jaxunlearn.preconditions import check_program
 from jaxunlearn.products import flatten_scans, group_grams, group_rows
 from jaxunlearn.program import Capture, Use, capture
 
@@ -90,28 +91,70 @@ def layers(captured: Capture, count: int) -> list[Layer | str]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerGram:
+    """`sum(x xT)` over some rows that meet one weight, and how many rows those are."""
+
+    gram: Float[Array, "g d d"] | Any
+    rows: Float[Array, ""] | Any
+    layout: Layout
+
+
+jax.tree_util.register_dataclass(
+    LayerGram, data_fields=["gram", "rows"], meta_fields=["layout"]
+)
+
+
 def layer_grams(
-    captured: Capture, count: int, mask: Float[Array, " n"]
-) -> list[tuple[Array, Array, Layout] | None]:
-    """For each leaf `(gram, rows, layout)` over the images that `mask` keeps."""
-    grams: list[tuple[Array, Array, Layout] | None] = []
-    for layer in layers(captured, count):
+    classifier: Classifier, images: Array, mask: Float[Array, " n"]
+) -> list[LayerGram | None]:
+    """The gram of each leaf's inputs, over the images that `mask` keeps.
+
+    Args:
+      classifier: a `Classifier`.
+      images: `[n, h, w, c]`, as `classifier` takes them.
+      mask: 1 for an image that counts, 0 for padding.
+
+    Returns:
+      One entry for each leaf of `classifier.params`, None where it has no input.
+    """
+    with jax.default_matmul_precision("highest"):
+        captured = capture(classifier, classifier.prepare(images))
+    grams: list[LayerGram | None] = []
+    for layer in layers(captured, len(jax.tree.leaves(classifier.params))):
         if isinstance(layer, str):
             grams.append(None)
             continue
-        gram, rows = 0, 0
+        parts, counts = [], []
         for key, use, renumber in layer.uses:
             operand, weight = captured.operands[key]
             keep = mask.reshape(-1, *(1,) * (operand.ndim - 1)) > 0
             operand = jnp.where(keep, operand, jnp.zeros((), operand.dtype))
-            # Rows first, so that the second axis is permuted as the first one was.
             part = group_grams(use.product, operand, use.scans)
-            gram = gram + renumber(part, 1, 2)
+            parts.append(renumber(part, 1, 2))
             weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
             per_group = flatten_scans(weight, use.scans).sum(axis=1).mean()
-            rows = rows + per_group * use.product.count
-        grams.append((gram, rows, layer.layout))
+            counts.append(per_group * use.product.count)
+        grams.append(LayerGram(sum(parts), sum(counts), layer.layout))
     return grams
+
+
+def gram_shapes(classifier: Classifier, images: Any) -> list[LayerGram | None]:
+    """The shapes of `layer_grams`; traced once for each network and image shape.
+
+    Only the images' shape and type matter.
+    """
+    image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
+    return _grams.eval_shape(classifier, image, jnp.ones(1))
+
+
+def layouts(classifier: Classifier, images: Any) -> PyTree:
+    """Like params: how each weight that has an input is read, None for other leaves."""
+    found = [gram and gram.layout for gram in gram_shapes(classifier, images)]
+    return jax.tree.unflatten(jax.tree.structure(classifier.params), found)
+
+
+_grams = jax.jit(layer_grams)
 
 
 def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
@@ -184,7 +227,7 @@ def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
     Dense_0/kernel dense 4 3 None
     """
     classifier.prepare(images)
-    captured, static = abstract_capture(classifier, images)
+    captured, static = _abstract_capture(classifier, images)
     paths = [p for p, _ in jax.tree_util.tree_flatten_with_path(classifier.params)[0]]
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(classifier.params)]
     records = []
@@ -217,7 +260,7 @@ def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
     return records
 
 
-def abstract_capture(classifier, images):
+def _abstract_capture(classifier, images):
     """The shapes of what is captured, and the static half of the capture."""
     static: list[Capture] = []
 
@@ -228,72 +271,3 @@ def abstract_capture(classifier, images):
 
     image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
     return jax.eval_shape(shapes, classifier, image), static[-1]
-
-
-def check_program(classifier: Classifier, images: Any) -> None:
-    """Refuse images and networks for which per-image inputs make no sense.
-
-    Nothing is checked on values inside a transformation, where there are none.
-
-    Raises:
-      ValueError: no image, a pixel that is not finite, or logits of one image that
-        depend on the others in its batch.
-    """
-    classifier.prepare(images[:1])
-    if jnp.shape(images)[0] == 0:
-        msg = "images are empty: at least one is needed."
-        raise ValueError(msg)
-    leaves = jax.tree.leaves((classifier, images))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return
-    check_finite(images)
-    check_independence(classifier, images[:1])
-
-
-def check_finite(images: Any) -> None:
-    """Refuse NaN and infinite pixels, naming the first image that holds one."""
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        finite = np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1)
-        if not finite.all():
-            first = int(np.flatnonzero(~finite)[0])
-            msg = (
-                f"images hold NaN or infinite pixels: {int((~finite).sum())} of "
-                f"{len(images)} images, the first at index {first}. Remove them."
-            )
-            raise ValueError(msg)
-
-
-def check_independence(classifier: Classifier, images: ArrayLike) -> None:
-    """Refuse a network that mixes the images of a batch."""
-    change = float(_dependence(classifier, jnp.asarray(images[:1])))
-    if not np.isfinite(change):
-        msg = (
-            "The logits of the first image are not finite: look for NaN or infinite "
-            "parameters, and for pixels outside the range that the network expects."
-        )
-        raise ValueError(msg)
-    if change > 1e-3:
-        msg = (
-            "The logits of an image must depend on that image alone; they change by "
-            f"{change:.3g} (relative) with the other image of the batch. Freeze the "
-            "network in inference mode (BatchNorm on its running averages), and mix no "
-            "images in it."
-        )
-        raise ValueError(msg)
-
-
-@jax.jit
-def _dependence(classifier, image):
-    """How much the logits of one image change with its companion in the batch."""
-    image = classifier.prepare(image)
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        image = image.astype(jnp.float32)
-    companions = (image[:, ::-1, ::-1], 1 - 3 * image)
-    logits = [
-        classifier.network.apply(
-            classifier.params, classifier.state, jnp.concatenate([image, other])
-        )[0].astype(jnp.float32)
-        for other in companions
-    ]
-    change = jnp.abs(logits[0] - logits[1]).max()
-    return change / jnp.maximum(jnp.abs(logits[0]).max(), 1e-30)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.checks import check_count, check_key
 from jaxunlearn.classifier import Classifier
-from jaxunlearn.inputs import check_program
+from jaxunlearn.preconditions import check_program
 from jaxunlearn.program import Capture, capture
 from jaxunlearn.steps import run_steps
 
@@ -120,7 +120,8 @@ def invert(
         mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
         size = -(-size // mesh.size) * mesh.size
         batches = -(-len(labels) // size)
-    width = float(high - low) if np.isfinite(high - low) else 2.0
+    bounded = bool(np.isfinite(high - low))
+    width = float(high - low) if bounded else 2.0
     step = _Step(
         optimizer or _adam(0.05 * width, steps),
         prior,
@@ -130,9 +131,8 @@ def invert(
     found = []
     for number in range(batches):
         wanted = np.resize(labels[number * size :], size)
-        images = _start(
-            jax.random.fold_in(key, 2 * number), (size, *image_shape), low, high
-        )  # noqa: E501
+        start_key = jax.random.fold_in(key, 2 * number)
+        images = _start(start_key, (size, *image_shape), bounded, low, high)
         images, wanted = parallel.place_rows((images, wanted), mesh)
         carry = images, step.optimizer.init(images)
         constants = parallel.place_whole(
@@ -254,13 +254,12 @@ def _adam(rate: float, steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(rate, steps))
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _start(key, shape, low, high):
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _start(key, shape, bounded, low, high):
     """Uniform in the box; standard normal where there is none."""
-    bounded = jnp.isfinite(low) & jnp.isfinite(high)
-    uniform = jax.random.uniform(key, shape, jnp.float32)
-    box = jnp.where(bounded, low + uniform * (high - low), 0)
-    return jnp.where(bounded, box, jax.random.normal(key, shape, jnp.float32))
+    if bounded:
+        return low + jax.random.uniform(key, shape, jnp.float32) * (high - low)
+    return jax.random.normal(key, shape, jnp.float32)
 
 
 def _bounds(classifier, bounds) -> tuple[np.float32, np.float32]:

@@ -1,9 +1,8 @@
 """Second moments of layer inputs: one streaming pass, memory that does not grow."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,12 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxunlearn import parallel
-from jaxunlearn.batches import Images, first_images, full_batches, is_stream
+from jaxunlearn.batches import Images, first_images, is_stream
+from jaxunlearn.checks import check_count, is_traced
 from jaxunlearn.classifier import Classifier
-from jaxunlearn.inputs import abstract_capture, layer_grams, layers
+from jaxunlearn.inputs import LayerGram, layer_grams
 from jaxunlearn.layout import Layout
-from jaxunlearn.program import capture
+from jaxunlearn.streaming import stream_grams
 
 OTHERS = "others"
 
@@ -43,13 +42,6 @@ class Moment:
 jax.tree_util.register_dataclass(
     Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes"]
 )
-
-
-class Sums(NamedTuple):
-    """A compensated sum: `total - excess` is the value."""
-
-    total: Array
-    excess: Array
 
 
 def second_moments(
@@ -227,153 +219,30 @@ def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
 
 
 def _moments(classifier, images, slots, held, classes, batch_size, mesh) -> PyTree:
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1; it is {batch_size}."
-        raise ValueError(msg)
+    check_count("batch_size", batch_size)
     sample = first_images(classifier, images, labelled=callable(slots))
-    found = _static_layers(classifier, sample)
-    if any(
-        isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((classifier, sample))
-    ):  # noqa: E501
-        sums = _traced(classifier, sample, slots, len(held), mesh)
+    if is_traced((classifier, sample)):
+        grams = _traced(classifier, sample, slots, len(held), mesh)
     else:
-        sums = _stream(
-            classifier,
-            images,
-            slots,
-            len(held),
-            batch_size,
-            mesh,
-            sample.shape[1:],
-            found,
-        )
+        streamed = (classifier, images, sample, slots, len(held))
+        grams = stream_grams(*streamed, batch_size=batch_size, mesh=mesh)
     result: list[Moment | None] = []
-    for layer, pair in zip(found, sums, strict=True):
-        if pair is None:
-            result.append(None)
-            continue
-        gram, rows = pair if classes is not None else (pair[0][0], pair[1][0])
-        result.append(Moment(gram, rows, layer.layout, classes))
+    for gram in grams:
+        if gram is not None and classes is None:
+            gram = LayerGram(gram.gram[0], gram.rows[0], gram.layout)
+        result.append(gram and Moment(gram.gram, gram.rows, gram.layout, classes))
     return jax.tree.unflatten(jax.tree.structure(classifier.params), result)
-
-
-def _static_layers(classifier, sample):
-    _, static = abstract_capture(classifier, sample)
-    return layers(static, len(jax.tree.leaves(classifier.params)))
 
 
 def _traced(classifier, images, slots, count, mesh):
     """Inside a transformation: one batch, no streaming; classes are masks."""
     if mesh is not None:
-        msg = "mesh cannot be used inside a transformation: call second_moments on each shard and add the results with lax.psum."  # noqa: E501
+        msg = (
+            "mesh cannot be used inside a transformation: call second_moments on each "
+            "shard and add the results with lax.psum."
+        )
         raise ValueError(msg)
     masks = jnp.ones((1, images.shape[0]))
     if slots is not None:
         masks = (slots[None] == jnp.arange(count)[:, None]).astype(jnp.float32)
-    prepared = classifier.prepare(images)
-    with jax.default_matmul_precision("highest"):
-        captured = capture(classifier, prepared)
-
-        def per_class(mask):
-            leaves = len(jax.tree.leaves(classifier.params))
-            return [g and (g[0], g[1]) for g in layer_grams(captured, leaves, mask)]
-
-        return jax.vmap(per_class)(masks)
-
-
-def _stream(classifier, images, slots, count, batch_size, mesh, shape, found):
-    devices = 1 if mesh is None else mesh.size
-    if not is_stream(images):
-        slots = np.zeros(len(images), int) if slots is None else np.asarray(slots)
-        batch_size = min(batch_size, int(np.bincount(slots).max()))
-    batch_size = -(-batch_size // devices) * devices
-    blank = jax.eval_shape(
-        _batch_grams,
-        classifier,
-        jax.ShapeDtypeStruct((1, *shape), _dtype(images)),
-        jnp.ones(1),
-    )
-    _check_size(blank, count, devices)
-    lead = (count,) if mesh is None else (devices, count)
-    zeros = jax.tree.map(
-        lambda s: Sums(
-            jnp.zeros((*lead, *s.shape), s.dtype), jnp.zeros((*lead, *s.shape), s.dtype)
-        ),  # noqa: E501
-        blank,
-    )
-    sums = parallel.place_rows(zeros, mesh)
-    classifier = parallel.place_whole(classifier, mesh)
-    stream = callable(slots) or is_stream(images)
-    for batch in full_batches(
-        images, None if stream else slots, batch_size, slot_of=slots if stream else None
-    ):
-        mask = (np.arange(batch_size) < batch.count).astype(np.float32)
-        rows = parallel.place_rows((batch.images, mask), mesh)
-        slot = parallel.place_whole(jnp.int32(batch.slot), mesh)
-        sums = _add(sums, classifier, *rows, slot, mesh=mesh)
-    return _finish(sums, mesh=mesh)
-
-
-def _dtype(images):
-    if not is_stream(images):
-        return jnp.result_type(images)
-    first = next(iter(images))
-    return jnp.result_type(first[0] if isinstance(first, tuple) else first)
-
-
-def _check_size(blank, count, devices):
-    per_class = sum(s.size * s.dtype.itemsize for s in jax.tree.leaves(blank))
-    # Twice, for the compensation.
-    needed, limit = 2 * count * per_class, parallel.memory_limit()
-    if needed > limit:
-        msg = (
-            f"Moments of {count} classes take {needed:,} bytes on each of {devices} "
-            f"devices, which hold {limit:,}. Ask for fewer with classes=(...), whose "
-            "last entry is all other classes together."
-        )
-        raise ValueError(msg)
-
-
-def _batch_grams(classifier, images, mask):
-    with jax.default_matmul_precision("highest"):
-        captured = capture(classifier, classifier.prepare(images))
-        count = len(jax.tree.leaves(classifier.params))
-        return [g and (g[0], g[1]) for g in layer_grams(captured, count, mask)]
-
-
-@functools.partial(jax.jit, static_argnames="mesh", donate_argnums=0)
-def _add(sums, classifier, images, mask, slot, mesh):
-    """One batch of one class, added to the sums (of each device)."""
-
-    def local(sums, shared, images, mask):
-        classifier, slot = shared
-        grams = _batch_grams(classifier, images, mask)
-        return jax.tree.map(
-            lambda value, old: _compensated(old, value, slot),
-            grams,
-            sums,
-            is_leaf=lambda x: isinstance(x, Sums),
-        )
-
-    if mesh is not None:
-        local = parallel.over_devices(local, mesh)
-    return local(sums, (classifier, slot), images, mask)
-
-
-def _compensated(sums: Sums, value, slot) -> Sums:
-    """Kahan's step on one slot: `excess` is what the total holds too much."""
-    total, excess = sums.total[slot], sums.excess[slot]
-    value = value - excess
-    new = total + value
-    return Sums(
-        sums.total.at[slot].set(new), sums.excess.at[slot].set((new - total) - value)
-    )  # noqa: E501
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _finish(sums, mesh):
-    def value(s):
-        total = s.total - s.excess
-        return total if mesh is None else total.sum(0)
-
-    return jax.tree.map(value, sums, is_leaf=lambda x: isinstance(x, Sums))
+    return jax.vmap(lambda mask: layer_grams(classifier, images, mask))(masks)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxunlearn.checks import is_traced
 from jaxunlearn.layout import Layout, path_name
 from jaxunlearn.moments import Moment
 from jaxunlearn.projector import (
@@ -20,7 +21,7 @@ from jaxunlearn.projector import (
     project,
     ridge,
 )
-from jaxunlearn.records import check_structure, is_traced, leaf_test, map_records
+from jaxunlearn.records import check_structure, leaf_test, map_records
 from jaxunlearn.subspace import Subspace
 
 

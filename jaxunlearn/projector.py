@@ -12,9 +12,10 @@ from jax.lax import Precision
 from jaxtyping import Array, Bool, Float
 
 from jaxunlearn import decompose
+from jaxunlearn.checks import is_traced
 from jaxunlearn.layout import Layout
 from jaxunlearn.moments import Moment
-from jaxunlearn.records import check_concrete, is_traced
+from jaxunlearn.records import check_concrete
 from jaxunlearn.subspace import Subspace, host_grams
 
 # Tensor cores and TPUs round the factors of other products to ten bits or eight.

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import optax
-from jax.core import Tracer
 from jaxtyping import PyTree
 
+from jaxunlearn.checks import is_traced
 from jaxunlearn.layout import path_name
 
 
@@ -84,11 +84,6 @@ def check_concrete(name: str, array: Any, task: str) -> None:
     if is_traced(array):
         msg = f"{name} is traced, and {task} is host-side work on concrete arrays: call this outside jit, vmap and grad, and pass the result in."  # noqa: E501
         raise TypeError(msg)
-
-
-def is_traced(tree: PyTree) -> bool:
-    """Whether any leaf is a tracer, and so without a value."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def leaf_test(*kinds: type) -> Callable[[Any], bool]:

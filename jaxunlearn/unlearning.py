@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn.checks import check_count, check_key, check_optimizer, check_targets
 from jaxunlearn.classifier import Classifier, check_images
-from jaxunlearn.inputs import check_finite
 from jaxunlearn.layout import path_name
 from jaxunlearn.objective import Augment, Loss, cross_entropy, trace_augment, trace_loss
+from jaxunlearn.preconditions import check_finite
 from jaxunlearn.steps import CHUNK, minibatches, run_steps
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.traced import Opaque, Program

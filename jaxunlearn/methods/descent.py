@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from jaxunlearn.checks import check_count, check_key
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.evaluation import logits
-from jaxunlearn.inputs import abstract_capture, layers
+from jaxunlearn.inputs import layouts
 from jaxunlearn.layout import path_name
 from jaxunlearn.projection import project_to_null_space, shrink_to_null_space
 from jaxunlearn.relabel import (
@@ -256,16 +256,12 @@ def new_targets(
 
 def unprotected(classifier: Classifier, images: Array | np.ndarray) -> PyTree:
     """Subspaces of rank zero: every weight that has an input may move freely."""
-    leaves, structure = jax.tree.flatten(classifier.params)
-    _, static = abstract_capture(classifier, images)
-    result = []
-    for layer in layers(static, len(leaves)):
-        if isinstance(layer, str):
-            result.append(None)
-            continue
-        g, d = layer.layout.groups, layer.layout.fan_in
-        result.append(Subspace(jnp.zeros((g, d, 0)), jnp.zeros((g, d)), layer.layout))
-    return jax.tree.unflatten(structure, result)
+
+    def free(layout):
+        g, d = layout.groups, layout.fan_in
+        return Subspace(jnp.zeros((g, d, 0)), jnp.zeros((g, d)), layout)
+
+    return jax.tree.map(free, layouts(classifier, images))
 
 
 def subspace_ranks(tree: PyTree) -> dict[str, tuple[int, ...]]:
