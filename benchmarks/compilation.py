@@ -2,8 +2,8 @@
 
     python benchmarks/compilation.py
 
-Two UNSC requests on the digits with equal shapes: the second forgets another class of as
-many samples, with new bases of other ranks. Counts come from JAX's own events.
+UNSC requests on the digits with equal shapes: each forgets another class of as many
+samples, with new bases of other ranks. Counts come from JAX's own events.
 """
 
 import json

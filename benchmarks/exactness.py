@@ -51,7 +51,10 @@ def relative(before, after):
 def data(dtype):
     """A classifier, four retained and sixteen forget images."""
     keys = jax.random.split(jax.random.key(0), 3)
-    images = [jax.random.normal(k, (n, 8, 8, 12), dtype) for k, n in zip(keys, (4, 16), strict=False)]  # noqa: E501
+    images = [
+        jax.random.normal(k, (n, 8, 8, 12), dtype)
+        for k, n in zip(keys, (4, 16), strict=False)
+    ]  # noqa: E501
     model = Network(dtype)
     classifier = ju.freeze(model, model.init(keys[2], images[0]))
     return classifier, *images

@@ -13,7 +13,9 @@ import subprocess
 import sys
 
 BASE = "import jax, flax, optax, flax.linen, flax.nnx"
-SCRIPT = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+SCRIPT = (
+    "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+)
 
 
 def seconds(statement: str) -> float:

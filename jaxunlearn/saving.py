@@ -1,9 +1,10 @@
 """Classifiers as `.safetensors` files that say how to rebuild themselves."""
 
 import contextlib
+import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,43 @@ import numpy as np
 from jaxunlearn import models
 from jaxunlearn.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.layout import path_name
+from jaxunlearn.plain import from_plain, to_plain
+
+# The entry of the file's header that holds the card.
+_HEADER = "jaxunlearn"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a file says about its classifier.
+
+    Attributes:
+      model: name of the network, for `models.create`.
+      num_classes: likewise.
+      options: further arguments of `models.create`.
+      image_shape: (h, w, c).
+      name: what the classifier is called.
+      dataset: what it was trained on.
+      split_seed: which samples of it were for validation.
+      forgotten: the classes that it has forgotten.
+    """
+
+    model: str
+    num_classes: int
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_shape: tuple[int, int, int]
+    name: str = ""
+    dataset: str | None = None
+    split_seed: int = 0
+    forgotten: tuple[int, ...] = ()
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` if all goes well.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,7 +60,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     ...     (Path(folder) / "a.txt").read_text()
     'all of it'
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        msg = f"There is no folder {path.parent} to write {path.name} into."
+        raise FileNotFoundError(msg)
     # The suffix stays: some writers go by it.
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
@@ -37,16 +72,17 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save_classifier(
-    path: Path, classifier: Classifier, card: Mapping[str, Any]
-) -> None:
+def save_classifier(path: str | Path, classifier: Classifier, card: Card) -> None:
     """Write parameters, state and what rebuilds the network, all or nothing.
 
     Args:
       path: ends in `.safetensors`.
       classifier: of a network made by `models.create`.
-      card: at least `model` (its name), `num_classes` and `options` (the arguments of
-        `models.create`); stored as JSON in the file's header.
+      card: how it was made.
+
+    Raises:
+      ValueError: the classifier is not of the network that the card describes.
+      FileNotFoundError: there is no such folder.
     """
     from safetensors.numpy import save
 
@@ -55,51 +91,87 @@ def save_classifier(
         path_name(where): np.ascontiguousarray(leaf)
         for where, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    card = dict(card)
-    if classifier.preprocess is not None:
-        card["preprocess"] = {
-            "mean": classifier.preprocess.mean,
-            "std": classifier.preprocess.std,
-        }
+    _, expected = _network(card)
+    _check_tensors(tensors, expected)
+    described = to_plain(card) | {"preprocess": to_plain(classifier.preprocess)}
+    header = {_HEADER: json.dumps(described, allow_nan=False)}
     with written_whole(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, {"jaxunlearn": json.dumps(card)}))
+        temporary.write_bytes(save(tensors, header))
 
 
-def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
+def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
     """The classifier that `save_classifier` wrote, and its card.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is no safetensors file, has no card, or its tensors do not
-        fit the network, whose shapes are then named.
+      ValueError: the file is no whole safetensors file, does not say what network it
+        is of, or its tensors are not those of that network.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         msg = f"There is no file {path}: give the path of a .safetensors file."
         raise FileNotFoundError(msg)
+    header, tensors = _read(path)
+    if header is None:
+        msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
+        raise ValueError(msg)
+    try:
+        described = json.loads(header)
+        preprocess = described.pop("preprocess")
+        preprocess = None if preprocess is None else Preprocess(**preprocess)
+        card = from_plain(Card, described)
+        model, expected = _network(card)
+        _check_tensors(tensors, expected)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = f"{path} holds no classifier that can be rebuilt. {error}"
+        raise ValueError(msg) from error
+    leaves, structure = jax.tree_util.tree_flatten_with_path(expected)
+    found = [jnp.asarray(tensors[path_name(where)]) for where, _ in leaves]
+    tree = jax.tree.unflatten(structure, found)
+    variables = {"params": tree["params"], **tree["state"]}
+    return freeze(model, variables, preprocess=preprocess), card
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, np.ndarray]]:
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as opened:
-            card = (opened.metadata() or {}).get("jaxunlearn")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            header = (opened.metadata() or {}).get(_HEADER)
+            return header, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         msg = f"{path} is no whole safetensors file ({error}): write it anew."
         raise ValueError(msg) from error
-    if card is None:
-        msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
+
+
+def _network(card: Card) -> tuple[Any, dict[str, Any]]:
+    """The module that a card describes, and the shapes of its params and state."""
+    if min(card.image_shape) < 1:
+        msg = f"image_shape must be positive; it is {list(card.image_shape)}."
         raise ValueError(msg)
-    card = json.loads(card)
-    tree: dict[str, Any] = {"params": {}, "state": {}}
-    for name, value in tensors.items():
-        *folders, leaf = name.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[leaf] = jnp.asarray(value)
-    model = models.create(
-        card["model"], num_classes=card["num_classes"], **card["options"]
-    )  # noqa: E501
-    preprocess = Preprocess(**card["preprocess"]) if "preprocess" in card else None
-    variables = {"params": tree["params"], **tree["state"]}
-    return freeze(model, variables, preprocess=preprocess), card
+    model = models.create(card.model, num_classes=card.num_classes, **card.options)
+    network = freeze(model, {"params": {}}).network
+    params, state = jax.eval_shape(
+        lambda key: network.init(key, card.image_shape), jax.random.key(0)
+    )
+    return model, {"params": params, "state": state}
+
+
+def _check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
+    """Refuse tensors that are not those of the network, naming one and both shapes."""
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    wanted = {path_name(where): leaf for where, leaf in leaves}
+    for name, leaf in wanted.items():
+        if name not in tensors:
+            msg = f"The tensor {name} of the network is missing."
+            raise ValueError(msg)
+        found, needed = (
+            f"{t.dtype}[{','.join(map(str, t.shape))}]" for t in (tensors[name], leaf)
+        )
+        if found != needed:
+            msg = f"The tensor {name} is {found} and the network's is {needed}."
+            raise ValueError(msg)
+    for name in tensors:
+        if name not in wanted:
+            msg = f"The network has no tensor {name}; it has: {', '.join(wanted)}."
+            raise ValueError(msg)

@@ -36,7 +36,6 @@ class Case:
       error: what the logits' relative error may be in float64, where some layer
         computes in less whatever it is given; and that of the rows.
       branches: whether rows of branches not taken stand among `layer_inputs`, as zeros.
-      single: whether XLA computes the network rightly in float32.
       own_order: whether the fan-in is expected in the order of the leaf's elements.
     """
 
@@ -49,7 +48,6 @@ class Case:
     error: tuple[float, float] = (1e-12, 1e-12)
     branches: bool = False
     own_order: bool = True
-    single: bool = True
 
     def images(self, n, dtype=np.float32, seed=1) -> jax.Array:
         rng = np.random.default_rng(seed)
@@ -188,9 +186,7 @@ def _blank(leaf):
     return jnp.ones(leaf.shape, leaf.dtype)
 
 
-def convolution(
-    name, image_shape, shape=None, flavours=("linen", "nnx"), single=True, **spec
-):
+def convolution(name, image_shape, shape=None, flavours=("linen", "nnx"), **spec):
     features, size = spec["features"], spec["kernel_size"]
     options = {k: v for k, v in spec.items() if k not in ("features", "kernel_size")}
     channels = (shape or image_shape)[-1]
@@ -204,7 +200,6 @@ def convolution(
         lambda tape, x: tape.conv("layer/kernel", x, **spec),
         image_shape,
         shape,
-        single=single,
     )
 
 
@@ -241,8 +236,7 @@ CONVOLUTIONS = [
                  kernel_size=(2, 3), padding=((1, 0), (0, 3)), flavours=("linen",)),
     # XLA for CPUs reads beyond the image here in float32 (jax 0.10, not 0.12).
     *convolution("conv with negative padding", (5, 6, 2), features=2,
-                 kernel_size=(2, 2), padding=((-1, 1), (0, -2)), flavours=("linen",),
-                 single=False),
+                 kernel_size=(2, 2), padding=((-1, 1), (0, -2)), flavours=("linen",)),
     *convolution("conv as large as the image", (3, 4, 2), features=5,
                  kernel_size=(3, 4), padding="VALID", flavours=("linen",)),
     *convolution("conv larger than the image", (2, 3, 2), features=2,
@@ -1262,8 +1256,7 @@ WRITTEN = [
 
 # Cases that share nothing but a compilation, where one by one would take too long.
 SECTIONS = {
-    "convolutions": CONVOLUTIONS[::2],
-    "more convolutions": CONVOLUTIONS[1::2],
+    "convolutions": CONVOLUTIONS,
     "dense layers": DENSE,
     "networks": NETWORKS,
     "leaves passed through": PASSED_THROUGH,

@@ -1,40 +1,60 @@
 """What a person sees while a command works, and the table at its end."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
+
+# What is timed, but not a cost of the method at its final learning rate.
+_APART = ("compile", "rates")
+
+
+def consoles() -> tuple[Console, Console]:
+    """One for results, on stdout, and one for progress, on stderr.
+
+    Text is printed as it is: a path may hold brackets.
+    """
+    plain = functools.partial(Console, markup=False, highlight=False, soft_wrap=True)
+    return plain(), plain(stderr=True)
 
 
 class Bars:
-    """Progress bars, one for each stage of each piece of work."""
+    """Progress bars, one for each classifier, that name the stage of its making."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
-        self._tasks: dict[str, Any] = {}
 
-    def update(self, name: str, done: int, total: int) -> None:
-        """Move the bar `name`, which appears when it is first named."""
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total)
-        self._progress.update(self._tasks[name], completed=done, total=total)
+    @contextlib.contextmanager
+    def row(self, name: str) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for as long as the `with` statement, moved by (stage, done, total)."""
+        task = self._progress.add_task(name, total=None, stage="")
 
-    def note(self, text: str) -> None:
-        """A line above the bars."""
-        self._progress.console.print(text)
+        def move(stage: str, done: int, total: int) -> None:
+            self._progress.update(task, stage=stage, completed=done, total=total)
+
+        yield move
+        self._progress.update(task, stage="done")
 
 
 @contextlib.contextmanager
 def bars(console: Console) -> Iterator[Bars]:
     """Bars that live as long as the `with` statement."""
     columns = (
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.completed:>5.0f}/{task.total:.0f}"),
+        TextColumn("{task.description:<12}"),
+        TextColumn("{task.fields[stage]:<10}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as progress:
@@ -42,30 +62,24 @@ def bars(console: Console) -> Iterator[Bars]:
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """One row for each classifier."""
-    table = Table(title=title, box=box.SIMPLE_HEAD)
-    table.add_column("classifier")
-    for heading in (
-        "Acc_r %",
-        "Acc_f %",
-        "logit change",
-        "seconds",
-        "compile s",
-        "rate",
-    ):
-        table.add_column(heading, justify="right")
+    """One row for each classifier, of what `metrics.json` holds of it."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("classifier", no_wrap=True)
+    for heading in ("Acc_r %", "Acc_f %", "change", "seconds", "compile", "rate"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, record in records.items():
-        change = record["retained_logit_change"]
-        rate = record.get("learning_rate")
-        seconds = dict(record["seconds"])
-        compiling = seconds.pop("compile", 0.0)
+        seconds = record["seconds"]
         table.add_row(
             name,
-            f"{record['test']['retained']:.2f}",
-            f"{record['test']['forgotten']:.2f}",
-            "" if change is None else f"{change:.3f}",
-            f"{sum(seconds.values()):.1f}",
-            f"{compiling:.1f}",
-            "" if rate is None else f"{rate:g}",
+            _number(record["test"]["retained"], ".2f"),
+            _number(record["test"]["forgotten"], ".2f"),
+            _number(record["retained_logit_change"], ".3f"),
+            _number(sum(seconds[s] for s in seconds if s not in _APART), ".1f"),
+            _number(seconds["compile"], ".1f"),
+            _number(record["learning_rate"], "g"),
         )
     return table
+
+
+def _number(value, form):
+    return "" if value is None else format(value, form)

@@ -1,100 +1,138 @@
 """A run's folder: built under another name, there complete or not at all."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxunlearn.cli.settings import Run, to_json
-from jaxunlearn.saving import load_classifier, save_classifier, written_whole
-
-# What may differ between a killed run and the one that takes it up.
-_ELSEWHERE = ("out", "overwrite", "config")
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.cli.settings import Run
+from jaxunlearn.plain import read_json, to_json
+from jaxunlearn.saving import Card, load_classifier, save_classifier, written_whole
 
 
 class RunFolder:
     """`NAME.partial` while a run works, `NAME` once it has finished.
 
+    The partial folder holds the run's settings in `request.json`, and in `pieces/` a
+    record of each classifier that is done, so that a killed run can be taken up again.
+
+    Attributes:
+      final: where the run will be.
+      partial: where it is until then.
+      resumed: whether there was an unfinished run of the same settings.
+
     Raises:
       ValueError: `NAME` is there and not to be overwritten, or `NAME.partial` is of a
-        run with another configuration.
-      OSError: the folder cannot be written.
+        run with other settings, or is something else.
+      OSError: the folder cannot be made.
     """
 
     def __init__(self, run: Run):
-        self.final = Path(run.out)
-        self.partial = self.final.with_name(self.final.name + ".partial")
-        self._check_final(run)
-        wanted = {k: v for k, v in to_json(run).items() if k not in _ELSEWHERE}
-        if self.partial.exists() and run.overwrite:
-            shutil.rmtree(self.partial)
-        self.resumed = self.partial.exists()
-        if self.resumed:
-            self._check_partial(wanted)
-            return
-        try:
-            self.partial.mkdir(parents=True)
-        except OSError as error:
-            msg = f"The folder {self.partial} cannot be made ({error.strerror}): choose another with --out."  # noqa: E501
-            raise OSError(msg) from error
-        self.write_json("request.json", wanted)
+        self.final = run.place
+        self._check_final(run.overwrite)
+        self.partial = self.final.with_name(f"{self.final.name}.partial")
+        request = run.plain()
+        self.resumed = self.partial.exists() and self._take_up(request, run.overwrite)
+        if not self.resumed:
+            self._make(request)
 
-    def _check_final(self, run):
+    def _check_final(self, overwrite):
         if not self.final.exists():
             return
-        if not self.final.is_dir() or not (self.final / "config.json").is_file():
+        if not (self.final / "config.json").is_file():
             msg = f"{self.final} is there and is no run: choose another folder with --out."  # noqa: E501
             raise ValueError(msg)
-        if not run.overwrite:
+        if not overwrite:
             msg = (
                 f"{self.final} already holds a run: choose another folder with --out, "
                 "or replace it with --overwrite."
             )
             raise ValueError(msg)
 
-    def _check_partial(self, wanted):
-        stored = self.read_json("request.json")
-        if stored is None or stored == wanted:
-            if stored is None:
-                self.write_json("request.json", wanted)
-            return
-        names = [k for k in wanted if stored.get(k) != wanted[k]]
-        msg = (
-            f"{self.partial} holds an unfinished run with another configuration (it "
-            f"differs in {', '.join(names) or 'names that are gone'}): take that one "
-            "up with its own flags, or start anew with --overwrite."
+    def _take_up(self, request, overwrite) -> bool:
+        """Whether to go on from what is in the partial folder, which else is gone."""
+        path = self.partial / "request.json"
+        if not path.is_file():
+            # A run killed at its very start leaves an empty folder.
+            if self.partial.is_dir() and not any(self.partial.iterdir()):
+                self.partial.rmdir()
+                return False
+            msg = (
+                f"{self.partial} is there and is no unfinished run (it holds no "
+                "request.json): remove it, or choose another folder with --out."
+            )
+            raise ValueError(msg)
+        hint = (
+            "take that one up with its own flags, start anew with --overwrite, or "
+            "choose another folder with --out"
         )
-        raise ValueError(msg)
+        try:
+            stored = read_json(path)
+            names = [k for k in {**request, **stored} if not _same(k, request, stored)]
+            msg = (
+                f"{self.partial} holds an unfinished run with other settings (of "
+                f"{', '.join(names)}): {hint}."
+            )
+        except ValueError as error:
+            names = ["request.json"]
+            msg = f"{error} The unfinished run that it was of cannot be taken up: start anew with --overwrite."  # noqa: E501
+        if names and not overwrite:
+            raise ValueError(msg)
+        if names:
+            shutil.rmtree(self.partial)
+            return False
+        for unfinished in self.partial.rglob(".*"):
+            unfinished.unlink()
+        return True
 
-    def read_json(self, name: str) -> Any:
-        """What `write_json` wrote under this name, or None."""
-        path = self.partial / name
-        return json.loads(path.read_text()) if path.is_file() else None
+    def _make(self, request):
+        try:
+            (self.partial / "pieces").mkdir(parents=True)
+            self.write_json("request.json", request)
+        except OSError as error:
+            msg = (
+                f"The folder {self.partial} cannot be made "
+                f"({error.strerror or error}): choose another place with --out."
+            )
+            raise OSError(msg) from error
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write plain values, all or nothing."""
+        """Write a record, all or nothing."""
         with written_whole(self.partial / name) as temporary:
-            temporary.write_text(json.dumps(value, indent=2) + "\n")
+            temporary.write_text(to_json(value) + "\n", encoding="utf-8")
 
-    def load(self, name: str) -> Any:
-        """The classifier saved under this name, or None."""
-        path = self.partial / f"{name}.safetensors"
-        return load_classifier(path)[0] if path.is_file() else None
+    def load(self, name: str) -> tuple[dict[str, Any], Classifier] | None:
+        """The record and the classifier of a piece, or None if it is not done."""
+        path = self.partial / "pieces" / f"{name}.json"
+        if not path.is_file():
+            return None
+        classifier, _ = load_classifier(self.partial / f"{name}.safetensors")
+        return read_json(path), classifier
 
-    def save(self, name: str, classifier: Any, card: dict[str, Any]) -> None:
-        """Save a classifier under this name."""
+    def save(
+        self,
+        name: str,
+        classifier: Classifier,
+        card: Card,
+        record: dict[str, Any],
+    ) -> None:
+        """Finish a piece: the record is written last and stands for all of it."""
         save_classifier(self.partial / f"{name}.safetensors", classifier, card)
+        self.write_json(f"pieces/{name}.json", record)
 
     def finish(self) -> Path:
-        """Give the folder its name; a run that it replaces goes first."""
-        (self.partial / "request.json").unlink(missing_ok=True)
+        """Give the folder its name; a run that it replaces goes only then."""
+        old = self.final.with_name(f".{self.final.name}.replaced")
         if self.final.exists():
-            old = self.final.with_name(self.final.name + ".replaced")
-            if old.exists():
-                shutil.rmtree(old)
             self.final.rename(old)
-            self.partial.rename(self.final)
+        self.partial.rename(self.final)
+        shutil.rmtree(self.final / "pieces")
+        (self.final / "request.json").unlink()
+        # From an earlier attempt, too, that was killed between the two names.
+        if old.exists():
             shutil.rmtree(old)
-        else:
-            self.partial.rename(self.final)
         return self.final
+
+
+def _same(name, request, stored) -> bool:
+    return name in request and name in stored and request[name] == stored[name]

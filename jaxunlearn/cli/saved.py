@@ -2,88 +2,124 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
-import jax
-from rich.console import Console
-
-from jaxunlearn import datasets, methods
-from jaxunlearn.cli.console import bars
-from jaxunlearn.cli.run import evaluation_record
-from jaxunlearn.cli.settings import Evaluate, Unlearn, check_names
+from jaxunlearn import datasets
+from jaxunlearn.cli.console import bars, consoles
+from jaxunlearn.cli.forget import forget, keys
+from jaxunlearn.cli.settings import (
+    DESCENDING,
+    Evaluate,
+    Unlearn,
+    check_forget,
+    check_names,
+    check_seed,
+)
 from jaxunlearn.evaluation import evaluate
-from jaxunlearn.methods import Descent
-from jaxunlearn.methods.selection import choose_learning_rate
-from jaxunlearn.saving import load_classifier, save_classifier
-from jaxunlearn.tasks import Task, check_classes, split_by_class
+from jaxunlearn.plain import to_plain
+from jaxunlearn.saving import Card, load_classifier, save_classifier
+from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
 
 
-def unlearn_saved(settings: Unlearn, console: Console) -> None:
+def unlearn_saved(settings: Unlearn) -> None:
     """Forget classes in a saved classifier, and save the result."""
-    known = [n for n, m in methods.by_name.items() if issubclass(m, Descent)]
-    check_names("method for a saved classifier", [settings.method], known)
-    if settings.out.suffix != ".safetensors":
-        msg = f"--out must end in .safetensors; it is {settings.out}."
-        raise ValueError(msg)
-    if settings.out.exists() and not settings.overwrite:
-        msg = f"{settings.out} is there: choose another file, or replace it with --overwrite."  # noqa: E501
-        raise ValueError(msg)
+    check_names("method for a saved classifier", [settings.method], DESCENDING)
+    check_seed(settings.seed)
+    settings.check_rates()
+    _check_out(settings)
     classifier, card = load_classifier(settings.checkpoint)
-    check_classes(settings.forget, card["num_classes"], name="forget")
+    check_forget(settings.forget, card.num_classes)
+    # Classes that it has forgotten before are neither protected nor new labels.
+    forgotten = tuple(sorted({*card.forgotten, *settings.forget}))
+    check_forget(forgotten, card.num_classes)
     load = _loader(settings, card)
-    forget, retain = split_by_class(load("train"), settings.forget)
-    task = Task(forget, retain, settings.forget, num_classes=card["num_classes"])
-    method = settings.settings_of(settings.method)
-    keys = jax.random.split(jax.random.key(settings.seed))
-    with bars(console) as shown:
-        setting = method.prepare(classifier, task, key=keys[0], progress=shown.update)
-        if settings.learning_rates:
-            rate, _ = choose_learning_rate(
-                method,
-                classifier,
-                task,
-                setting,
-                load("validation"),
-                settings.learning_rates,
-                key=keys[1],
-                progress=lambda done, total: shown.update("rates", done, total),
-            )
-            method = dataclasses.replace(method, learning_rate=rate)
-        result = method.descend(
-            classifier, task, setting, key=keys[1], progress=shown.update
-        )
-    test = load("test")
-    console.print("before", str(evaluate(classifier, test, settings.forget)), sep="\n")
-    after = evaluate(result.classifier, test, settings.forget)
-    console.print(f"after {settings.method}, learning rate {method.learning_rate:g}")
-    console.print(str(after))
-    forgotten = sorted({*card.get("forgotten", []), *settings.forget})
-    save_classifier(
-        settings.out,
-        result.classifier,
-        {**card, "name": settings.method, "forgotten": forgotten},
+    train, validation, test = map(load, ("train", "validation", "test"))
+    task = Task(
+        split_by_class(train, settings.forget)[0],
+        split_by_class(train, forgotten)[1],
+        forgotten,
+        num_classes=card.num_classes,
     )
-    console.print(f"Written to {settings.out}.")
+    results, progress = consoles()
+    with bars(progress) as shown, shown.row(settings.method) as move:
+        found = forget(
+            settings.settings_of(settings.method),
+            classifier,
+            task,
+            validation,
+            settings.learning_rates,
+            key=keys(settings.seed)[1],
+            progress=move,
+        )
+    unlearned = found.result.classifier
+    results.print(f"before\n{evaluate(classifier, test, forgotten)}")
+    results.print(f"after {settings.method}, learning rate {found.learning_rate:g}")
+    results.print(str(evaluate(unlearned, test, forgotten)))
+    card = dataclasses.replace(card, name=settings.method, forgotten=forgotten)
+    save_classifier(settings.out, unlearned, card)
+    results.print(f"Written to {settings.out}.")
 
 
-def evaluate_saved(settings: Evaluate, console: Console) -> None:
+def evaluate_saved(settings: Evaluate) -> None:
     """Accuracy of a saved classifier on every class."""
     classifier, card = load_classifier(settings.checkpoint)
-    found = evaluate(
-        classifier, _loader(settings, card)(settings.split), settings.forget
-    )
+    forgotten = card.forgotten if settings.forget is None else settings.forget
+    check_classes(forgotten, card.num_classes, name="--forget")
+    data = _loader(settings, card)(settings.split)
+    found = evaluate(classifier, data, forgotten)
+    results, _ = consoles()
     if settings.json:
-        print(json.dumps(evaluation_record(found)))
+        print(json.dumps(to_plain(found), allow_nan=False))
     else:
-        console.print(str(found))
+        results.print(str(found))
 
 
-def _loader(settings: Unlearn | Evaluate, card):
-    name = settings.dataset or card.get("dataset")
+def _check_out(settings: Unlearn) -> None:
+    """Refuse a file that cannot be written, before there is something to write."""
+    out = settings.out
+    if out.suffix != ".safetensors":
+        msg = f"--out must end in .safetensors; it is {out}."
+        raise ValueError(msg)
+    if out.is_dir() or (out.exists() and not settings.overwrite):
+        msg = f"{out} is there: choose another file, or replace it with --overwrite."
+        raise ValueError(msg)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"The folder {out.parent} cannot be made ({error.strerror}): choose another place with --out."  # noqa: E501
+        raise OSError(msg) from error
+
+
+def _loader(settings: Unlearn | Evaluate, card: Card) -> Callable[[str], Data]:
+    """Splits of the data set, as the classifier was trained on them."""
+    name = settings.dataset or card.dataset
+    if name is None:
+        msg = f"{settings.checkpoint} does not say what it was trained on: give --dataset."  # noqa: E501
+        raise ValueError(msg)
     check_names("data set", [name], datasets.names())
+    folder: Path | None = settings.data_dir
+    if datasets.num_classes(name) != card.num_classes:
+        msg = (
+            f"{settings.checkpoint} tells {card.num_classes} classes apart and the "
+            f"data set {name} has {datasets.num_classes(name)}."
+        )
+        raise ValueError(msg)
 
     def load(split):
-        return datasets.load(
-            name, split, data_dir=settings.data_dir, seed=card.get("split_seed", 0)
+        data = datasets.load(
+            name,
+            split,
+            data_dir=None if folder is None else str(folder),
+            seed=card.split_seed,
         )
+        shape = list(data.images.shape[1:])
+        if shape != list(card.image_shape):
+            msg = (
+                f"{settings.checkpoint} takes images of shape {list(card.image_shape)} "
+                f"and those of the data set {name} are {shape}."
+            )
+            raise ValueError(msg)
+        return data
 
     return load

@@ -1,18 +1,32 @@
 """What the commands can be told. Every default is written here or in what it nests."""
 
 import dataclasses
-import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+from tyro.conf import arg
 
 from jaxunlearn import datasets, methods, models
-from jaxunlearn.methods import UNSC, CovarNav, Retrain, Unprojected
+from jaxunlearn.methods import UNSC, CovarNav, Descent, Unprojected
+from jaxunlearn.plain import from_plain, read_json, to_plain
+from jaxunlearn.recipe import Recipe
 from jaxunlearn.tasks import check_classes
-from jaxunlearn.training import Recipe
 
-RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# Those that start from a classifier and descend; the others train from scratch.
+DESCENDING = [n for n, method in methods.by_name.items() if issubclass(method, Descent)]
+
+_File = Annotated[Path, arg(metavar="FILE")]
+_Folder = Annotated[Path | None, arg(metavar="FOLDER")]
+_DataSet = arg(metavar="|".join(datasets.names()))
+_Model = Annotated[str, arg(metavar="|".join(models.names()))]
+_Classes = arg(metavar="CLASS [CLASS ...]")
+_Rates = Annotated[tuple[float, ...], arg(metavar="[RATE ...]")]
+_Methods = Annotated[tuple[str, ...], arg(metavar=f"{'|'.join(methods.by_name)} ...")]
+
+# Where a run goes is not part of what it is.
+_PLACES = ("out", "overwrite", "config")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,20 +36,28 @@ class Methods:
     Attributes:
       learning_rates: the grid from which every method that descends takes its rate:
         the smallest whose Acc_r - Acc_f on validation data is within a point of the
-        best. Empty: each method keeps its own rate.
+        best. Empty: each method keeps its own, such as --unsc.learning-rate.
       covarnav: settings of CovarNav.
       unsc: settings of UNSC.
       unprojected: settings of the control without projection.
     """
 
-    learning_rates: tuple[float, ...] = RATES
+    learning_rates: _Rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     covarnav: CovarNav = CovarNav()
     unsc: UNSC = UNSC()
     unprojected: Unprojected = Unprojected()
 
     def settings_of(self, name: str) -> Any:
         """The method of this name, as it is set."""
-        return Retrain() if name == "retrain" else getattr(self, name)
+        own = getattr(self, name.replace("-", "_"), None)
+        return methods.by_name[name]() if own is None else own
+
+    def check_rates(self) -> None:
+        """Refuse a grid of which not every entry is a learning rate."""
+        for rate in self.learning_rates:
+            if not 0 < rate < math.inf:
+                msg = f"learning_rates must be positive and finite; one is {rate}."
+                raise ValueError(msg)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,42 +72,46 @@ class Run(Methods):
       methods: what to compare.
       seed: of everything drawn, the validation samples included.
       out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
-      overwrite: replace a run that is there.
-      config: the config.json of a run, taken as the defaults of all other flags.
+      overwrite: replace what is there, once the new run is complete.
+      config: the config.json of a run, whose values become the defaults of all flags.
       recipe: how the original and the retrained classifier are trained.
     """
 
-    dataset: str = "digits"
-    data_dir: Path | None = None
-    model: str = "smallcnn"
-    forget: tuple[int, ...] = (3,)
-    methods: tuple[str, ...] = ("covarnav", "unsc", "unprojected", "retrain")
+    dataset: Annotated[str, _DataSet] = "digits"
+    data_dir: _Folder = None
+    model: _Model = "smallcnn"
+    forget: Annotated[tuple[int, ...], _Classes] = (3,)
+    methods: _Methods = ("covarnav", "unsc", "unprojected", "retrain")
     seed: int = 0
-    out: Path | None = None
+    out: _Folder = None
     overwrite: bool = False
-    config: Path | None = None
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
     recipe: Recipe = Recipe()
 
-    def checked(self) -> "Run":
-        """The same with `out` filled in, after checking what can be checked now."""
+    @property
+    def place(self) -> Path:
+        """Where the run goes."""
+        classes = "-".join(map(str, self.forget))
+        name = f"{self.dataset}-forget-{classes}-seed-{self.seed}"
+        return Path("runs") / name if self.out is None else self.out
+
+    def check(self) -> None:
+        """Check what can be checked before any data are read.
+
+        Raises:
+          ValueError: names, classes, rates or the seed are not what they can be.
+        """
         check_names("data set", [self.dataset], datasets.names())
         check_names("model", [self.model], models.names())
         check_names("method", self.methods, list(methods.by_name))
-        check_classes(self.forget, datasets.num_classes(self.dataset), name="forget")
-        if not self.forget:
-            msg = "forget names no class: give at least one, as in --forget 3."
-            raise ValueError(msg)
-        if self.seed < 0:
-            msg = f"seed must be 0 or more; it is {self.seed}."
-            raise ValueError(msg)
-        if any(rate <= 0 for rate in self.learning_rates):
-            msg = f"learning_rates must be positive; they are {self.learning_rates}."
-            raise ValueError(msg)
-        if self.out is not None:
-            return self
-        classes = "-".join(map(str, self.forget))
-        name = f"{self.dataset}-forget-{classes}-seed-{self.seed}"
-        return dataclasses.replace(self, out=Path("runs") / name)
+        check_forget(self.forget, datasets.num_classes(self.dataset))
+        check_seed(self.seed)
+        self.check_rates()
+
+    def plain(self) -> dict[str, Any]:
+        """What makes two runs the same, as plain values: all but where they go."""
+        plain = to_plain(self)
+        return {name: plain[name] for name in plain if name not in _PLACES}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,21 +120,21 @@ class Unlearn(Methods):
 
     Attributes:
       checkpoint: a .safetensors file of a run.
+      out: the .safetensors file to write.
+      forget: the classes to forget, besides those that it has forgotten already.
       method: what to forget with.
-      forget: the classes to forget.
       dataset: name of a data set; by default the one it was trained on.
       data_dir: where data sets are kept that are read from disk.
       seed: of everything drawn.
-      out: the .safetensors file to write.
       overwrite: replace a file that is there.
     """
 
-    checkpoint: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    method: str = "covarnav"
-    forget: tuple[int, ...] = (3,)
-    dataset: str | None = None
-    data_dir: Path | None = None
+    checkpoint: _File
+    out: _File
+    forget: Annotated[tuple[int, ...], _Classes]
+    method: Annotated[str, arg(metavar="|".join(DESCENDING))] = "covarnav"
+    dataset: Annotated[str | None, _DataSet] = None
+    data_dir: _Folder = None
     seed: int = 0
     overwrite: bool = False
 
@@ -119,83 +145,79 @@ class Evaluate:
 
     Attributes:
       checkpoint: a .safetensors file of a run.
-      forget: the classes that count as forgotten.
+      forget: the classes that count as forgotten; by default those that it has
+        forgotten according to the file.
       dataset: name of a data set; by default the one it was trained on.
       data_dir: where data sets are kept that are read from disk.
       split: train, validation or test.
       json: print JSON instead of a table.
     """
 
-    checkpoint: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    forget: tuple[int, ...] = (3,)
-    dataset: str | None = None
-    data_dir: Path | None = None
-    split: str = "test"
+    checkpoint: _File
+    forget: Annotated[tuple[int, ...] | None, _Classes] = None
+    dataset: Annotated[str | None, _DataSet] = None
+    data_dir: _Folder = None
+    split: Annotated[str, arg(metavar="train|validation|test")] = "test"
     json: bool = False
-
-
-def check_names(what: str, names: Any, known: list[str]) -> None:
-    """Refuse unknown names, listing the known ones."""
-    names = list(names)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names or len(set(names)) != len(names):
-        found = (
-            f"there is no {what} {unknown[0]!r}"
-            if unknown
-            else f"{what}s must be named once each; they are {names}"
-        )  # noqa: E501
-        msg = f"{found[0].upper()}{found[1:]}; there are: {', '.join(known)}."
-        raise ValueError(msg)
-
-
-def to_json(settings: Any) -> dict[str, Any]:
-    """Settings as plain values that JSON can hold."""
-    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-
-
-def from_json(default: Any, stored: dict[str, Any], where: str = "") -> Any:
-    """`default` with the stored values in place of its own.
-
-    Raises:
-      ValueError: a stored name that there is not.
-
-    >>> from_json(Run(), {"forget": [5], "covarnav": {"energy": 0.9}}).covarnav.energy
-    0.9
-    """
-    fields = {field.name for field in dataclasses.fields(default)}
-    values = {}
-    for name, value in stored.items():
-        if name not in fields:
-            msg = f"The configuration holds {where + name!r}, which there is not; there are: {', '.join(sorted(fields))}."  # noqa: E501
-            raise ValueError(msg)
-        old = getattr(default, name)
-        if dataclasses.is_dataclass(old) and isinstance(value, dict):
-            values[name] = from_json(old, value, f"{where}{name}.")
-        elif isinstance(value, list):
-            values[name] = tuple(value)
-        elif name in ("out", "data_dir", "config") and value is not None:
-            values[name] = Path(value)
-        else:
-            values[name] = value
-    return dataclasses.replace(default, **values)
 
 
 def read_config(path: Path) -> Run:
     """A run's stored configuration.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no JSON object, or holds unknown names.
+      ValueError: there is no such file, it is no JSON object, or what it holds does not
+        fit.
     """
     if not path.is_file():
         msg = f"There is no file {path}: --config takes the config.json of a run."
-        raise FileNotFoundError(msg)
+        raise ValueError(msg)
+    stored = read_json(path)
     try:
-        stored = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        msg = f"{path} is no JSON: {error}."
+        return from_plain(Run(), stored)
+    except (ValueError, TypeError) as error:
+        msg = f"{path} is no configuration of a run. {error}"
         raise ValueError(msg) from error
-    if not isinstance(stored, dict):
-        msg = f"{path} must hold a JSON object; it holds a {type(stored).__name__}."
-        raise ValueError(msg)  # noqa: TRY004
-    return from_json(Run(), stored)
+
+
+def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse unknown and repeated names, and none at all, listing the known ones."""
+    there = f"there are: {', '.join(known)}."
+    if not names:
+        msg = f"Give at least one {what}; {there}"
+        raise ValueError(msg)
+    for name in names:
+        if name not in known:
+            msg = f"There is no {what} {name!r}; {there}"
+            raise ValueError(msg)
+        if names.count(name) > 1:
+            msg = f"The {what} {name!r} is given more than once."
+            raise ValueError(msg)
+
+
+def check_forget(classes: Sequence[int], num_classes: int) -> None:
+    """Refuse classes that there are not, all of them, and none."""
+    if not classes:
+        msg = "--forget names no class: give at least one, as in --forget 3."
+        raise ValueError(msg)
+    check_classes(classes, num_classes, name="--forget")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some random generator would."""
+    if not 0 <= seed < 2**32:
+        msg = f"--seed must be 0 or more and less than 2**32; it is {seed}."
+        raise ValueError(msg)
+
+
+def check_flags(flags: Sequence[str], settings: Methods) -> None:
+    """Refuse a learning rate by hand that the grid would override without a word."""
+    for name in DESCENDING:
+        flag = f"--{name}.learning-rate"
+        given = any(f.partition("=")[0].replace("_", "-") == flag for f in flags)
+        if given and settings.learning_rates:
+            msg = (
+                f"{flag} has no effect next to a grid, from which every method takes "
+                "its rate: change the grid, or empty it with --learning-rates and "
+                "nothing after it."
+            )
+            raise ValueError(msg)

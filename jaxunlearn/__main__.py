@@ -1,0 +1,7 @@
+"""`python -m jaxunlearn`: the command line."""
+
+import sys
+
+from jaxunlearn.cli import main
+
+sys.exit(main())

@@ -1,0 +1,132 @@
+"""The pieces of a run, one for each classifier; those already done are read back."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxunlearn import datasets, models, training
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.folder import RunFolder
+from jaxunlearn.cli.forget import forget, keys
+from jaxunlearn.cli.settings import Run
+from jaxunlearn.evaluation import evaluate, logits
+from jaxunlearn.metrics import relative_change
+from jaxunlearn.plain import to_plain
+from jaxunlearn.report.plots import plot_images
+from jaxunlearn.saving import Card
+from jaxunlearn.stopwatch import Stopwatch
+from jaxunlearn.tasks import Data, Task, split_by_class
+from jaxunlearn.unlearning import Trace
+
+
+class Pieces:
+    """Makes each classifier of a run with its record, and saves both."""
+
+    def __init__(
+        self, settings: Run, splits: Mapping[str, Data], folder: RunFolder, bars: Bars
+    ):
+        self._settings, self._splits = settings, splits
+        self._folder, self._bars = folder, bars
+        forgotten, retained = split_by_class(splits["train"], settings.forget)
+        self._task = Task(
+            forgotten,
+            retained,
+            settings.forget,
+            num_classes=datasets.num_classes(settings.dataset),
+        )
+        self._original_key, self._method_key = keys(settings.seed)
+        self._test = split_by_class(splits["test"], settings.forget)[1].images
+
+    def original(self) -> dict[str, Any]:
+        """Train the classifier to unlearn from; comes before all others."""
+        done = self._folder.load("original")
+        if done is not None:
+            record, classifier = done
+        else:
+            watch = Stopwatch()
+            with self._bars.row("original") as progress, watch.stage("steps"):
+                train = self._splits["train"]
+                classifier = self._train(train, self._original_key, progress)
+                jax.block_until_ready(classifier.params)
+            trace = Trace(seconds=watch.seconds)
+            record = self._save("original", classifier, trace, {"learning_rate": None})
+        self._original, self._logits = classifier, logits(classifier, self._test)
+        return record
+
+    def unlearned(self, name: str) -> dict[str, Any]:
+        """One method's classifier, made from the original."""
+        title = title_of(name)
+        done = self._folder.load(title)
+        if done is not None:
+            return done[0]
+        with self._bars.row(title) as progress:
+            found = forget(
+                self._settings.settings_of(name),
+                self._original,
+                dataclasses.replace(
+                    self._task,
+                    train=lambda data, key: self._train(data, key, progress),
+                ),
+                self._splits["validation"],
+                self._settings.learning_rates,
+                key=self._method_key,
+                progress=progress,
+            )
+        classifier, trace = found.result.classifier, found.result.trace
+        if trace.proxies is not None:
+            path = self._folder.partial / "proxies.png"
+            plot_images(path, trace.proxies.images, trace.proxies.labels)
+        change = relative_change(self._logits, logits(classifier, self._test))
+        details = {
+            "retained_logit_change": change,
+            "learning_rate": found.learning_rate,
+            "validation_trials": [trial._asdict() for trial in found.trials],
+        }
+        return self._save(title, classifier, trace, details)
+
+    def _train(self, data, key, progress) -> Classifier:
+        settings = self._settings
+        recipe = settings.recipe
+        total = recipe.epochs * (len(data) // min(recipe.batch_size, len(data)))
+        progress("training", 0, total)
+        return training.fit(
+            models.create(settings.model, num_classes=self._task.num_classes),
+            data,
+            recipe=recipe,
+            key=key,
+            preprocess=datasets.preprocess(settings.dataset),
+            callback=lambda step, _: progress("training", step + 1, total),
+        )
+
+    def _save(self, title, classifier, trace, details) -> dict[str, Any]:
+        settings = self._settings
+        record = {
+            split: evaluate(classifier, data, settings.forget)
+            for split, data in self._splits.items()
+        }
+        record |= {"retained_logit_change": None, **details}
+        record |= {
+            field.name: getattr(trace, field.name)
+            for field in dataclasses.fields(trace)
+            if field.name != "proxies"
+        }
+        record = to_plain(record)
+        card = Card(
+            name=title,
+            model=settings.model,
+            num_classes=self._task.num_classes,
+            image_shape=self._task.forget.images.shape[1:],
+            dataset=settings.dataset,
+            split_seed=settings.seed,
+            forgotten=() if title == "original" else settings.forget,
+        )
+        self._folder.save(title, classifier, card, record)
+        return record
+
+
+def title_of(method: str) -> str:
+    """What a method's classifier is called in tables and files."""
+    return "retrained" if method == "retrain" else method
