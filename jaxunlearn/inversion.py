@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -60,7 +60,7 @@ class Terms(NamedTuple):
 
 def invert(
     classifier: Classifier,
-    labels: ArrayLike,
+    labels: ArrayLike | Sequence[int],
     *,
     image_shape: tuple[int, ...],
     key: Array,
@@ -107,6 +107,16 @@ def invert(
       FloatingPointError: the objective is not finite.
 
     Source: CovarNav (arXiv 2311.12999), Algorithm 1, step 1.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
+    >>> classifier = ju.freeze(model, variables)
+    >>> labels, key = [0, 1, 2], jax.random.key(1)
+    >>> images = invert(classifier, labels, image_shape=(4, 4, 1), key=key, steps=50)
+    >>> classifier(images).argmax(axis=1).tolist()
+    [0, 1, 2]
     """
     check_key(key)
     low, high = _bounds(classifier, bounds)
@@ -115,9 +125,7 @@ def invert(
     batches = -(-len(labels) // batch_size)
     size = -(-len(labels) // batches)
     if mesh is not None:
-        # Explicit axes would ask every operation of the network for its sharding.
-        automatic = (AxisType.Auto,) * len(mesh.axis_names)
-        mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
+        mesh = parallel.automatic(mesh)
         size = -(-size // mesh.size) * mesh.size
         batches = -(-len(labels) // size)
     bounded = bool(np.isfinite(high - low))

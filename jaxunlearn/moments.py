@@ -119,6 +119,15 @@ def class_moments(
       ValueError: labels out of range, classes unknown or twice, moments larger than
         memory, and what `second_moments` refuses.
       TypeError: labels that are not integers.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> images, labels = jnp.ones((5, 2, 2, 1)), jnp.array([0, 2, 0, 0, 2])
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
+    >>> moments = ju.class_moments(classifier, images, labels, num_classes=3)
+    >>> moments["layers_1"]["kernel"].rows.tolist()
+    [3.0, 0.0, 2.0]
     """
     held = _held_classes(num_classes, classes)
     table = np.full(num_classes, len(held) - 1)
@@ -166,6 +175,15 @@ def sum_classes(
     Raises:
       ValueError: a class that the axis does not hold, one named twice, or no class.
       TypeError: moments without a class axis.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> images, labels = jnp.ones((5, 2, 2, 1)), jnp.array([0, 2, 0, 0, 2])
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
+    >>> moments = ju.class_moments(classifier, images, labels, num_classes=3)
+    >>> float(ju.sum_classes(moments, [1, 2])["layers_1"]["kernel"].rows)
+    2.0
     """
     wanted = list(classes)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 
@@ -50,6 +50,14 @@ def axis_of(mesh: Mesh) -> str:
         )
         raise ValueError(msg)
     return mesh.axis_names[0]
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices with an automatic axis, over which XLA cuts a whole program.
+
+    Explicit axes would ask every operation of a network for its sharding.
+    """
+    return Mesh(mesh.devices, (axis_of(mesh),), axis_types=(AxisType.Auto,))
 
 
 def over_devices(function, mesh: Mesh):

@@ -31,10 +31,8 @@ from jaxunlearn.unlearning import Result
 
 STEPS = ("--covarnav.steps", "3", "--unsc.steps", "3", "--unprojected.steps", "3")
 RATES = ("--learning-rates", "0.01", "0.1")
-TINY = (
-    *("--recipe.epochs", "2", *STEPS, *RATES),
-    *("--covarnav.inversion-steps", "5", "--covarnav.images-per-class", "2"),
-)
+# Short, but of the default shapes, so that the headline's run compiles little anew.
+TINY = ("--recipe.epochs", "2", "--covarnav.inversion-steps", "5", *STEPS, *RATES)
 RETAINED = [0, 1, 2, 4, 5, 6, 7, 8, 9]
 TITLES = ["original", "covarnav", "unsc", "unprojected", "retrained"]
 
@@ -421,16 +419,23 @@ def test_an_unfinished_run_with_a_broken_request_is_refused(folders, text):
     assert not folders.open(overwrite=True).resumed
 
 
+def test_a_run_killed_at_its_very_start_is_begun_anew(folders):
+    folders.partial.mkdir()
+    (folders.partial / ".request-7.json").write_text("{")
+    assert not folders.open().resumed
+    assert folders.open().resumed
+    shutil.rmtree(folders.partial / "pieces")
+    assert folders.open().resumed
+    assert (folders.partial / "pieces").is_dir()
+
+
 def test_a_folder_that_is_no_unfinished_run_is_left_alone(folders):
     folders.partial.mkdir()
-    assert not folders.open().resumed
-    (folders.partial / "request.json").unlink()
+    (folders.partial / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(
-            ValueError, match=r"a.partial is there and is no unfinished"
-        ):
+        with pytest.raises(ValueError, match="a.partial .* is no unfinished run"):
             folders.open(overwrite=overwrite)
-    assert (folders.partial / "pieces").is_dir()
+    assert (folders.partial / "thesis.txt").read_text() == "mine"
     shutil.rmtree(folders.partial)
     folders.partial.write_text("mine")
     with pytest.raises(ValueError, match="is no unfinished run"):
@@ -442,6 +447,8 @@ def test_a_run_is_replaced_only_by_a_complete_one(folders):
     with pytest.raises(ValueError, match="already holds a run"):
         folders.open(seed=2)
     before = (folders.out / "config.json").stat().st_ino
+    # Left over from a kill just after an earlier replacement.
+    shutil.copytree(folders.out, folders.out.with_name(".a.replaced"))
     folder = folders.open(seed=2, overwrite=True)
     assert (folders.out / "config.json").stat().st_ino == before
     folder.write_json("config.json", "new")

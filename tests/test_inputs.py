@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from networks import CASES, FROZEN, Case, flat, nnx_module, written
+from networks import CASES, FROZEN, Case, flat, nnx_module, quick_compilation, written
 from oracles import by_path, double, relative_error, sort_rows
 
 import jaxunlearn as ju
@@ -56,7 +56,7 @@ def reorder(places, rows):
 @pytest.mark.core
 @every_case
 def test_layer_inputs_are_the_rows_of_a_twin_that_has_the_logits(case):
-    with jax.enable_x64(True):
+    with quick_compilation(), jax.enable_x64(True):
         classifier, images = case.classifier(np.float64), case.images(3, np.float64)
         run = jax.jit(lambda c, x: (c(x), ju.layer_inputs(c, x)))
         logits, found = run(classifier, images)

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
-from networks import SECTIONS, Case, convolution, first_pixels, flat, together
+from networks import (
+    SECTIONS,
+    Case,
+    convolution,
+    first_pixels,
+    flat,
+    quick_compilation,
+    together,
+)
 from oracles import Tape, by_path, double, relative_error
 
 import jaxunlearn as ju
@@ -65,7 +73,7 @@ def select(section, dtype):
 )
 def test_moments_are_those_of_explicit_rows(section, dtype):
     cases = select(section, dtype)
-    with jax.enable_x64(dtype == np.float64):
+    with quick_compilation(), jax.enable_x64(dtype == np.float64):
         classifier = together(cases, dtype)
         images = np.random.default_rng(0).normal(size=(5, 5, 6, 5)).astype(np.float32)
         # Two batches, the second of them padded.

@@ -38,7 +38,7 @@ class Bars:
     @contextlib.contextmanager
     def row(self, name: str) -> Iterator[Callable[[str, int, int], None]]:
         """A bar for as long as the `with` statement, moved by (stage, done, total)."""
-        task = self._progress.add_task(name, total=None, stage="")
+        task = self._progress.add_task(name, total=None, stage="preparing")
 
         def move(stage: str, done: int, total: int) -> None:
             self._progress.update(task, stage=stage, completed=done, total=total)

@@ -51,44 +51,55 @@ class RunFolder:
 
     def _take_up(self, request, overwrite) -> bool:
         """Whether to go on from what is in the partial folder, which else is gone."""
-        path = self.partial / "request.json"
-        if not path.is_file():
-            # A run killed at its very start leaves an empty folder.
-            if self.partial.is_dir() and not any(self.partial.iterdir()):
-                self.partial.rmdir()
+        if not (self.partial / "request.json").is_file():
+            if self.partial.is_dir() and all(map(_unborn, self.partial.iterdir())):
+                shutil.rmtree(self.partial)
                 return False
             msg = (
                 f"{self.partial} is there and is no unfinished run (it holds no "
                 "request.json): remove it, or choose another folder with --out."
             )
             raise ValueError(msg)
-        hint = (
-            "take that one up with its own flags, start anew with --overwrite, or "
-            "choose another folder with --out"
-        )
-        try:
-            stored = read_json(path)
-            names = [k for k in {**request, **stored} if not _same(k, request, stored)]
-            msg = (
-                f"{self.partial} holds an unfinished run with other settings (of "
-                f"{', '.join(names)}): {hint}."
-            )
-        except ValueError as error:
-            names = ["request.json"]
-            msg = f"{error} The unfinished run that it was of cannot be taken up: start anew with --overwrite."  # noqa: E501
-        if names and not overwrite:
-            raise ValueError(msg)
-        if names:
+        refusal = self._compare(request)
+        if refusal is not None and not overwrite:
+            raise ValueError(refusal)
+        if refusal is not None:
             shutil.rmtree(self.partial)
             return False
-        for unfinished in self.partial.rglob(".*"):
-            unfinished.unlink()
+        for path in self.partial.rglob(".*"):
+            if path.is_file():  # half written when the run was killed
+                path.unlink()
+        (self.partial / "pieces").mkdir(exist_ok=True)
         return True
+
+    def _compare(self, request) -> str | None:
+        """Why the unfinished run is not the one that is asked for, or None."""
+        try:
+            stored = read_json(self.partial / "request.json")
+        except ValueError as error:
+            return (
+                f"{error} The unfinished run there cannot be taken up: start anew with "
+                "--overwrite, or choose another folder with --out."
+            )
+        missing = object()
+        names = [
+            name
+            for name in {**request, **stored}
+            if request.get(name, missing) != stored.get(name, missing)
+        ]
+        if not names:
+            return None
+        return (
+            f"{self.partial} holds an unfinished run with other settings (of "
+            f"{', '.join(names)}): take that one up with its own flags, start anew "
+            "with --overwrite, or choose another folder with --out."
+        )
 
     def _make(self, request):
         try:
-            (self.partial / "pieces").mkdir(parents=True)
+            self.partial.mkdir(parents=True)
             self.write_json("request.json", request)
+            (self.partial / "pieces").mkdir()
         except OSError as error:
             msg = (
                 f"The folder {self.partial} cannot be made "
@@ -124,15 +135,16 @@ class RunFolder:
         """Give the folder its name; a run that it replaces goes only then."""
         old = self.final.with_name(f".{self.final.name}.replaced")
         if self.final.exists():
+            # One that is left over from a kill further down.
+            shutil.rmtree(old, ignore_errors=True)
             self.final.rename(old)
         self.partial.rename(self.final)
         shutil.rmtree(self.final / "pieces")
         (self.final / "request.json").unlink()
-        # From an earlier attempt, too, that was killed between the two names.
-        if old.exists():
-            shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
         return self.final
 
 
-def _same(name, request, stored) -> bool:
-    return name in request and name in stored and request[name] == stored[name]
+def _unborn(path: Path) -> bool:
+    """What a run leaves that is killed before its settings are written."""
+    return path.name.startswith(".request-")

@@ -19,7 +19,8 @@ _LEGEND = """\
 Acc_r, Acc_f: test accuracy, mean over retained and over forgotten classes.
 change: of the logits of the retained test images, relative to the original's.
 seconds: at the final rate, without compilation, which the first to need a
-program pays for all. rate: chosen on validation data, by one rule for all."""
+program pays for all.
+rate: learning rate, """
 
 
 def run(settings: Run) -> None:
@@ -46,7 +47,8 @@ def run(settings: Run) -> None:
         f"{settings.dataset}, {settings.model}, forget {classes}, seed {settings.seed}"
     )
     results.print(comparison(records, title))
-    results.print(_LEGEND)
+    chosen = "chosen on validation data by one rule for all."
+    results.print(_LEGEND + (chosen if settings.learning_rates else "set by hand."))
     results.print(f"Written to {final}.")
 
 
