@@ -120,7 +120,7 @@ def invert(
     """
     check_key(key)
     low, high = _bounds(classifier, bounds)
-    _check(classifier, labels, image_shape, steps, batch_size)
+    _check(classifier, labels, image_shape, steps, batch_size, jitter)
     labels = np.asarray(labels, np.int32)
     batches = -(-len(labels) // batch_size)
     size = -(-len(labels) // batches)
@@ -281,9 +281,12 @@ def _bounds(classifier, bounds) -> tuple[np.float32, np.float32]:
     return np.float32(low), np.float32(high)
 
 
-def _check(classifier, labels, image_shape, steps, batch_size) -> None:
+def _check(classifier, labels, image_shape, steps, batch_size, jitter) -> None:
     check_count("steps", steps)
     check_count("batch_size", batch_size)
+    if jitter < 0:
+        msg = f"jitter must be 0 or more pixels; it is {jitter}."
+        raise ValueError(msg)
     if len(image_shape) != 3:
         msg = f"image_shape must be (h, w, c); it is {image_shape}."
         raise ValueError(msg)

@@ -32,8 +32,8 @@ class Trace:
     Attributes:
       losses: mean loss of each step's minibatch, before its update.
       ranks: by the leaf's path, the rank of the protected subspace of each group.
-      surviving_gradient: by path, the share of the forget gradient's norm that the
-        projection leaves.
+      surviving_gradient: by path, the share of the forget gradient's squared norm that
+        the projection leaves.
       proxies: images that stood in for the retained data, as `Data`, or None.
       seconds: wall time by stage: "compile", "statistics", "inversion", "steps".
       samples_read: how many samples of "forget" and "retain" were read, repeats

@@ -600,6 +600,13 @@ def test_a_key_of_the_old_kind_is_refused(toy):
         (CovarNav, {"energy": None}, "exactly one of .*given are none"),
         (UNSC, {"subspace": "mixed"}, "subspace must be .*it is 'mixed'"),
         (CovarNav, {"images_per_class": 0}, "images_per_class must be at least 1"),
+        (CovarNav, {"inversion_steps": 0}, "inversion_steps must be at least 1"),
+        (CovarNav, {"inversion_batch_size": 0}, "inversion_batch_size must be at"),
+        (CovarNav, {"jitter": -1}, "jitter must be 0 or more pixels; it is -1"),
+        (CovarNav, {"energy": 1.5}, "energy must .* 1.5"),
+        (UNSC, {"damping": 0.0}, "damping must be positive; it is 0"),
+        (UNSC, {"damping": float("inf")}, "damping must be positive; it is inf"),
+        (UNSC, {"merge_energy": 0.0}, r"merge_energy must lie in \(0, 1\]; it is 0"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(kind, fields, words):

@@ -28,9 +28,9 @@ class CovarNav(ProjectedDescent):
 
     Attributes:
       images_per_class: inverted images of each retained class.
-      inversion_steps: of their optimisation.
+      inversion_steps: steps of the inversion.
       inversion_batch_size: images optimised together.
-      prior: weights of the inversion's terms.
+      prior: weights of the terms of the inversion.
       jitter: rolls by up to so many pixels, capped at `side // 16`.
       flip: mirrors at random.
 
@@ -50,7 +50,11 @@ class CovarNav(ProjectedDescent):
 
     def __post_init__(self):
         super().__post_init__()
-        check_count("images_per_class", self.images_per_class)
+        for name in ("images_per_class", "inversion_steps", "inversion_batch_size"):
+            check_count(name, getattr(self, name))
+        if self.jitter < 0:
+            msg = f"jitter must be 0 or more pixels; it is {self.jitter}."
+            raise ValueError(msg)
 
     def protect(self, classifier, task: Task, *, key, progress):
         """Invert, take second moments, choose what to protect."""

@@ -16,6 +16,7 @@ from jaxunlearn.evaluation import logits
 from jaxunlearn.inputs import layouts
 from jaxunlearn.layout import path_name
 from jaxunlearn.projection import project_to_null_space, shrink_to_null_space
+from jaxunlearn.ranks import choose_rule
 from jaxunlearn.relabel import (
     nearest_retained_labels,
     random_retained_labels,
@@ -57,10 +58,10 @@ class Descent:
     """Descend on new labels for the forget set; only weights that have inputs move.
 
     Attributes:
-      learning_rate: of SGD.
-      momentum: of SGD.
-      steps: how many minibatches.
-      batch_size: images in each; all of them if there are fewer.
+      learning_rate: the learning rate of SGD.
+      momentum: the momentum of SGD.
+      steps: how many minibatches to descend on.
+      batch_size: images in each minibatch; all of them if there are fewer.
       targets: the new labels. "runner-up": the likeliest class that is neither the
         label nor forgotten. "nearest-retained": the likeliest retained class.
         "retained-probabilities": softmax over the retained classes. "random": a
@@ -214,6 +215,11 @@ class ProjectedDescent(Descent):
                 f"protected_fraction and rtol; given are {given or 'none'}. Set energy="
                 "None to use another."
             )
+            raise ValueError(msg)
+        if self.projection == "hard":
+            choose_rule(**self.rule)
+        if not (np.isfinite(self.damping) and self.damping > 0):
+            msg = f"damping must be positive; it is {self.damping}."
             raise ValueError(msg)
 
     @property

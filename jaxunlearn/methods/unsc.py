@@ -44,6 +44,9 @@ class UNSC(ProjectedDescent):
         if self.subspace not in ("merged", "pooled"):
             msg = f'subspace must be "merged" or "pooled"; it is {self.subspace!r}.'
             raise ValueError(msg)
+        if not 0 < self.merge_energy <= 1:
+            msg = f"merge_energy must lie in (0, 1]; it is {self.merge_energy}."
+            raise ValueError(msg)
 
     def protect(self, classifier, task: Task, *, key, progress):
         """Subspaces of the retained data's inputs."""
