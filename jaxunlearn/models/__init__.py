@@ -1,19 +1,40 @@
 """Networks by name."""
 
 import dataclasses
-from typing import Any
+import json
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import flax.linen as nn
 
+from jaxunlearn.models.alexnet import AlexNet
+from jaxunlearn.models.allcnn import AllCNN
+from jaxunlearn.models.lenet import LeNet5
+from jaxunlearn.models.resnet import ResNet
 from jaxunlearn.models.small import SmallCNN
+from jaxunlearn.models.vgg import VGG
+from jaxunlearn.models.vit import ViT
 
-_BY_NAME = {"smallcnn": SmallCNN}
+# The module, and what the name says of its fields.
+_BY_NAME: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "alexnet": (AlexNet, {}),
+    "allcnn": (AllCNN, {}),
+    "lenet5": (LeNet5, {}),
+    "resnet18": (ResNet, {"blocks": (2, 2, 2, 2), "bottleneck": False}),
+    "resnet34": (ResNet, {"blocks": (3, 4, 6, 3), "bottleneck": False}),
+    "resnet50": (ResNet, {"blocks": (3, 4, 6, 3), "bottleneck": True}),
+    "smallcnn": (SmallCNN, {}),
+    "vgg11": (VGG, {"convolutions": (1, 1, 2, 2, 2)}),
+    "vgg16": (VGG, {"convolutions": (2, 2, 3, 3, 3)}),
+    "vit": (ViT, {}),
+}
 
 
 def names() -> list[str]:
     """The networks that there are.
 
-    >>> "smallcnn" in names()
+    >>> "resnet18" in names()
     True
     """
     return sorted(_BY_NAME)
@@ -28,24 +49,81 @@ def create(name: str, *, num_classes: int, **options: Any) -> nn.Module:
       **options: the module's other fields, such as `width`.
 
     Raises:
-      TypeError: the module has no such field.
-      ValueError: the name is unknown, or `num_classes` is not positive.
+      TypeError: the module has no such field, or the value is not of its type.
+      ValueError: the name is unknown, `num_classes` is not positive, or a value is not
+        one of those that a field may have.
 
     >>> create("smallcnn", num_classes=10, width=8).width
     8
     """
-    if name not in _BY_NAME:
-        msg = f"There is no model {name!r}; there are: {', '.join(names())}."
-        raise ValueError(msg)
+    kinds = _options(name)
     if num_classes < 1:
         msg = f"num_classes must be at least 1; it is {num_classes}."
         raise ValueError(msg)
-    module = _BY_NAME[name]
-    # Linen adds these two to the fields of every module.
-    hidden = ("parent", "name", "num_classes")
-    fields = [f.name for f in dataclasses.fields(module) if f.name not in hidden]
-    for option in options:
-        if option not in fields:
-            msg = f"The model {name} has no option {option!r}; it has: {', '.join(fields)}."  # noqa: E501
-            raise TypeError(msg)
-    return module(num_classes=num_classes, **options)
+    for option, value in options.items():
+        _check_option(name, kinds, option, value)
+    module, fixed = _BY_NAME[name]
+    return module(num_classes=num_classes, **fixed, **options)
+
+
+def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Options for `create` from texts such as "width=0.5".
+
+    Raises:
+      TypeError: the network has no such option, or the value is not of its type.
+      ValueError: the name is unknown, or a text is not NAME=VALUE.
+
+    >>> parse_options("vit", ["size=small", "patch=8"])
+    {'size': 'small', 'patch': 8}
+    """
+    kinds = _options(name)
+    options: dict[str, Any] = {}
+    for text in texts:
+        option, equals, value = text.partition("=")
+        if not equals or not option or option in options:
+            msg = f"An option is NAME=VALUE, each name once; {text!r} is not."
+            raise ValueError(msg)
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = value
+        _check_option(name, kinds, option, parsed)
+        options[option] = parsed
+    return options
+
+
+def _options(name: str) -> dict[str, Any]:
+    """The types of the fields that `create` leaves open."""
+    if name not in _BY_NAME:
+        msg = f"There is no model {name!r}; there are: {', '.join(names())}."
+        raise ValueError(msg)
+    module, fixed = _BY_NAME[name]
+    # Linen adds the first two to the fields of every module.
+    hidden = {"parent", "name", "num_classes", *fixed}
+    kinds = {f.name: f.type for f in dataclasses.fields(module)}
+    return {option: kind for option, kind in kinds.items() if option not in hidden}
+
+
+def _check_option(name, kinds, option, value):
+    """Sizes are positive, and a dropout rate is less than one."""
+    if option not in kinds:
+        there = ", ".join(kinds) or "none"
+        msg = f"The model {name} has no option {option!r}; it has: {there}."
+        raise TypeError(msg)
+    kind = kinds[option]
+    if typing.get_origin(kind) is Literal:
+        allowed = typing.get_args(kind)
+        if value not in allowed:
+            msg = f"{option} of the model {name} must be one of {', '.join(allowed)}; it is {value!r}."  # noqa: E501
+            raise ValueError(msg)
+        return
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        msg = f"{option} of the model {name} must be of type {kind.__name__}; it is {value!r}."  # noqa: E501
+        raise TypeError(msg)
+    if option == "dropout":
+        fits, wanted = 0 <= value < 1, "in [0, 1)"
+    else:
+        fits, wanted = kind is bool or value > 0, "positive"
+    if not fits:
+        msg = f"{option} of the model {name} must be {wanted}; it is {value!r}."
+        raise ValueError(msg)

@@ -1,0 +1,89 @@
+"""Which images and which network: what the commands that train have in common."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from jaxunlearn import datasets, models
+from jaxunlearn.classifier import Preprocess
+from jaxunlearn.tasks import Data
+
+Folder = Annotated[Path | None, arg(metavar="FOLDER")]
+Classes = arg(metavar="CLASS [CLASS ...]")
+_DATA_SETS = f"{'|'.join(datasets.names())}|TFDS-NAME|FILE.npz|FOLDER"
+DataSet = arg(metavar=_DATA_SETS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set and a network.
+
+    Attributes:
+      dataset: a data set by name (any image set of TFDS that lies in --data-dir), an
+        .npz file, or a folder with one folder of images a class.
+      data_dir: where TFDS keeps its sets; by default $TFDS_DATA_DIR.
+      size: height and width to resize the images to; by default they stay as they are.
+      model: name of a network.
+      options: of the network, such as width=0.5.
+    """
+
+    dataset: Annotated[str, DataSet] = "digits"
+    data_dir: Folder = None
+    size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
+    model: Annotated[str, arg(metavar="|".join(models.names()))] = "smallcnn"
+    options: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
+
+    def check(self) -> None:
+        """Check what can be checked before any data are read.
+
+        Raises:
+          TypeError: the network has no such option.
+          ValueError: names or options are not what they can be.
+        """
+        check_names("model", [self.model], models.names())
+        self.model_options()
+
+    def load(self, split: str, seed: int) -> Data:
+        """One split of the data set; `seed` picks the validation samples."""
+        folder = self._data_dir()
+        size = self.size
+        return datasets.load(self.dataset, split, data_dir=folder, seed=seed, size=size)
+
+    def preprocess(self, seed: int) -> Preprocess:
+        """How pixels are standardised."""
+        return datasets.preprocess(
+            self.dataset, data_dir=self._data_dir(), seed=seed, size=self.size
+        )
+
+    def num_classes(self) -> int:
+        """How many classes the data set has."""
+        return datasets.num_classes(self.dataset, data_dir=self._data_dir())
+
+    def model_options(self) -> dict[str, Any]:
+        """The network's options as `models.create` takes them."""
+        return models.parse_options(self.model, self.options)
+
+    def create(self) -> Any:
+        """The network, without parameters."""
+        options = self.model_options()
+        return models.create(self.model, num_classes=self.num_classes(), **options)
+
+    def _data_dir(self):
+        return None if self.data_dir is None else str(self.data_dir)
+
+
+def check_names(what: str, names, known) -> None:
+    """Refuse unknown and repeated names, and none at all, listing the known ones."""
+    there = f"there are: {', '.join(known)}."
+    if not names:
+        msg = f"Give at least one {what}; {there}"
+        raise ValueError(msg)
+    for name in names:
+        if name not in known:
+            msg = f"There is no {what} {name!r}; {there}"
+            raise ValueError(msg)
+        if names.count(name) > 1:
+            msg = f"The {what} {name!r} is given more than once."
+            raise ValueError(msg)
