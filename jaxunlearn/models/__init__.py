@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
 
+from jaxunlearn.models import torch_weights as torch_weights
 from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN
 from jaxunlearn.models.lenet import LeNet5
@@ -123,7 +125,8 @@ def _check_option(name, kinds, option, value):
     if option == "dropout":
         fits, wanted = 0 <= value < 1, "in [0, 1)"
     else:
-        fits, wanted = kind is bool or value > 0, "positive"
+        fits = kind is bool or 0 < value < math.inf
+        wanted = "positive and finite"
     if not fits:
         msg = f"{option} of the model {name} must be {wanted}; it is {value!r}."
         raise ValueError(msg)

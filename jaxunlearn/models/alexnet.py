@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from jaxunlearn.models.pooling import halve
 from jaxunlearn.models.shapes import check_side
 
 # (channels, side of the kernel, dropout) of the three convolutions.
@@ -12,9 +13,9 @@ _CONVOLUTIONS = ((64, 4, 0.2), (128, 3, 0.2), (256, 2, 0.5))
 class AlexNet(nn.Module):
     """Three convolutions without padding, two wide linear layers, a linear head.
 
-    No weight layer has a bias; BatchNorm, ReLU and dropout follow each but the last, and
-    max-pooling each convolution. 6,526,848 parameters for grey images of 28 x 28 or
-    32 x 32 and ten classes.
+    No weight layer has a bias. BatchNorm, ReLU and dropout follow each but the last,
+    max-pooling follows each convolution. 6,526,848 parameters for grey images of
+    28 x 28 or 32 x 32 and ten classes.
 
     Attributes:
       num_classes: how many logits.
@@ -33,7 +34,7 @@ class AlexNet(nn.Module):
         self, images: Float[Array, "n h w c"], train: bool = False
     ) -> Float[Array, "n k"]:
         """Logits; `train` takes batch statistics and drops out."""
-        check_side("AlexNet", images, 17)
+        check_side("AlexNet", images, 19)
 
         def finish(x, number, dropout):
             x = nn.BatchNorm(not train, momentum=0.9, name=f"bn{number}")(x)
@@ -45,7 +46,7 @@ class AlexNet(nn.Module):
             conv = nn.Conv(
                 channels, kernel, padding="VALID", use_bias=False, name=f"conv{number}"
             )
-            x = nn.max_pool(finish(conv(x), number, dropout), (2, 2), (2, 2))
+            x = halve(finish(conv(x), number, dropout))
         x = x.reshape(len(x), -1)
         for number in range(2):
             dense = nn.Dense(self.features, use_bias=False, name=f"fc{number}")

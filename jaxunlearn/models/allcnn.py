@@ -50,7 +50,7 @@ class AllCNN(nn.Module):
             if self.dropout and number in (3, 6):
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
             x = nn.Conv(
-                int(channels * self.width),
+                max(1, int(channels * self.width)),
                 (side, side),
                 stride,
                 # As many zeros on all sides: "SAME" has one less at stride 2.

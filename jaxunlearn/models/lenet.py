@@ -10,10 +10,10 @@ from jaxunlearn.models.shapes import check_side
 class LeNet5(nn.Module):
     """Two 5 x 5 convolutions with average pooling, then 120, 84 and the classes.
 
-    Images smaller than 32 x 32 get a border of zeros, as the digits of 28 x 28 do in the
-    paper. Of its subsampling layers the trainable coefficients, of its second
-    convolution the table of connections, and of its output the radial basis functions
-    are left out, as usual. 61,706 parameters for grey images of 32 x 32 and ten classes.
+    Images smaller than 32 x 32 get a border of zeros, as digits of 28 x 28 do in the
+    paper. As usual its subsampling layers have no trainable coefficients, its second
+    convolution sees all channels, and its output is linear. 61,706 parameters for grey
+    images of 32 x 32 and ten classes.
 
     Attributes:
       num_classes: how many logits.

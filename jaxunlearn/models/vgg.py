@@ -3,6 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from jaxunlearn.models.pooling import halve
 from jaxunlearn.models.shapes import check_side
 
 
@@ -51,7 +52,7 @@ class VGG(nn.Module):
                 if self.batch_norm:
                     x = nn.BatchNorm(not train, momentum=0.9, name=f"bn{number}")(x)
                 x, number = nn.relu(x), number + 1
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = halve(x)
         x = _pooled(x, self.pool).reshape(len(x), -1)
         for number in range(2):
             x = nn.relu(nn.Dense(self.features, name=f"fc{number}")(x))

@@ -1,0 +1,275 @@
+"""Weights from PyTorch, and back."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxunlearn.models.torch_maps import fitting_sides, flattened
+from jaxunlearn.models.torch_names import namings
+from jaxunlearn.models.torch_source import read_tensors, to_float32
+
+Shape = tuple[int, ...]
+
+# Our name of a leaf -> theirs, in their order.
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+# How many tensors an error names of each kind.
+_NAMED = 3
+
+
+class _Leaf(NamedTuple):
+    """A leaf here and there.
+
+    Attributes:
+      path: ours, the collection included.
+      name: theirs.
+      shape: ours.
+      flat: (h, w, c) of the flattened map that a matrix meets, or None.
+    """
+
+    path: str
+    name: str
+    shape: Shape
+    flat: Shape | None
+
+    @property
+    def torch_shape(self) -> Shape:
+        """Of the same leaf in PyTorch."""
+        if len(self.shape) == 4:
+            return tuple(self.shape[axis] for axis in (3, 2, 0, 1))
+        return self.shape[::-1] if len(self.shape) == 2 else self.shape
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        """Their array in our order."""
+        if self.flat is not None:
+            h, w, c = self.flat
+            rows = array.reshape(-1, c, h, w).transpose(2, 3, 1, 0)
+            return rows.reshape(self.shape)
+        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else _turned(array)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """Our array in their order."""
+        if self.flat is not None:
+            rows = array.reshape(*self.flat, -1).transpose(3, 2, 0, 1)
+            return rows.reshape(self.torch_shape)
+        return array.transpose(3, 2, 0, 1) if array.ndim == 4 else _turned(array)
+
+
+def _turned(array):
+    """A matrix transposed; tokens, biases and statistics are alike."""
+    return array.T if array.ndim == 2 else array
+
+
+def from_torch(
+    model: nn.Module, source: Any, *, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """The variables of a network, read from weights of its PyTorch twin.
+
+    A kernel `[out, in, h, w]` becomes `[h, w, in, out]`, a matrix is transposed, and
+    where it meets a flattened map its rows go from channels first to channels last.
+    What was float16 or bfloat16 is float32 afterwards.
+
+    ResNets and VGGs are read in torchvision's naming or that of the code published
+    with UNSC (arXiv 2404.13588), All-CNN and AlexNet in the latter, ViTs in timm's;
+    which one it is the names tell. LeNet-5 and the small network have none.
+
+    Args:
+      model: made by `models.create`, with the options that the weights were made with.
+      source: a `state_dict` of tensors or arrays, or the path of one that `torch.save`
+        (`.pt`, `.pth`) or safetensors (`.safetensors`, needs no PyTorch) wrote. It may
+        lie under `state_dict` or `model`, and its names may begin with `module.`.
+      image_shape: (h, w, c).
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}`, the latter where there is BatchNorm.
+
+    Raises:
+      TypeError: the model has no naming, or the source is neither of the two.
+      ValueError: a tensor is missing, of the wrong shape, not of floating point, or
+        none of the network's; or the file is damaged or holds more than tensors.
+      FileNotFoundError: there is no such file.
+      ImportError: a `.pt` file needs PyTorch.
+
+    >>> from jaxunlearn import models
+    >>> model = models.create("allcnn", num_classes=10, width=0.1)
+    >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    >>> variables = jax.tree.map(lambda s: jnp.zeros(s.shape), shapes)
+    >>> weights = to_torch(model, variables)
+    >>> weights["features.0.0.weight"].shape
+    (9, 3, 3, 3)
+    >>> again = from_torch(model, weights, image_shape=(8, 8, 3))
+    >>> again["params"]["conv0"]["kernel"].shape
+    (3, 3, 3, 9)
+    """
+    known = namings(model)
+    shapes = _shapes(model, image_shape)
+    tensors = read_tensors(source)
+    maps = flattened(model, image_shape[:2])
+    candidates = {n: _leaves(shapes, layers, maps) for n, layers in known.items()}
+    # That with the most names in common.
+    naming, leaves = max(
+        candidates.items(), key=lambda item: sum(x.name in tensors for x in item[1])
+    )
+    found = {
+        name: tuple(np.shape(tensor))
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    _check(
+        f"The tensors are not those of this {type(model).__name__} in the naming of {naming}",  # noqa: E501
+        found,
+        {leaf.name: leaf.torch_shape for leaf in leaves},
+        _advice(leaves, found),
+    )
+    arrays = {}
+    for leaf in leaves:
+        array = leaf.from_torch(to_float32(leaf.name, tensors[leaf.name]))
+        # A copy: an array of JAX may otherwise share memory with the source.
+        arrays[leaf.path] = jnp.array(array)
+    return unflatten_dict(arrays, sep="/")
+
+
+def to_torch(
+    model: nn.Module,
+    variables: Any,
+    *,
+    naming: str | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """The way back: a `state_dict` of arrays, as `load_state_dict` wants it.
+
+    Turn the arrays into tensors with `torch.from_numpy`, or write them with
+    `safetensors.numpy.save_file`.
+
+    Args:
+      model: the network.
+      variables: its variables.
+      naming: "torchvision", "unsc" or "timm", see `from_torch`; None is "torchvision"
+        for ResNets and VGGs, and otherwise the one that there is.
+      image_shape: (h, w, c); only AlexNet asks for it, where images are not square.
+
+    Returns:
+      A name for each array, `num_batches_tracked` (0) included.
+
+    Raises:
+      TypeError: the model has no naming, or `variables` are no dictionary.
+      ValueError: the model is not called so, or the variables are not those of the
+        model.
+    """
+    known = namings(model)
+    naming = next(iter(known)) if naming is None else naming
+    if naming not in known:
+        msg = f"naming of a {type(model).__name__} like this one must be {' or '.join(known)}; it is {naming!r}."  # noqa: E501
+        raise ValueError(msg)
+    values = _flat(variables)
+    found = {path: tuple(np.shape(value)) for path, value in values.items()}
+    if image_shape is None:
+        kernels = (found.get(f"params/{layer}/kernel", ()) for layer in known[naming])
+        # Of a convolution [h, w, in, out], if there is any.
+        channels = next((shape[2] for shape in kernels if len(shape) == 4), 1)
+        image_shape = (*fitting_sides(model, found), channels)
+    shapes = _shapes(model, image_shape)
+    leaves = _leaves(shapes, known[naming], flattened(model, image_shape[:2]))
+    _check(
+        f"The variables are not those of this {type(model).__name__}",
+        found,
+        shapes,
+        "Give those that its init, from_torch or thaw returned.",
+    )
+    arrays = {}
+    for leaf in leaves:
+        # A copy, which PyTorch may write into.
+        array = np.asarray(values[leaf.path], np.float32)
+        arrays[leaf.name] = np.array(leaf.to_torch(array), order="C")
+        if leaf.path.endswith("/var"):
+            count = leaf.name.replace("running_var", "num_batches_tracked")
+            arrays[count] = np.zeros((), np.int64)
+    return arrays
+
+
+def _shapes(model, image_shape) -> dict[str, Shape]:
+    """What the model's variables are, by path."""
+    fits = isinstance(image_shape, tuple | list) and len(image_shape) == 3
+    if not fits or not all(isinstance(n, int) and n > 0 for n in image_shape):
+        msg = f"image_shape must be (h, w, c), positive integers; it is {image_shape}."
+        raise ValueError(msg)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    return {path: leaf.shape for path, leaf in _flat(variables).items()}
+
+
+def _leaves(shapes, layers: dict[str, str], maps) -> list[_Leaf]:
+    """The model's variables, in PyTorch's order."""
+    leaves = []
+    for layer, name in layers.items():
+        if f"params/{layer}" in shapes:  # a leaf without a layer, as tokens are
+            path = f"params/{layer}"
+            leaves.append(_Leaf(path, name, shapes[path], None))
+        for ours, theirs in _LEAVES.items():
+            collection = "batch_stats" if ours in ("mean", "var") else "params"
+            path = f"{collection}/{layer}/{ours}"
+            if path in shapes:
+                flat = maps.get(layer) if ours == "kernel" else None
+                leaves.append(_Leaf(path, f"{name}.{theirs}", shapes[path], flat))
+    return leaves
+
+
+def _check(
+    what: str, found: dict[str, Shape], wanted: dict[str, Shape], advice: str
+) -> None:
+    """Refuse tensors unless they are those that are wanted, naming some."""
+    faults = {
+        "Misshaped": [
+            f"{name} is {_show(found[name])} and should be {_show(shape)}"
+            for name, shape in wanted.items()
+            if found.get(name, shape) != shape
+        ],
+        "Missing": [f"{n} {_show(wanted[n])}" for n in wanted if n not in found],
+        "Extra": [f"{n} {_show(found[n])}" for n in found if n not in wanted],
+    }
+    parts = [f"{kind}: {_some(names)}" for kind, names in faults.items() if names]
+    if parts:
+        msg = f"{what}. {'. '.join(parts)}. {advice}"
+        raise ValueError(msg)
+
+
+def _advice(leaves, found):
+    """What to do. The head comes last, and a wrong number of classes most often."""
+    head = [leaf for leaf in leaves if leaf.path.endswith("/kernel")][-1]
+    shape = found.get(head.name, ())
+    if len(shape) == 2 and shape[0] != head.torch_shape[0]:
+        return f"They are for {shape[0]} classes: num_classes should be {shape[0]}."
+    return (
+        "Give the model the options that they were made with, and image_shape as "
+        "(h, w, c)."
+    )
+
+
+def _some(names):
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _show(shape):
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _flat(variables: Any) -> dict[str, Any]:
+    """Leaves by path, whatever the dictionaries and the boxes about them are."""
+    if not isinstance(variables, Mapping):
+        msg = f"variables must be a dictionary, as model.init returns it; this is a {type(variables).__name__}. Of a classifier give thaw(classifier)."  # noqa: E501
+        raise TypeError(msg)
+    tree: Any = variables
+    return flatten_dict(nn.meta.unbox(unfreeze(tree)), sep="/")
