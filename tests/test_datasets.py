@@ -98,9 +98,12 @@ def test_sizes_may_differ_in_height_and_width_and_labels_stay():
 def test_names_and_numbers_of_classes():
     assert datasets.names() == sorted(datasets.names())
     assert datasets.num_classes("digits") == 10
+    assert datasets.class_names("digits") == list("0123456789")
 
 
-@pytest.mark.parametrize("ask", [datasets.preprocess, datasets.num_classes])
+@pytest.mark.parametrize(
+    "ask", [datasets.preprocess, datasets.num_classes, datasets.class_names]
+)
 def test_an_unknown_data_set_is_answered_with_the_known_ones(ask):
     with pytest.raises(ValueError, match="no data set 'digit'; there are: .*digits"):
         ask("digit")

@@ -1,114 +1,157 @@
-"""Labelled images by name."""
+"""Labelled images by name, or by where they are."""
 
-import dataclasses
-from collections.abc import Callable
-
-import numpy as np
+import os
+from pathlib import Path
 
 from jaxunlearn.classifier import Preprocess
-from jaxunlearn.datasets import digits
+from jaxunlearn.datasets import location, pixels, tfds
+from jaxunlearn.datasets.digits import Digits
+from jaxunlearn.datasets.folders import Folder
+from jaxunlearn.datasets.npz import Npz
+from jaxunlearn.datasets.preparation import prepare as prepare
+from jaxunlearn.datasets.splits import Source, check_request
+from jaxunlearn.datasets.streams import stream as stream
 from jaxunlearn.tasks import Data
 
-_SPLITS = ("train", "validation", "test")
-
-
-@dataclasses.dataclass(frozen=True)
-class _DataSet:
-    load: Callable[..., Data]  # (split, *, data_dir, seed)
-    preprocess: Preprocess
-    num_classes: int
-
-
-_BY_NAME = {
-    "digits": _DataSet(digits.load, digits.PREPROCESS, digits.NUM_CLASSES),
+# Number of classes, mean and standard deviation of the pixels of everything but the
+# test split, so that they do not depend on which samples a seed sets aside.
+_KNOWN = {
+    "cifar10": (10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": (100, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+    "digits": (10, 0.30546, 0.37609),
+    "fashion_mnist": (10, 0.286, 0.353),
+    "svhn_cropped": (10, (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
 }
 
 
 def names() -> list[str]:
-    """The data sets that there are.
+    """The data sets that are known by name.
 
-    >>> "digits" in names()
-    True
+    >>> names()
+    ['cifar10', 'cifar100', 'digits', 'fashion_mnist', 'svhn_cropped']
     """
-    return sorted(_BY_NAME)
+    return sorted(_KNOWN)
 
 
 def load(
-    name: str,
+    name: str | os.PathLike,
     split: str,
     *,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
 ) -> Data:
     """Images, uint8 `[n, h, w, c]`, with their labels.
 
     Args:
-      name: one of `names()`.
-      split: "train", "validation" or "test".
-      data_dir: where files are kept, for data sets that are read from disk.
+      name: one of `names()`; the name of any set of labelled images prepared by
+        TensorFlow Datasets (`name`, `name/config`, either with `:version`); the path of
+        an `.npz` file, or of a folder with one folder of images per class.
+      split: "train", "validation" or "test". A prepared set without `test` has its
+        own `validation` in its place; a tenth of each class of `train` is for
+        validation here. Folders and files: see `datasets.folders`, `datasets.npz`.
+      data_dir: where prepared sets are kept; None is the environment's
+        `TFDS_DATA_DIR`, and without it `~/tensorflow_datasets`.
       seed: which of the samples outside the test split are for validation.
       size: (h, w) to resize to, bilinearly; shrinking averages over all pixels.
 
     Raises:
-      ValueError: name or split is unknown, the seed negative or the size not positive.
+      ValueError: name or split is unknown, the seed negative, the size not positive,
+        the set is not one of labelled images of one size, or half of the memory would
+        not hold it.
+      FileNotFoundError: the set is not prepared, or there is no such file.
 
     >>> load("digits", "test").images.shape
     (364, 8, 8, 1)
     """
-    data_set = _find(name)
-    if split not in _SPLITS:
-        msg = f"There is no split {split!r}; the splits are {', '.join(_SPLITS)}."
-        raise ValueError(msg)
-    if seed < 0:
-        msg = f"seed must be 0 or more; it is {seed}."
-        raise ValueError(msg)
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        msg = f"size must be (height, width), both at least 1; it is {size}."
-        raise ValueError(msg)
-    data = data_set.load(split, data_dir=data_dir, seed=seed)
-    return data if size is None else Data(_resize(data.images, size), data.labels)
+    labels, shape, batches = _samples(name, split, data_dir, seed, size)
+    pixels.check_memory(len(labels), shape)
+    return Data(pixels.collect(batches, len(labels), shape), labels)
 
 
-def preprocess(name: str) -> Preprocess:
+def preprocess(
+    name: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+) -> Preprocess:
     """The standardisation of a data set's pixels.
+
+    The usual constants for `names()`; measured on the training split of any other set,
+    which `seed` and `size` determine as in `load`.
 
     >>> preprocess("digits").mean
     (0.30546,)
     """
-    return _find(name).preprocess
+    if _plain(name) in _KNOWN:
+        return Preprocess(*_KNOWN[_plain(name)][1:])
+    samples = _samples(name, "train", data_dir, seed, size)
+    return Preprocess(*pixels.mean_and_std(samples.batches))
 
 
-def num_classes(name: str) -> int:
-    """How many classes a data set has.
+def num_classes(
+    name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None
+) -> int:
+    """How many classes a data set has; no image is read.
 
     >>> num_classes("digits")
     10
     """
-    return _find(name).num_classes
+    if _plain(name) in _KNOWN:
+        return _KNOWN[_plain(name)][0]
+    return _find(name, data_dir).num_classes()
 
 
-def _find(name):
-    if name not in _BY_NAME:
-        msg = f"There is no data set {name!r}; there are: {', '.join(names())}."
-        raise ValueError(msg)
-    return _BY_NAME[name]
+def class_names(
+    name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None
+) -> list[str]:
+    """What the classes are called, in the order of their numbers.
+
+    >>> class_names("digits")[:3]
+    ['0', '1', '2']
+    """
+    return _find(name, data_dir).class_names()
 
 
-def _resize(images, size):
-    # Pillow rather than jax.image: integer arithmetic, the same on every machine.
-    from PIL import Image
-
-    def resize_plane(plane):
-        shape = (size[1], size[0])
-        return np.asarray(
-            Image.fromarray(plane).resize(shape, Image.Resampling.BILINEAR)
+def _samples(name, split, data_dir, seed, size):
+    """One split, of which there is at least one sample."""
+    check_request(split, seed, size)
+    samples = _find(name, data_dir).samples(split, seed, size)
+    if not len(samples.labels):
+        reason = (
+            ": a tenth of each class is drawn for it, and none has ten samples"
+            if split == "validation"
+            else ""
         )
+        msg = f"The split {split!r} of {name} is empty{reason}."
+        raise ValueError(msg)
+    return samples
 
-    n, _, _, c = images.shape
-    resized = np.empty((n, *size, c), np.uint8)
-    for i in range(n):
-        for j in range(c):
-            # Pillow wants rows without gaps between pixels.
-            resized[i, :, :, j] = resize_plane(np.ascontiguousarray(images[i, :, :, j]))
-    return resized
+
+def _plain(name):
+    """The name without a version."""
+    return os.fspath(name).partition(":")[0]
+
+
+def _find(name: str | os.PathLike, data_dir: str | os.PathLike | None) -> Source:
+    """Where the images of that name are."""
+    name = os.fspath(name)
+    if name == "digits":
+        return Digits()
+    if name.endswith(".npz"):
+        return Npz(Path(name))
+    prepared = location.find(name, data_dir)
+    if prepared is not None:
+        return tfds.Prepared(name, prepared)
+    known = _plain(name) in _KNOWN
+    if Path(name).is_dir() and not known:
+        return Folder(Path(name))
+    if known or (data_dir is not None and location.is_name(name)):
+        raise location.missing(name, data_dir)
+    msg = (
+        f"There is no data set {name!r}; there are: {', '.join(names())}. Any other "
+        "set prepared by TensorFlow Datasets needs its data_dir; files need a path "
+        "that exists, of an .npz file or of a folder with one folder for each class."
+    )
+    raise ValueError(msg)

@@ -1,0 +1,96 @@
+"""Where the sets prepared by TensorFlow Datasets are.
+
+A set lies in `data_dir/name/version` or `data_dir/name/config/version`.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+_NAME = re.compile(r"(?P<set>[a-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
+
+
+def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
+    """Where a prepared set is; its newest version if the name asks for none.
+
+    Args:
+      name: `name`, `name/config`, either with `:version` behind it.
+      data_dir: where sets are kept; None is the environment's `TFDS_DATA_DIR`, and
+        without it `~/tensorflow_datasets`.
+
+    Returns:
+      The folder, or None if the set is not prepared.
+
+    Raises:
+      ValueError: the set is there only in another file format, or in several
+        configurations of which none is asked for.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    folder = directory(data_dir) / match["set"] / (match["config"] or "")
+    found = _versions(folder, match["version"] or "*")
+    if not found and match["config"] is None and folder.is_dir():
+        inner = {f: _versions(f, match["version"] or "*") for f in folder.iterdir()}
+        configs = {f.name: versions for f, versions in inner.items() if versions}
+        if len(configs) > 1:
+            msg = (
+                f"The data set {name!r} in {folder} is there in several "
+                f"configurations, {', '.join(sorted(configs))}; ask for one, such as "
+                f"'{match['set']}/{min(configs)}'."
+            )
+            raise ValueError(msg)
+        found = next(iter(configs.values()), [])
+    if not found:
+        return None
+    readable = [folder for folder in found if _format(folder) == "array_record"]
+    if readable:
+        return readable[-1]
+    msg = (
+        f"The data set {name!r} in {found[-1]} is prepared in the format "
+        f"{_format(found[-1])}, and only array_record is read without TensorFlow: move "
+        f"that folder away and run `jaxunlearn prepare {name} --data-dir "
+        f"{directory(data_dir)}`."
+    )
+    raise ValueError(msg)
+
+
+def directory(data_dir: str | os.PathLike | None) -> Path:
+    """Where sets are kept.
+
+    >>> directory("sets")
+    PosixPath('sets')
+    """
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(given).expanduser()
+
+
+def is_name(name: str) -> bool:
+    """Whether a set could be called that.
+
+    >>> is_name("imagenet_resized/32x32:0.1.0"), is_name("./photos")
+    (True, False)
+    """
+    return _NAME.fullmatch(name) is not None
+
+
+def missing(name: str, data_dir: str | os.PathLike | None) -> FileNotFoundError:
+    """What to raise of a set that is not there."""
+    where = directory(data_dir)
+    return FileNotFoundError(
+        f"The data set {name!r} is not prepared in {where}: prepare it with "
+        f"`jaxunlearn prepare {name} --data-dir {where}`."
+    )
+
+
+def _versions(folder, pattern):
+    """Folders of complete sets, oldest version first."""
+    found = [f.parent for f in folder.glob(f"{pattern}/dataset_info.json")]
+    found = [f for f in found if re.fullmatch(r"\d+\.\d+\.\d+", f.name)]
+    return sorted(found, key=lambda f: tuple(map(int, f.name.split("."))))
+
+
+def _format(folder):
+    info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
+    return info.get("fileFormat", "tfrecord")

@@ -1,0 +1,138 @@
+"""A folder of images in batches, for what does not fit into memory."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from jaxunlearn.datasets import pixels
+from jaxunlearn.datasets.folders import Folder
+from jaxunlearn.datasets.splits import check_request
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """Batches `(images, labels)` of a folder, the same in every pass.
+
+    Attributes:
+      files: in the order of the passes.
+      labels: of the files.
+      image_shape: (h, w, c) of each image.
+      batch_size: images in each batch; the last one may have fewer.
+      workers: threads that decode ahead.
+    """
+
+    files: tuple[Path, ...]
+    labels: Int32[np.ndarray, " n"]
+    image_shape: tuple[int, ...]
+    batch_size: int
+    workers: int
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return -(-len(self.files) // self.batch_size)
+
+    def __iter__(
+        self,
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"]]]:
+        grain = _grain()
+        ahead = grain.ReadOptions(
+            num_threads=self.workers,
+            prefetch_buffer_size=max(2 * self.batch_size, self.workers),
+        )
+        # Threads rather than processes: Pillow decodes outside Python's lock.
+        images = grain.MapDataset.source(_Images(self)).to_iter_dataset(ahead)
+        return iter(images.batch(self.batch_size))
+
+
+def stream(
+    path: str | os.PathLike,
+    split: str,
+    *,
+    batch_size: int,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    workers: int = 16,
+    process: tuple[int, int] | None = None,
+) -> Stream:
+    """The images of a folder that does not fit into memory, in batches.
+
+    What it yields, end to end, is `load(path, split, seed=seed, size=size)`: class
+    after class, not shuffled, for statistics rather than for training. Every pass is
+    the same, so that it may stand for the images of `second_moments`, and for those of
+    `class_moments` with labels=None.
+
+    Args:
+      path: a folder of images, as `load` takes it.
+      split: "train", "validation" or "test".
+      batch_size: images in each batch; the last one may have fewer.
+      size: (h, w) to resize to; needed where the images differ in size.
+      seed: which samples are for validation, as in `load`.
+      workers: threads that decode ahead.
+      process: (index, count): only every `count`-th image, from the `index`-th on. None
+        is this process among those of JAX.
+
+    Raises:
+      ImportError: the package grain is not there.
+      ValueError: what `load` refuses of a folder; the batch size or the number of
+        workers is not positive.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> temporary = tempfile.TemporaryDirectory()
+    >>> folder = Path(temporary.name)
+    >>> for name in ("cats", "dogs"):
+    ...     (folder / name).mkdir()
+    ...     for i in range(5):
+    ...         Image.new("RGB", (8, 6)).save(folder / name / f"{i}.png")
+    >>> [images.shape for images, _ in stream(folder, "train", batch_size=5)]
+    [(5, 6, 8, 3), (3, 6, 8, 3)]
+    >>> temporary.cleanup()
+    """
+    for name, number in (("batch_size", batch_size), ("workers", workers)):
+        if number < 1:
+            msg = f"{name} must be at least 1; it is {number}."
+            raise ValueError(msg)
+    check_request(split, seed, size)
+    if not Path(path).is_dir():
+        msg = f"There is no folder {path}; only folders of images can be streamed."
+        raise FileNotFoundError(msg)
+    if process is None:
+        shard = _grain().sharding.ShardByJaxProcess()
+        process = shard.shard_index, shard.shard_count
+    index, count = process
+    if not 0 <= index < count:
+        msg = f"process must be (index, count) with index below count; it is {process}."
+        raise ValueError(msg)
+    files, labels, shape = Folder(Path(path)).listing(split, seed, size)
+    mine = slice(index, None, count)
+    return Stream(tuple(files[mine]), labels[mine], shape, batch_size, workers)
+
+
+def _grain():
+    try:
+        import grain
+    except ImportError as error:
+        msg = 'Streams need the package grain: pip install "jaxunlearn[stream]"'
+        raise ImportError(msg) from error
+    return grain
+
+
+class _Images:
+    """The decoded images by number, as grain asks for them."""
+
+    def __init__(self, stream: Stream):
+        self._stream = stream
+
+    def __len__(self):
+        return len(self._stream.files)
+
+    def __getitem__(self, index):
+        file, shape = self._stream.files[index], self._stream.image_shape
+        image = pixels.named(
+            lambda path: pixels.decode(path, shape[2], shape[:2]), str(file), file
+        )
+        return image, self._stream.labels[index]
