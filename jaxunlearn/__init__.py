@@ -1,5 +1,6 @@
 """Make a trained image classifier forget classes or samples."""
 
+from jaxunlearn import augmentation as augmentation
 from jaxunlearn import datasets as datasets
 from jaxunlearn import methods as methods
 from jaxunlearn import metrics as metrics

@@ -1,12 +1,17 @@
 """The only file that names a device."""
 
+import logging
 import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
+
+_log = logging.getLogger(__name__)
 
 
 def linear_algebra_device() -> jax.Device:
@@ -60,6 +65,40 @@ def automatic(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, (axis_of(mesh),), axis_types=(AxisType.Auto,))
 
 
+def mesh_for_batch(mesh: Mesh | None, batch_size: int) -> Mesh | None:
+    """The devices that share a minibatch of training, or None for a single one.
+
+    Without a `mesh`: on a GPU or TPU as many of this process's devices as divide the
+    minibatch, on a CPU one, as simulated devices only share its cores.
+
+    Raises:
+      ValueError: the mesh has several axes, or does not divide the minibatch.
+    """
+    if mesh is not None:
+        mesh = automatic(mesh)
+        if batch_size % mesh.size:
+            msg = (
+                f"A minibatch of {batch_size} samples cannot be shared evenly by the "
+                f"{mesh.size} devices of mesh: change batch_size or the mesh."
+            )
+            raise ValueError(msg)
+        return mesh
+    if jax.default_backend() == "cpu":
+        return None
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if len(devices) > 1:
+        _log.info(
+            "training on %d of %d devices, %d samples of a minibatch on each",
+            count,
+            len(devices),
+            batch_size // count,
+        )
+    if count == 1:
+        return None
+    return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
+
+
 def over_devices(function, mesh: Mesh):
     """Run `function(per_device, shared, *rows)` on every device of a one-axis mesh.
 
@@ -101,3 +140,45 @@ def place_whole(tree: PyTree, mesh: Mesh | None) -> Any:
     if mesh is None:
         return tree
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def place_columns(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Arrays cut along their second axis over the devices of `mesh`."""
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(None, axis_of(mesh))))
+
+
+def keep_whole(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """The same, inside a program, as copies on every device of `mesh`."""
+    if mesh is None:
+        return tree
+    return lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def from_mesh(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Copies of what lies whole on every device of `mesh`, on the default device."""
+    if mesh is None:
+        return tree
+
+    def copy(x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            return jax.device_put(x, jax.local_devices()[0])
+        # Through the host, so that no device is committed to.
+        return jnp.asarray(np.asarray(x))
+
+    return jax.tree.map(copy, tree)
+
+
+def machine(mesh: Mesh | None) -> dict[str, Any]:
+    """What the last bits of a result depend on, as plain values."""
+    found = {
+        "version of jax": jax.__version__,
+        "device": device_kind(),
+        "number of devices": 1 if mesh is None else mesh.size,
+    }
+    if jax.default_backend() == "cpu":
+        # Not everywhere does the system tell which cores a process may use.
+        allowed = getattr(os, "sched_getaffinity", None)
+        found["number of cores"] = len(allowed(0)) if allowed else os.cpu_count()
+    return found

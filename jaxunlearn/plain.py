@@ -83,7 +83,7 @@ def from_plain(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
       ValueError: a name that there is not, one that is missing, a value of the wrong
         type or out of its range.
 
-    >>> from jaxunlearn.recipe import Recipe
+    >>> from jaxunlearn.training.recipe import Recipe
     >>> from_plain(Recipe(), {"epochs": 2}).epochs
     2
     >>> from_plain(Recipe(), {"epochs": "two"}, "recipe.")

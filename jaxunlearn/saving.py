@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ import numpy as np
 from jaxunlearn import models
 from jaxunlearn.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.layout import path_name
-from jaxunlearn.plain import from_plain, to_plain
+from jaxunlearn.plain import from_plain, to_json, to_plain
 
 # The entry of the file's header that holds the card.
 _HEADER = "jaxunlearn"
+
+_PACKAGES = ("jaxunlearn", "jax", "flax", "optax", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ class Card:
       image_shape: (h, w, c).
       name: what the classifier is called.
       dataset: what it was trained on.
+      size: height and width that its images were resized to, if they were.
       split_seed: which samples of it were for validation.
       forgotten: the classes that it has forgotten.
     """
@@ -42,6 +47,7 @@ class Card:
     image_shape: tuple[int, int, int]
     name: str = ""
     dataset: str | None = None
+    size: tuple[int, int] | None = None
     split_seed: int = 0
     forgotten: tuple[int, ...] = ()
 
@@ -99,6 +105,64 @@ def save_classifier(path: str | Path, classifier: Classifier, card: Card) -> Non
         temporary.write_bytes(save(tensors, header))
 
 
+def save_with_card(
+    path: Path, classifier: Classifier, card: Card, details: Mapping[str, Any]
+) -> None:
+    """`save_classifier`, and beside it a JSON file for people and scripts.
+
+    Args:
+      path: ends in `.safetensors`; the card's name is the same with `.json`.
+      classifier: of a network made by `models.create`.
+      card: how it was made.
+      details: further entries, such as accuracies.
+    """
+    save_classifier(path, classifier, card)
+    described = to_plain(card) | {"preprocess": to_plain(classifier.preprocess)}
+    entries = described | dict(details) | {"versions": versions()}
+    with written_whole(path.with_suffix(".json")) as temporary:
+        temporary.write_text(to_json(entries) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on.
+
+    >>> sorted(versions())
+    ['flax', 'jax', 'jaxunlearn', 'numpy', 'optax', 'python']
+    """
+    found = {name: version(name) for name in _PACKAGES}
+    return found | {"python": platform.python_version()}
+
+
+def read_card(path: Path) -> Card | None:
+    """The card in a `.safetensors` file, or None where another library wrote it.
+
+    Raises:
+      ValueError: the file is no whole safetensors file, or its card is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            header = (opened.metadata() or {}).get(_HEADER)
+    except SafetensorError as error:
+        msg = f"{path} is no whole safetensors file ({error}): write it anew."
+        raise ValueError(msg) from error
+    if header is None:
+        return None
+    try:
+        return _described(header)[0]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = f"{path} holds no classifier that can be rebuilt. {error}"
+        raise ValueError(msg) from error
+
+
+def _described(header: str) -> tuple[Card, Preprocess | None]:
+    described = json.loads(header)
+    preprocess = described.pop("preprocess")
+    preprocess = None if preprocess is None else Preprocess(**preprocess)
+    return from_plain(Card, described), preprocess
+
+
 def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
     """The classifier that `save_classifier` wrote, and its card.
 
@@ -116,10 +180,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
         msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
         raise ValueError(msg)
     try:
-        described = json.loads(header)
-        preprocess = described.pop("preprocess")
-        preprocess = None if preprocess is None else Preprocess(**preprocess)
-        card = from_plain(Card, described)
+        card, preprocess = _described(header)
         model, expected = _network(card)
         _check_tensors(tensors, expected)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -64,22 +64,58 @@ def run_steps(
     >>> print(carry, outputs)
     8.0 [1. 3. 6.]
     """
-    slow = parallel.loops_are_slow()
-    # How many steps one call of the compiled program may take; None means no loop.
-    length, stride = (None, 1) if slow else (chunk, chunk)
-    carry, collected = _copy(carry), []
+    carry, collected = own_copy(carry), []
     for first in range(start, start + steps, chunk):
-        stop, parts = min(first + chunk, start + steps), []
-        for index in range(first, stop, stride):
-            given = () if feed is None else (feed(index, index + stride),)
-            here = np.int32(index), np.int32(stop - index)
-            carry, outputs = _advance(step, length, carry, constants, *here, given)
-            parts.append(outputs)
-        outputs = _joined(jax.device_get(parts), stop - first)
+        stop = min(first + chunk, start + steps)
+        carry, parts = send_chunk(
+            step, carry, constants, first, stop, feed=feed, chunk=chunk
+        )
+        outputs = fetch_outputs(parts, stop - first)
         if on_chunk is not None:
             on_chunk(stop, carry, outputs)
         collected.append(outputs)
     return carry, _joined(collected, steps)
+
+
+def send_chunk(
+    step: Callable[..., tuple[PyTree, PyTree]],
+    carry: PyTree,
+    constants: PyTree,
+    first: int,
+    stop: int,
+    *,
+    feed: Callable[[int, int], PyTree] | None = None,
+    chunk: int = CHUNK,
+) -> tuple[PyTree, list[PyTree]]:
+    """One chunk of `run_steps`, without waiting for it.
+
+    Args:
+      step: as for `run_steps`, like `constants` and `feed`.
+      carry: an `own_copy`, whose memory is used again: it is gone afterwards.
+      constants: what does not change.
+      first: index of the chunk's first step.
+      stop: index after its last one, at most `first + chunk`.
+      feed: what each step takes besides.
+      chunk: steps in a full chunk.
+
+    Returns:
+      The carry after it, and what `fetch_outputs` turns into its outputs.
+    """
+    # How many steps one call of the compiled program may take; None means no loop.
+    slow = parallel.loops_are_slow()
+    length, stride = (None, 1) if slow else (chunk, chunk)
+    parts = []
+    for index in range(first, stop, stride):
+        given = () if feed is None else (feed(index, index + stride),)
+        here = np.int32(index), np.int32(stop - index)
+        carry, outputs = _advance(step, length, carry, constants, *here, given)
+        parts.append(outputs)
+    return carry, parts
+
+
+def fetch_outputs(parts: list[PyTree], count: int) -> PyTree:
+    """The outputs of a chunk of `count` steps as NumPy arrays; waits for them."""
+    return _joined(jax.device_get(parts), count)
 
 
 def minibatches(
@@ -117,7 +153,8 @@ def _joined(parts, count):
 
 
 @jax.jit
-def _copy(tree):
+def own_copy(tree: PyTree) -> PyTree:
+    """A copy on the device, whose memory the steps may use again."""
     return jax.tree.map(lambda x: _strong(jnp.copy(x)), tree)
 
 

@@ -103,6 +103,7 @@ def test_a_run_leaves_its_files_and_prints_its_table(finished):
     assert files == {
         *("config.json", "metrics.json", "accuracies.png", "proxies.png"),
         *(f"{title}.safetensors" for title in TITLES),
+        *(f"{title}.json" for title in TITLES),
     }
     assert not finished.out.with_name("whole.partial").exists()
     for picture in ("accuracies.png", "proxies.png"):
@@ -221,9 +222,12 @@ def test_a_killed_run_is_taken_up_where_it_was(finished, tmp_path, trained):
     titles = ("original", "covarnav", "retrained")
     whole["classifiers"] = {title: whole["classifiers"][title] for title in titles}
     assert metrics(out) == whole
-    left = {"unsc.safetensors", "unprojected.safetensors"}
+    left = {
+        f"{t}.{e}" for t in ("unsc", "unprojected") for e in ("json", "safetensors")
+    }
     files = {path.name for path in finished.out.iterdir()}
-    assert {path.name for path in out.iterdir()} == files - left
+    found = {path.name for path in out.iterdir()}
+    assert found == {name for name in files if name.split(".")[0] not in left}
 
 
 def test_an_interrupted_run_is_taken_up_with_its_pictures(

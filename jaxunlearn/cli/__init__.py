@@ -1,4 +1,4 @@
-"""The command line: `jaxunlearn run`, `unlearn` and `evaluate`."""
+"""The command line: `jaxunlearn run`, `train`, `unlearn`, `evaluate` and `prepare`."""
 
 import dataclasses
 import os
@@ -10,7 +10,22 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg, subcommand
 
-from jaxunlearn.cli.settings import Evaluate, Run, Unlearn, check_flags, read_config
+from jaxunlearn.cli.settings import (
+    Evaluate,
+    Methods,
+    Prepare,
+    Run,
+    Unlearn,
+    check_flags,
+    read_config,
+)
+from jaxunlearn.cli.train import Train
+
+Settings = Run | Train | Unlearn | Evaluate | Prepare
+
+
+# What the library raises with a sentence for its user.
+_SENTENCES = (ValueError, TypeError, FloatingPointError, OSError, ImportError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has had enough; Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+    except _SENTENCES as error:
         print(f"jaxunlearn: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
@@ -31,11 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments) -> Run | Unlearn | Evaluate:
+def _parse(arguments) -> Settings:
     kinds = Annotated[
         Annotated[Run, subcommand("run", default=_stored(arguments))]
+        | Annotated[Train, subcommand("train")]
         | Annotated[Unlearn, subcommand("unlearn")]
-        | Annotated[Evaluate, subcommand("evaluate")],
+        | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Prepare, subcommand("prepare")],
         arg(name=""),
     ]
     # Without a field around them, errors would name one of tyro's own making.
@@ -46,33 +63,54 @@ def _parse(arguments) -> Run | Unlearn | Evaluate:
         description="Make a trained image classifier forget classes.",
         args=arguments,
     ).settings
-    if not isinstance(settings, Evaluate):
+    if isinstance(settings, Methods):
         check_flags(arguments, settings)
     return settings
 
 
 def _stored(arguments) -> Run:
-    """The defaults of `run`: those of a stored configuration where one is named."""
-    if arguments[:1] == ["run"]:
-        for number, argument in enumerate(arguments):
-            name, _, value = argument.partition("=")
-            if name == "--config":
-                following = arguments[number + 1 : number + 2]
-                return read_config(Path(value or "".join(following)))
-    return Run()
+    """The defaults of `run`: those of a stored configuration, then of a checkpoint."""
+    run = Run()
+    if arguments[:1] != ["run"]:
+        return run
+    config, checkpoint = (_path(arguments, f) for f in ("--config", "--checkpoint"))
+    if config is not None:
+        run = read_config(config)
+    if checkpoint is not None:
+        from jaxunlearn.cli.checkpoint import with_checkpoint
+
+        run = with_checkpoint(run, checkpoint)
+    return run
 
 
-def _start(settings: Run | Unlearn | Evaluate) -> None:
+def _path(arguments, flag) -> Path | None:
+    """What follows a flag, without the help of tyro."""
+    for number, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name == flag:
+            return Path(value or "".join(arguments[number + 1 : number + 2]))
+    return None
+
+
+def _start(settings: Settings) -> None:
     # Imported here: `--help` and a mistyped flag answer at once.
     if isinstance(settings, Run):
         from jaxunlearn.cli.run import run
 
         run(settings)
+    elif isinstance(settings, Train):
+        from jaxunlearn.cli.train import train
+
+        train(settings)
     elif isinstance(settings, Unlearn):
         from jaxunlearn.cli.saved import unlearn_saved
 
         unlearn_saved(settings)
-    else:
+    elif isinstance(settings, Evaluate):
         from jaxunlearn.cli.saved import evaluate_saved
 
         evaluate_saved(settings)
+    else:
+        from jaxunlearn.cli.prepare import prepare_data_set
+
+        prepare_data_set(settings)

@@ -6,8 +6,9 @@ from typing import Any
 
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.cli.settings import Run
+from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.plain import read_json, to_json
-from jaxunlearn.saving import Card, load_classifier, save_classifier, written_whole
+from jaxunlearn.saving import Card, load_classifier, save_with_card, written_whole
 
 
 class RunFolder:
@@ -128,7 +129,9 @@ class RunFolder:
         record: dict[str, Any],
     ) -> None:
         """Finish a piece: the record is written last and stands for all of it."""
-        save_classifier(self.partial / f"{name}.safetensors", classifier, card)
+        accuracies = {split: record[split] for split in SPLITS}
+        path = self.partial / f"{name}.safetensors"
+        save_with_card(path, classifier, card, {"accuracies": accuracies})
         self.write_json(f"pieces/{name}.json", record)
 
     def finish(self) -> Path:

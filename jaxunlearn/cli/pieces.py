@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxunlearn import datasets, models, training
+from jaxunlearn import training
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.cli.console import Bars
 from jaxunlearn.cli.folder import RunFolder
@@ -26,30 +27,38 @@ class Pieces:
     """Makes each classifier of a run with its record, and saves both."""
 
     def __init__(
-        self, settings: Run, splits: Mapping[str, Data], folder: RunFolder, bars: Bars
+        self,
+        settings: Run,
+        splits: Mapping[str, Data],
+        folder: RunFolder,
+        bars: Bars,
+        *,
+        given: Classifier | None,
     ):
-        self._settings, self._splits = settings, splits
+        self._settings, self._splits, self._given = settings, splits, given
         self._folder, self._bars = folder, bars
         forgotten, retained = split_by_class(splits["train"], settings.forget)
         self._task = Task(
             forgotten,
             retained,
             settings.forget,
-            num_classes=datasets.num_classes(settings.dataset),
+            num_classes=settings.num_classes(),
         )
         self._original_key, self._method_key = keys(settings.seed)
         self._test = split_by_class(splits["test"], settings.forget)[1].images
 
     def original(self) -> dict[str, Any]:
-        """Train the classifier to unlearn from; comes before all others."""
+        """The classifier to unlearn from, given or trained; before all others."""
         done = self._folder.load("original")
         if done is not None:
             record, classifier = done
         else:
             watch = Stopwatch()
             with self._bars.row("original") as progress, watch.stage("steps"):
-                train = self._splits["train"]
-                classifier = self._train(train, self._original_key, progress)
+                classifier = self._given
+                if classifier is None:
+                    train = self._splits["train"]
+                    classifier = self._train(train, self._original_key, progress)
                 jax.block_until_ready(classifier.params)
             trace = Trace(seconds=watch.seconds)
             record = self._save("original", classifier, trace, {"learning_rate": None})
@@ -93,13 +102,20 @@ class Pieces:
         total = recipe.epochs * (len(data) // min(recipe.batch_size, len(data)))
         progress("training", 0, total)
         return training.fit(
-            models.create(settings.model, num_classes=self._task.num_classes),
+            settings.create(),
             data,
             recipe=recipe,
             key=key,
-            preprocess=datasets.preprocess(settings.dataset),
+            preprocess=settings.preprocess(settings.validation_seed),
+            validation=self._validation(data),
             callback=lambda step, _: progress("training", step + 1, total),
         )
+
+    def _validation(self, data) -> Data:
+        """Validation samples of the classes that are trained on."""
+        validation = self._splits["validation"]
+        known = np.isin(validation.labels, data.labels)
+        return Data(validation.images[known], validation.labels[known])
 
     def _save(self, title, classifier, trace, details) -> dict[str, Any]:
         settings = self._settings
@@ -118,9 +134,11 @@ class Pieces:
             name=title,
             model=settings.model,
             num_classes=self._task.num_classes,
+            options=settings.model_options(),
             image_shape=self._task.forget.images.shape[1:],
             dataset=settings.dataset,
-            split_seed=settings.seed,
+            size=settings.size,
+            split_seed=settings.validation_seed,
             forgotten=() if title == "original" else settings.forget,
         )
         self._folder.save(title, classifier, card, record)

@@ -1,19 +1,18 @@
 """`jaxunlearn run`: train, forget, compare."""
 
-import platform
-from importlib.metadata import version
 from typing import Any
 
-from jaxunlearn import datasets, parallel
+from jaxunlearn import parallel
+from jaxunlearn.cli.checkpoint import load_original
 from jaxunlearn.cli.console import bars, comparison, consoles
 from jaxunlearn.cli.folder import RunFolder
 from jaxunlearn.cli.pieces import Pieces, title_of
 from jaxunlearn.cli.settings import Run
+from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods.selection import TOLERANCE
 from jaxunlearn.report.plots import plot_accuracies
+from jaxunlearn.saving import versions
 from jaxunlearn.tasks import Data, split_by_class
-
-_PACKAGES = ("jaxunlearn", "jax", "flax", "optax", "numpy")
 
 _LEGEND = """\
 Acc_r, Acc_f: test accuracy, mean over retained and over forgotten classes.
@@ -28,12 +27,15 @@ def run(settings: Run) -> None:
     results, progress = consoles()
     settings.check()
     splits = _load(settings)
+    given = None
+    if settings.checkpoint is not None:
+        given = load_original(settings, splits["train"].images.shape[1:])
     folder = RunFolder(settings)
     if folder.resumed:
         progress.print(f"Taking up the unfinished run in {folder.partial}.")
     try:
         with bars(progress) as shown:
-            pieces = Pieces(settings, splits, folder, shown)
+            pieces = Pieces(settings, splits, folder, shown, given=given)
             records = {"original": pieces.original()}
             for name in settings.methods:
                 records[title_of(name)] = pieces.unlearned(name)
@@ -54,12 +56,9 @@ def run(settings: Run) -> None:
 
 def _load(settings: Run) -> dict[str, Data]:
     """The three splits, each of which must hold forgotten and retained samples."""
-    folder = None if settings.data_dir is None else str(settings.data_dir)
     splits = {}
-    for split in ("train", "validation", "test"):
-        splits[split] = datasets.load(
-            settings.dataset, split, data_dir=folder, seed=settings.seed
-        )
+    for split in SPLITS:
+        splits[split] = settings.load(split, settings.validation_seed)
         split_by_class(splits[split], settings.forget)
     return splits
 
@@ -82,8 +81,7 @@ def _write(
         "learning_rate_rule": "the smallest of the grid whose Acc_r - Acc_f on "
         f"validation data is within {TOLERANCE:g} of the best",
         "samples": {split: len(data) for split, data in splits.items()},
-        "versions": {name: version(name) for name in _PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "device": parallel.device_kind(),
     }
     folder.write_json("metrics.json", metrics)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from jaxunlearn import datasets
 from jaxunlearn.cli.console import bars, consoles
@@ -13,9 +12,10 @@ from jaxunlearn.cli.settings import (
     Evaluate,
     Unlearn,
     check_forget,
-    check_names,
+    check_image_shape,
     check_seed,
 )
+from jaxunlearn.cli.source import check_names
 from jaxunlearn.evaluation import evaluate
 from jaxunlearn.plain import to_plain
 from jaxunlearn.saving import Card, load_classifier, save_classifier
@@ -97,29 +97,20 @@ def _loader(settings: Unlearn | Evaluate, card: Card) -> Callable[[str], Data]:
     if name is None:
         msg = f"{settings.checkpoint} does not say what it was trained on: give --dataset."  # noqa: E501
         raise ValueError(msg)
-    check_names("data set", [name], datasets.names())
-    folder: Path | None = settings.data_dir
-    if datasets.num_classes(name) != card.num_classes:
+    folder = None if settings.data_dir is None else str(settings.data_dir)
+    found = datasets.num_classes(name, data_dir=folder)
+    if found != card.num_classes:
         msg = (
             f"{settings.checkpoint} tells {card.num_classes} classes apart and the "
-            f"data set {name} has {datasets.num_classes(name)}."
+            f"data set {name} has {found}."
         )
         raise ValueError(msg)
 
     def load(split):
         data = datasets.load(
-            name,
-            split,
-            data_dir=None if folder is None else str(folder),
-            seed=card.split_seed,
+            name, split, data_dir=folder, seed=card.split_seed, size=card.size
         )
-        shape = list(data.images.shape[1:])
-        if shape != list(card.image_shape):
-            msg = (
-                f"{settings.checkpoint} takes images of shape {list(card.image_shape)} "
-                f"and those of the data set {name} are {shape}."
-            )
-            raise ValueError(msg)
+        check_image_shape(settings.checkpoint, card.image_shape, data)
         return data
 
     return load

@@ -6,22 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
-from jaxunlearn import datasets, methods, models
+from jaxunlearn import methods
+from jaxunlearn.cli.source import Classes, DataSet, Folder, Source, check_names
 from jaxunlearn.methods import UNSC, CovarNav, Descent, Unprojected
 from jaxunlearn.plain import from_plain, read_json, to_plain
-from jaxunlearn.recipe import Recipe
-from jaxunlearn.tasks import check_classes
+from jaxunlearn.tasks import Data, check_classes
+from jaxunlearn.training.recipe import Recipe
 
 # Those that start from a classifier and descend; the others train from scratch.
 DESCENDING = [n for n, method in methods.by_name.items() if issubclass(method, Descent)]
 
 _File = Annotated[Path, arg(metavar="FILE")]
-_Folder = Annotated[Path | None, arg(metavar="FOLDER")]
-_DataSet = arg(metavar="|".join(datasets.names()))
-_Model = Annotated[str, arg(metavar="|".join(models.names()))]
-_Classes = arg(metavar="CLASS [CLASS ...]")
 _Rates = Annotated[tuple[float, ...], arg(metavar="[RATE ...]")]
 _Methods = Annotated[tuple[str, ...], arg(metavar=f"{'|'.join(methods.by_name)} ...")]
 
@@ -61,29 +58,29 @@ class Methods:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Methods):
+class Run(Methods, Source):
     """Train a classifier, forget classes with several methods, compare them.
 
     Attributes:
-      dataset: name of a data set.
-      data_dir: where data sets are kept that are read from disk.
-      model: name of a network.
       forget: the classes to forget.
       methods: what to compare.
-      seed: of everything drawn, the validation samples included.
+      seed: of everything drawn.
+      split_seed: which samples are for validation; by default --seed.
+      checkpoint: start from this classifier instead of training one: a .safetensors
+        file of jaxunlearn, which sets the defaults of --dataset, --size, --model,
+        --options and --split-seed; or PyTorch's parameters of that --model.
       out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
       overwrite: replace what is there, once the new run is complete.
       config: the config.json of a run, whose values become the defaults of all flags.
       recipe: how the original and the retrained classifier are trained.
     """
 
-    dataset: Annotated[str, _DataSet] = "digits"
-    data_dir: _Folder = None
-    model: _Model = "smallcnn"
-    forget: Annotated[tuple[int, ...], _Classes] = (3,)
+    forget: Annotated[tuple[int, ...], Classes] = (3,)
     methods: _Methods = ("covarnav", "unsc", "unprojected", "retrain")
     seed: int = 0
-    out: _Folder = None
+    split_seed: int | None = None
+    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
+    out: Folder = None
     overwrite: bool = False
     config: Annotated[Path | None, arg(metavar="FILE")] = None
     recipe: Recipe = Recipe()
@@ -92,20 +89,26 @@ class Run(Methods):
     def place(self) -> Path:
         """Where the run goes."""
         classes = "-".join(map(str, self.forget))
-        name = f"{self.dataset}-forget-{classes}-seed-{self.seed}"
+        name = f"{Path(self.dataset).stem}-forget-{classes}-seed-{self.seed}"
         return Path("runs") / name if self.out is None else self.out
+
+    @property
+    def validation_seed(self) -> int:
+        """Which samples are for validation."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     def check(self) -> None:
         """Check what can be checked before any data are read.
 
         Raises:
-          ValueError: names, classes, rates or the seed are not what they can be.
+          TypeError: the network has no such option.
+          ValueError: names, classes, rates or a seed are not what they can be.
         """
-        check_names("data set", [self.dataset], datasets.names())
-        check_names("model", [self.model], models.names())
+        super().check()
         check_names("method", self.methods, list(methods.by_name))
-        check_forget(self.forget, datasets.num_classes(self.dataset))
+        check_forget(self.forget, self.num_classes())
         check_seed(self.seed)
+        check_seed(self.validation_seed, "--split-seed")
         self.check_rates()
 
     def plain(self) -> dict[str, Any]:
@@ -131,10 +134,10 @@ class Unlearn(Methods):
 
     checkpoint: _File
     out: _File
-    forget: Annotated[tuple[int, ...], _Classes]
+    forget: Annotated[tuple[int, ...], Classes]
     method: Annotated[str, arg(metavar="|".join(DESCENDING))] = "covarnav"
-    dataset: Annotated[str | None, _DataSet] = None
-    data_dir: _Folder = None
+    dataset: Annotated[str | None, DataSet] = None
+    data_dir: Folder = None
     seed: int = 0
     overwrite: bool = False
 
@@ -154,11 +157,24 @@ class Evaluate:
     """
 
     checkpoint: _File
-    forget: Annotated[tuple[int, ...] | None, _Classes] = None
-    dataset: Annotated[str | None, _DataSet] = None
-    data_dir: _Folder = None
+    forget: Annotated[tuple[int, ...] | None, Classes] = None
+    dataset: Annotated[str | None, DataSet] = None
+    data_dir: Folder = None
     split: Annotated[str, arg(metavar="train|validation|test")] = "test"
     json: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Download a data set and bring it into the form that the other commands read.
+
+    Attributes:
+      name: of an image set of TFDS, such as cifar10.
+      data_dir: where to put it; by default $TFDS_DATA_DIR, or TFDS's own folder.
+    """
+
+    name: Annotated[str, arg(metavar="NAME"), Positional]
+    data_dir: Folder = None
 
 
 def read_config(path: Path) -> Run:
@@ -179,21 +195,6 @@ def read_config(path: Path) -> Run:
         raise ValueError(msg) from error
 
 
-def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse unknown and repeated names, and none at all, listing the known ones."""
-    there = f"there are: {', '.join(known)}."
-    if not names:
-        msg = f"Give at least one {what}; {there}"
-        raise ValueError(msg)
-    for name in names:
-        if name not in known:
-            msg = f"There is no {what} {name!r}; {there}"
-            raise ValueError(msg)
-        if names.count(name) > 1:
-            msg = f"The {what} {name!r} is given more than once."
-            raise ValueError(msg)
-
-
 def check_forget(classes: Sequence[int], num_classes: int) -> None:
     """Refuse classes that there are not, all of them, and none."""
     if not classes:
@@ -202,10 +203,10 @@ def check_forget(classes: Sequence[int], num_classes: int) -> None:
     check_classes(classes, num_classes, name="--forget")
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, name: str = "--seed") -> None:
     """Refuse a seed that some random generator would."""
     if not 0 <= seed < 2**32:
-        msg = f"--seed must be 0 or more and less than 2**32; it is {seed}."
+        msg = f"{name} must be 0 or more and less than 2**32; it is {seed}."
         raise ValueError(msg)
 
 
@@ -221,3 +222,14 @@ def check_flags(flags: Sequence[str], settings: Methods) -> None:
                 "nothing after it."
             )
             raise ValueError(msg)
+
+
+def check_image_shape(checkpoint: Path, expected: Sequence[int], data: Data) -> None:
+    """Refuse images of another shape than a classifier was trained on."""
+    shape = list(data.images.shape[1:])
+    if shape != list(expected):
+        msg = (
+            f"{checkpoint} takes images of shape {list(expected)} and those of the "
+            f"data set are {shape}."
+        )
+        raise ValueError(msg)

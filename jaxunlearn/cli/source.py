@@ -25,6 +25,9 @@ class Source:
         .npz file, or a folder with one folder of images a class.
       data_dir: where TFDS keeps its sets; by default $TFDS_DATA_DIR.
       size: height and width to resize the images to; by default they stay as they are.
+      mean: of the pixels in units of [0, 1], one number or one a channel, to
+        standardise them with; by default the data set's.
+      std: their standard deviation, likewise.
       model: name of a network.
       options: of the network, such as width=0.5.
     """
@@ -32,6 +35,8 @@ class Source:
     dataset: Annotated[str, DataSet] = "digits"
     data_dir: Folder = None
     size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
+    mean: Annotated[tuple[float, ...] | None, arg(metavar="NUMBER ...")] = None
+    std: Annotated[tuple[float, ...] | None, arg(metavar="NUMBER ...")] = None
     model: Annotated[str, arg(metavar="|".join(models.names()))] = "smallcnn"
     options: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
 
@@ -40,10 +45,15 @@ class Source:
 
         Raises:
           TypeError: the network has no such option.
-          ValueError: names or options are not what they can be.
+          ValueError: names, options, mean or std are not what they can be.
         """
         check_names("model", [self.model], models.names())
         self.model_options()
+        if (self.mean is None) != (self.std is None):
+            msg = "--mean and --std go together: give both, or neither."
+            raise ValueError(msg)
+        if self.mean is not None:
+            Preprocess(self.mean, self.std)
 
     def load(self, split: str, seed: int) -> Data:
         """One split of the data set; `seed` picks the validation samples."""
@@ -53,6 +63,8 @@ class Source:
 
     def preprocess(self, seed: int) -> Preprocess:
         """How pixels are standardised."""
+        if self.mean is not None:
+            return Preprocess(self.mean, self.std)
         return datasets.preprocess(
             self.dataset, data_dir=self._data_dir(), seed=seed, size=self.size
         )

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
+from jaxunlearn import augmentation
 from jaxunlearn.checks import check_count, check_key
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.evaluation import logits
@@ -68,6 +69,9 @@ class Descent:
         retained class drawn uniformly. "true": the labels as they are, an ablation.
         Where samples and not classes are forgotten, only the sample's own label is
         excluded, and the first two are the same.
+      augment: what is done to each minibatch at random, a name of
+        `augmentation.by_name`: "none", or "crop-flip" as UNSC does on CIFAR and SVHN.
+        New labels are those of the images as they are.
     """
 
     learning_rate: float = 0.1
@@ -75,6 +79,7 @@ class Descent:
     steps: int = 100
     batch_size: int = 256
     targets: Targets = "nearest-retained"
+    augment: str = "none"
 
     changes_state: ClassVar[bool] = False
     changes_network: ClassVar[bool] = False
@@ -90,6 +95,10 @@ class Descent:
             raise ValueError(msg)
         if self.targets not in Targets.__args__:
             msg = f"targets must be one of {Targets.__args__}; it is {self.targets!r}."
+            raise ValueError(msg)
+        if self.augment not in augmentation.by_name:
+            there = ", ".join(augmentation.by_name)
+            msg = f"augment must be one of {there}; it is {self.augment!r}."
             raise ValueError(msg)
 
     def __call__(
@@ -167,6 +176,7 @@ class Descent:
             steps=self.steps,
             batch_size=self.batch_size,
             key=key,
+            augment=augmentation.by_name[self.augment],
             callback=lambda step, _: progress("steps", step + 1, self.steps),
         )
         trace = dataclasses.replace(

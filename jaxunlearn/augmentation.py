@@ -1,0 +1,99 @@
+"""Random crops and flips of minibatches, for training and for unlearning."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Num
+
+
+def random_crop(
+    key: Array, images: Num[Array | np.ndarray, "n h w c"], padding: int
+) -> Num[Array, "n h w c"]:
+    """Windows of `h` by `w` pixels of the images with a black border, each its own.
+
+        cropped[i, y, x] = padded[i, y + dy_i, x + dx_i],   dy, dx in 0..2 padding
+
+    with `dy` and `dx` drawn evenly. Black is 0 in pixel space, so crop before images
+    are standardised.
+
+    Args:
+      key: a `jax.random.key`.
+      images: of any number type, which is kept.
+      padding: pixels of border on each side; static.
+
+    Raises:
+      ValueError: padding is negative.
+
+    >>> random_crop(jax.random.key(0), jnp.ones((2, 8, 8, 1), jnp.uint8), 4).dtype
+    dtype('uint8')
+    """
+    if padding < 0:
+        msg = f"padding must be 0 or more pixels; it is {padding}."
+        raise ValueError(msg)
+    images = jnp.asarray(images)
+    if padding == 0:
+        return images
+    n, h, w, c = images.shape
+    sides = (padding, padding)
+    padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)))
+    corners = jax.random.randint(key, (n, 2), 0, 2 * padding + 1)
+
+    def window(image, corner):
+        return lax.dynamic_slice(image, (corner[0], corner[1], 0), (h, w, c))
+
+    return jax.vmap(window)(padded, corners)
+
+
+def random_flip(
+    key: Array, images: Num[Array | np.ndarray, "n h w c"]
+) -> Num[Array, "n h w c"]:
+    """Each image mirrored left to right with probability one half.
+
+    >>> random_flip(jax.random.key(0), jnp.ones((2, 8, 8, 1))).shape
+    (2, 8, 8, 1)
+    """
+    images = jnp.asarray(images)
+    mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def augment(
+    key: Array,
+    images: Num[Array | np.ndarray, "n h w c"],
+    *,
+    crop_padding: int,
+    flip: bool,
+) -> Num[Array, "n h w c"]:
+    """`random_crop`, then `random_flip` if asked for.
+
+    >>> augment(
+    ...     jax.random.key(0), jnp.ones((2, 8, 8, 1)), crop_padding=0, flip=False
+    ... ).sum()
+    Array(128., dtype=float32)
+    """
+    crop_key, flip_key = jax.random.split(key)
+    images = random_crop(crop_key, images, crop_padding)
+    return random_flip(flip_key, images) if flip else images
+
+
+def crop_and_flip(
+    key: Array, images: Num[Array | np.ndarray, "n h w c"]
+) -> Num[Array, "n h w c"]:
+    """A border of 4 pixels and a flip, as UNSC trains on CIFAR and SVHN.
+
+    It is what `unlearn` takes as `augment`. SVHN's digits are mirrored too, as there.
+
+    >>> crop_and_flip(jax.random.key(0), jnp.ones((2, 8, 8, 1))).shape
+    (2, 8, 8, 1)
+    """
+    return augment(key, images, crop_padding=4, flip=True)
+
+
+# As the command line calls them; None leaves the images alone.
+by_name: dict[str, Callable[[Array, Array], Array] | None] = {
+    "none": None,
+    "crop-flip": crop_and_flip,
+}

@@ -1,0 +1,121 @@
+"""How to train: the numbers, and the learning rate that they make of each step."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+_SCHEDULES = ("cosine", "multi-step", "constant")
+_PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD with momentum. The defaults suit the digits.
+
+    UNSC (arXiv 2404.13588) trains with `batch_size=512`, `schedule="multi-step"`,
+    `nesterov=False`, `crop_padding=4`, `flip=True`, `patience=30` and the other
+    defaults, of which the weight decay holds for all leaves there.
+
+    Attributes:
+      epochs: passes over the data. Each leaves out what does not fill a minibatch,
+        other samples every time.
+      batch_size: samples in a minibatch; all of them if there are fewer.
+      learning_rate: its peak.
+      momentum: in [0, 1).
+      nesterov: whether the gradient is taken ahead of the momentum's step.
+      weight_decay: added to the gradient, times the parameter; of leaves with two axes
+        or more alone, so that biases and normalisation scales are left as they are.
+      warmup_epochs: over which the learning rate rises linearly to its peak.
+      schedule: "cosine", falling to 0 at the end, "multi-step" or "constant".
+      milestones: multi-step: the epochs from which on the rate is multiplied by decay.
+      decay: multi-step: the factor, in (0, 1].
+      label_smoothing: share of the target spread evenly over all classes, in [0, 1).
+      crop_padding: pixels of black on each side, from which a window of the image's own
+        size is cut at random.
+      flip: whether every other image, at random, is mirrored left to right.
+      precision: in which gradients are taken, "float32" (the network's own types) or
+        "bfloat16"; parameters, momentum and batch statistics stay as they are.
+      patience: epochs without a better validation accuracy after which training stops;
+        the best epoch's parameters and state are the result, also if all epochs ran.
+
+    Raises:
+      ValueError: a value is outside its range.
+
+    >>> Recipe(epochs=2).schedule
+    'cosine'
+    """
+
+    epochs: int = 15
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (60, 120, 160)
+    decay: float = 0.2
+    label_smoothing: float = 0.0
+    crop_padding: int = 0
+    flip: bool = False
+    precision: str = "float32"
+    patience: int | None = None
+
+    def __post_init__(self):
+        allowed = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "positive and finite"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more and finite"),
+            "warmup_epochs": (
+                0 <= self.warmup_epochs <= self.epochs,
+                f"between 0 and epochs ({self.epochs})",
+            ),
+            "schedule": (self.schedule in _SCHEDULES, _either(_SCHEDULES)),
+            "milestones": (
+                all(0 < m < math.inf for m in self.milestones)
+                and all(a < b for a, b in itertools.pairwise(self.milestones)),
+                "positive, finite and in ascending order",
+            ),
+            "decay": (0 < self.decay <= 1, "in (0, 1]"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
+            "crop_padding": (self.crop_padding >= 0, "0 or more"),
+            "precision": (self.precision in _PRECISIONS, _either(_PRECISIONS)),
+            "patience": (
+                self.patience is None or self.patience >= 1,
+                "at least 1, or None",
+            ),
+        }
+        for name, (fine, expected) in allowed.items():
+            if not fine:
+                value = getattr(self, name)
+                msg = f"Recipe.{name} must be {expected}; it is {value!r}."
+                raise ValueError(msg)
+
+    def learning_rates(self, steps_per_epoch: int) -> Float[np.ndarray, " steps"]:
+        """The learning rate of every step, float32.
+
+        >>> Recipe(epochs=4, warmup_epochs=2, learning_rate=1.0).learning_rates(1)
+        array([0.5, 1. , 1. , 0.5], dtype=float32)
+        """
+        steps = np.arange(self.epochs * steps_per_epoch)
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        rising = (steps + 1) / max(warmup, 1)
+        after = np.ones(len(steps))
+        if self.schedule == "cosine":
+            through = (steps - warmup) / max(len(steps) - warmup, 1)
+            after = (1 + np.cos(np.pi * through)) / 2
+        elif self.schedule == "multi-step":
+            first = np.round(np.asarray(self.milestones) * steps_per_epoch)
+            after = self.decay ** np.searchsorted(first, steps, side="right")
+        factors = np.where(steps < warmup, rising, after)
+        return (self.learning_rate * factors).astype(np.float32)
+
+
+def _either(values):
+    *first, last = map(repr, values)
+    return f"{', '.join(first)} or {last}"
