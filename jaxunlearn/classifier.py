@@ -128,12 +128,15 @@ def check_images(images: Array | np.ndarray, preprocess: Preprocess | None) -> N
     if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
         msg = f"images must be uint8 (with a Preprocess) or floating point; they are {dtype}."  # noqa: E501
         raise TypeError(msg)
-    if preprocess is not None and len(preprocess.mean) not in (1, shape[-1]):
-        msg = (
-            f"Preprocess has {len(preprocess.mean)} channels and the images have "
-            f"{shape[-1]}: their shape is {shape}."
-        )
-        raise ValueError(msg)
+    if preprocess is None:
+        return
+    for channels in (len(preprocess.mean), len(preprocess.std)):
+        if channels not in (1, shape[-1]):
+            msg = (
+                f"Preprocess has {channels} channels and the images have {shape[-1]}: "
+                f"their shape is {shape}."
+            )
+            raise ValueError(msg)
 
 
 def freeze(

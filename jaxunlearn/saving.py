@@ -133,8 +133,8 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version()}
 
 
-def read_card(path: Path) -> Card | None:
-    """The card in a `.safetensors` file, or None where another library wrote it.
+def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
+    """Card and pixels of a `.safetensors` file, None where another library wrote it.
 
     Raises:
       ValueError: the file is no whole safetensors file, or its card is damaged.
@@ -150,7 +150,7 @@ def read_card(path: Path) -> Card | None:
     if header is None:
         return None
     try:
-        return _described(header)[0]
+        return _described(header)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"{path} holds no classifier that can be rebuilt. {error}"
         raise ValueError(msg) from error

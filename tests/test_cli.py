@@ -446,6 +446,13 @@ def test_a_folder_that_is_no_unfinished_run_is_left_alone(folders):
         folders.open(overwrite=True)
 
 
+def test_a_training_is_no_run_to_be_replaced(folders):
+    folders.done()
+    (folders.out / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="is there and is no run"):
+        folders.open(overwrite=True)
+
+
 def test_a_run_is_replaced_only_by_a_complete_one(folders):
     folders.done(seed=1)
     with pytest.raises(ValueError, match="already holds a run"):

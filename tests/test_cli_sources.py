@@ -12,6 +12,7 @@ from test_cli import assert_in_words, cli
 
 from jaxunlearn import datasets, methods, models, training
 from jaxunlearn.classifier import Preprocess
+from jaxunlearn.datasets import preparation
 from jaxunlearn.evaluation import logits
 from jaxunlearn.models import torch_weights
 from jaxunlearn.saving import load_classifier
@@ -181,6 +182,7 @@ def test_methods_augment_by_name(run_folder, tmp_path):
         (["--mean", "0.5"], "--mean and --std go together"),
         (["--mean", "0.5", "--std", "0"], "std must be positive"),
         (["--size", "0", "8"], "size must be"),
+        (["--model", "alexnet"], "AlexNet needs images of 19 x 19 pixels or more"),
     ],
 )
 def test_bad_sources_are_refused_in_a_sentence(
@@ -194,7 +196,36 @@ def test_bad_sources_are_refused_in_a_sentence(
     shown = capsys.readouterr()
     assert "Traceback" not in shown.err
     assert_in_words(sentence, shown.err)
-    assert not Path("a").exists()
+    assert not list(Path().glob("a*"))
+
+
+def test_pixels_are_standardised_as_a_checkpoint_does(images, tmp_path, capsys):
+    flags = ("--dataset", images, *WIDTH, "--recipe.epochs", 1)
+    flags += ("--mean", 0.25, "--std", 0.5, "--out", tmp_path / "training")
+    assert cli("train", *flags) == 0
+    saved = tmp_path / "training" / "model.safetensors"
+    flags = ("--checkpoint", saved, "--forget", 1, *SHORT, "--methods", "retrain")
+    assert cli("run", *flags, "--out", tmp_path / "a") == 0
+    for name in ("original", "retrained"):
+        classifier, _ = load_classifier(tmp_path / "a" / f"{name}.safetensors")
+        assert classifier.preprocess == Preprocess(0.25, 0.5)
+    other = ("--mean", 0.5, "--std", 0.5, "--out", tmp_path / "b")
+    assert cli("run", *flags, *other) == 2
+    assert_in_words("a classifier of --mean and --std", capsys.readouterr().err)
+
+
+def test_what_prepare_cannot_get_is_said_in_a_sentence(tmp_path, capsys, monkeypatch):
+    class Builder:
+        name, data_dir = "shapes", str(tmp_path / "shapes" / "1.0.0")
+
+        def download_and_prepare(self, **_):
+            msg = "the server does not answer"
+            raise OSError(msg)
+
+    monkeypatch.setattr(preparation, "_NEEDED", ())
+    monkeypatch.setattr(preparation, "_builder", lambda *_: Builder())
+    assert cli("prepare", "shapes", "--data-dir", tmp_path) == 2
+    assert_in_words("the server does not answer", capsys.readouterr().err)
 
 
 def test_checkpoints_of_something_else_are_refused(

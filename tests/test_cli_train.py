@@ -229,6 +229,22 @@ def test_a_folder_of_something_else_is_refused(tmp_path, capsys, no_compute):
     assert_in_words("notes.txt is there and is no training", capsys.readouterr().err)
 
 
+def test_a_run_is_no_training(tmp_path, capsys, no_compute):
+    for name in ("config.json", "metrics.json"):
+        (tmp_path / name).write_text("{}")
+    for flag in ("--resume", "--overwrite"):
+        assert cli("train", "--out", tmp_path, flag, *TINY) == 2
+        assert_in_words("is there and is no training", capsys.readouterr().err)
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"recipe": 3}'])
+def test_a_broken_configuration_is_not_resumed(tmp_path, capsys, no_compute, text):
+    (tmp_path / "config.json").write_text(text)
+    assert cli("train", "--out", tmp_path, "--resume", *TINY) == 2
+    assert_in_words("--overwrite, or choose another folder", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -250,11 +266,15 @@ def test_overwriting_starts_anew_and_leaves_other_files(tmp_path):
     out = tmp_path / "out"
     assert cli("train", "--out", out, "--seed", 1, *TINY) == 0
     first = (out / "model.safetensors").read_bytes()
-    (out / "notes.txt").write_text("mine")
+    for name in ("notes.txt", ".pre-commit-config.yaml"):
+        (out / name).write_text("mine")
+    (out / ".model-7.safetensors").write_text("half")
     assert cli("train", "--out", out, "--seed", 2, "--overwrite", *TINY) == 0
     assert (out / "model.safetensors").read_bytes() != first
     assert json.loads((out / "config.json").read_text())["seed"] == 2
-    assert (out / "notes.txt").read_text() == "mine"
+    for name in ("notes.txt", ".pre-commit-config.yaml"):
+        assert (out / name).read_text() == "mine"
+    assert not (out / ".model-7.safetensors").exists()
     assert len(read_metrics(out / "metrics.jsonl")) == 2 * STEPS
 
 
@@ -268,6 +288,9 @@ def test_overwriting_starts_anew_and_leaves_other_files(tmp_path):
         (("--recipe.patience", 0), "patience must be at least 1"),
         (("--recipe.schedule", "steps"), "schedule must be 'cosine', 'multi-step' or"),
         (("--resume", "--overwrite"), "--resume goes on and --overwrite starts anew"),
+        (("--model", "alexnet"), "AlexNet needs images of 19 x 19 pixels or more"),
+        (("--mean", 0.1, 0.2, 0.3, "--std", 1), "has 3 channels and the images have 1"),
+        (("--mean", 0.1, "--std", 1, 1, 1), "has 3 channels and the images have 1"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_folder_is_made(

@@ -132,6 +132,19 @@ def test_files_that_do_not_fit_are_refused(save, content, sentence):
         datasets.load(path, "test")
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_arrays_are_named(tmp_path, compressed):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
+    content = arrays(shape=(32, 32, 3)) | {"train_images": noise}
+    path = tmp_path / "set.npz"
+    (np.savez_compressed if compressed else np.savez)(path, **content)
+    whole = bytearray(path.read_bytes())
+    whole[100_000] ^= 255
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"train_images in .*set.npz is damaged"):
+        datasets.load(path, "train")
+
+
 def test_too_few_samples_for_validation_are_said_to_be_too_few(save):
     path = save(**arrays(n=9))
     assert len(datasets.load(path, "train")) == 9

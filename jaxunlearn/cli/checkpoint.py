@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from jaxunlearn.classifier import Classifier, freeze
+from jaxunlearn.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.models import torch_weights
 from jaxunlearn.saving import Card, load_classifier, read_card
@@ -16,11 +16,14 @@ def with_checkpoint(run: Run, path: Path) -> Run:
     Raises:
       ValueError: the file is damaged, or its classifier has forgotten classes.
     """
-    card = _card(path)
-    if card is None:
+    found = _card(path)
+    if found is None:
         return run
+    card, preprocess = found
     return dataclasses.replace(
         run,
+        mean=None if preprocess is None else preprocess.mean,
+        std=None if preprocess is None else preprocess.std,
         model=card.model,
         options=_texts(card),
         dataset=run.dataset if card.dataset is None else card.dataset,
@@ -44,12 +47,15 @@ def load_original(run: Run, image_shape: tuple[int, ...]) -> Classifier:
       ValueError: it is not of this network, or not for these images.
     """
     path = run.checkpoint
-    card = _card(path)
-    if card is None:
+    found = _card(path)
+    if found is None:
         module = run.create()
         variables = torch_weights.from_torch(module, path, image_shape=image_shape)
         return freeze(module, variables, preprocess=run.preprocess(run.validation_seed))
+    card, preprocess = found
+    pixels = None if run.mean is None else Preprocess(run.mean, run.std)
     there = {
+        "--mean and --std": (preprocess, pixels),
         "--model": (card.model, run.model),
         "--options": (card.options, run.model_options()),
         "--split-seed": (card.split_seed, run.validation_seed),
@@ -72,7 +78,7 @@ def load_original(run: Run, image_shape: tuple[int, ...]) -> Classifier:
     return load_classifier(path)[0]
 
 
-def _card(path: Path) -> Card | None:
+def _card(path: Path) -> tuple[Card, Preprocess | None] | None:
     if not path.is_file():
         msg = f"There is no file {path}: --checkpoint takes a .safetensors, .pt or .pth file."  # noqa: E501
         raise FileNotFoundError(msg)

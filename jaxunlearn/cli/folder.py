@@ -40,7 +40,9 @@ class RunFolder:
     def _check_final(self, overwrite):
         if not self.final.exists():
             return
-        if not (self.final / "config.json").is_file():
+        # A training has a config.json too, and metrics.jsonl besides.
+        training = (self.final / "metrics.jsonl").exists()
+        if training or not (self.final / "config.json").is_file():
             msg = f"{self.final} is there and is no run: choose another folder with --out."  # noqa: E501
             raise ValueError(msg)
         if not overwrite:

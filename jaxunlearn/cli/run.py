@@ -27,9 +27,11 @@ def run(settings: Run) -> None:
     results, progress = consoles()
     settings.check()
     splits = _load(settings)
-    given = None
-    if settings.checkpoint is not None:
-        given = load_original(settings, splits["train"].images.shape[1:])
+    given, images = None, splits["train"].images
+    if settings.checkpoint is None:
+        settings.check_images(images)
+    else:
+        given = load_original(settings, images.shape[1:])
     folder = RunFolder(settings)
     if folder.resumed:
         progress.print(f"Taking up the unfinished run in {folder.partial}.")

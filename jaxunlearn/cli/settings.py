@@ -67,8 +67,9 @@ class Run(Methods, Source):
       seed: of everything drawn.
       split_seed: which samples are for validation; by default --seed.
       checkpoint: start from this classifier instead of training one: a .safetensors
-        file of jaxunlearn, which sets the defaults of --dataset, --size, --model,
-        --options and --split-seed; or PyTorch's parameters of that --model.
+        file of jaxunlearn, which sets the defaults of --dataset, --size, --mean,
+        --std, --model, --options and --split-seed; or PyTorch's parameters of that
+        --model.
       out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
       overwrite: replace what is there, once the new run is complete.
       config: the config.json of a run, whose values become the defaults of all flags.
@@ -122,7 +123,7 @@ class Unlearn(Methods):
     """Forget classes in a saved classifier.
 
     Attributes:
-      checkpoint: a .safetensors file of a run.
+      checkpoint: a .safetensors file of a training or a run.
       out: the .safetensors file to write.
       forget: the classes to forget, besides those that it has forgotten already.
       method: what to forget with.
@@ -147,7 +148,7 @@ class Evaluate:
     """Accuracy of a saved classifier on every class.
 
     Attributes:
-      checkpoint: a .safetensors file of a run.
+      checkpoint: a .safetensors file of a training or a run.
       forget: the classes that count as forgotten; by default those that it has
         forgotten according to the file.
       dataset: name of a data set; by default the one it was trained on.

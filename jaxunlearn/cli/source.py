@@ -4,10 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
+import numpy as np
+from jaxtyping import UInt8
 from tyro.conf import arg
 
 from jaxunlearn import datasets, models
-from jaxunlearn.classifier import Preprocess
+from jaxunlearn.classifier import Preprocess, check_images, freeze
 from jaxunlearn.tasks import Data
 
 Folder = Annotated[Path | None, arg(metavar="FOLDER")]
@@ -81,6 +84,18 @@ class Source:
         """The network, without parameters."""
         options = self.model_options()
         return models.create(self.model, num_classes=self.num_classes(), **options)
+
+    def check_images(self, images: UInt8[np.ndarray, "n h w c"]) -> None:
+        """Refuse images that the network or --mean is not for; nothing is computed.
+
+        Raises:
+          ValueError: they are too small, or have another number of channels.
+        """
+        if self.mean is not None:
+            check_images(images, Preprocess(self.mean, self.std))
+        network = freeze(self.create(), {"params": {}}).network
+        shape = images.shape[1:]
+        jax.eval_shape(lambda key: network.init(key, shape), jax.random.key(0))
 
     def _data_dir(self):
         return None if self.data_dir is None else str(self.data_dir)

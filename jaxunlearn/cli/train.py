@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from jaxunlearn.training.recipe import Recipe
 _CONFIG, _MODEL = "config.json", "model.safetensors"
 _CARD, _METRICS = "model.json", "metrics.jsonl"
 _CHECKPOINTS, _BOARD = "checkpoints", "tensorboard"
+# What is left of the first three when a training is killed.
+_HALF_WRITTEN = re.compile(r"\.(config|model)-\d+\.(json|safetensors)")
 
 # Where a training goes is not part of what it is; the second ones leave its result
 # as it is, and may change from one resumption to the next.
@@ -113,6 +116,7 @@ def train(settings: Train) -> None:
     if settings.tensorboard:
         check_tensorboard()
     splits = {s: settings.load(s, settings.validation_seed) for s in SPLITS}
+    settings.check_images(splits["train"].images)
     _prepare(settings)
     begun = time.perf_counter()
     try:
@@ -134,15 +138,13 @@ def _is_finished(settings: Train) -> bool:
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
     config = place / _CONFIG
-    if not config.is_file():
+    # A run has a config.json too, and metrics.json besides.
+    if not config.is_file() or (place / "metrics.json").exists():
         if place.is_dir() and all(
             p.name.startswith(".config-") for p in place.iterdir()
         ):
             return False  # killed before anything was written
-        msg = (
-            f"{place} is there and is no training (it holds no {_CONFIG}): choose "
-            "another folder with --out."
-        )
+        msg = f"{place} is there and is no training: choose another folder with --out."
         raise ValueError(msg)
     if settings.overwrite:
         return False
@@ -152,7 +154,7 @@ def _is_finished(settings: Train) -> bool:
             "--overwrite, or choose another folder with --out."
         )
         raise ValueError(msg)
-    others = differences(_deciding(read_json(config)), _deciding(_plain(settings)))
+    others = differences(_stored(config), _deciding(_plain(settings)))
     if others:
         msg = (
             f"{place} holds a training with other settings, which differ in "
@@ -172,8 +174,8 @@ def _prepare(settings: Train) -> None:
             for name in (_CARD, _MODEL, _METRICS, _CHECKPOINTS, _BOARD, _CONFIG):
                 path = place / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for path in place.glob(".*-*"):
-            if path.is_file():  # half written when a training was killed
+        for path in place.iterdir():
+            if _HALF_WRITTEN.fullmatch(path.name):
                 path.unlink()
         if not (place / _CONFIG).exists():
             with written_whole(place / _CONFIG) as temporary:
@@ -281,10 +283,24 @@ def _plain(settings: Train) -> dict[str, Any]:
     return {name: plain[name] for name in plain if name not in _PLACES}
 
 
+def _stored(config: Path) -> dict[str, Any]:
+    """What decided about the training that is there."""
+    try:
+        found = read_json(config)
+    except ValueError as error:
+        msg = (
+            f"{error} The training there cannot be gone on with: start anew with "
+            "--overwrite, or choose another folder with --out."
+        )
+        raise ValueError(msg) from error
+    return _deciding(found)
+
+
 def _deciding(config: dict[str, Any]) -> dict[str, Any]:
     """What decides about the result, those of the recipe by their own names."""
     found = {name: value for name, value in config.items() if name not in _FREE}
     if found.get("split_seed") is None:
         found["split_seed"] = found.get("seed")
-    recipe = found.pop("recipe", {})
+    recipe = found.pop("recipe", None)
+    recipe = recipe if isinstance(recipe, dict) else {}
     return found | {f"recipe.{name}": value for name, value in recipe.items()}

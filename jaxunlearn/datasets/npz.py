@@ -7,6 +7,7 @@ it). Images are uint8, `[n, h, w, c]` or grey `[n, h, w]`; labels `[n]` or `[n, 
 
 import dataclasses
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from jaxunlearn.datasets.pixels import resize
 from jaxunlearn.datasets.splits import Samples, Source, draw_validation
 
 _NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
+
+# What reading a truncated or altered file raises.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +118,15 @@ class Npz(Source):
         except FileNotFoundError:
             msg = f"There is no file {self.path}."
             raise FileNotFoundError(msg) from None
-        except (zipfile.BadZipFile, ValueError, AttributeError) as error:
+        except (*_DAMAGED, AttributeError) as error:
             msg = f"{self.path} is no .npz file as np.savez writes it: {error}"
             raise ValueError(msg) from error
         return shapes
 
     def _array(self, name):
-        with np.load(self.path, allow_pickle=False) as file:
-            return file[name]
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                return file[name]
+        except _DAMAGED as error:
+            msg = f"The array {name} in {self.path} is damaged ({error}): write or download the file anew."  # noqa: E501
+            raise ValueError(msg) from error

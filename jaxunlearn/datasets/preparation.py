@@ -25,7 +25,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
       ImportError: TensorFlow is not there.
       ValueError: there is no such set, it is not one of labelled images, or it is there
         in another format.
-      RuntimeError: it cannot be downloaded (TensorFlow Datasets tries for some minutes)
+      OSError: it cannot be downloaded (TensorFlow Datasets tries for some minutes)
         or written. Nothing half-written is left; finished downloads are.
     """
     if not location.is_name(name):
@@ -101,7 +101,7 @@ def _download(name, builder):
             f"({type(error).__name__}: {reason}). Is there a network, is the disk "
             "full, or does this set have to be downloaded by hand?"
         )
-        raise RuntimeError(msg) from error
+        raise OSError(msg) from error
 
 
 def _tidy(builder, where):
