@@ -349,6 +349,12 @@ def test_an_unknown_model_or_option_is_answered_with_the_known_ones():
         models.create("smallcnn", num_classes=0)
 
 
+@pytest.mark.parametrize("milestones", [(), (15.0, 20.0)])
+def test_milestones_that_are_never_reached_are_refused(milestones):
+    with pytest.raises(ValueError, match="beyond the 15 epochs, so that the learning"):
+        Recipe(schedule="multi-step", epochs=15, milestones=milestones)
+
+
 def test_the_learning_rate_falls_by_steps_at_the_milestones():
     recipe = Recipe(
         epochs=6,

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxunlearn import training
 from jaxunlearn.classifier import Classifier
@@ -13,11 +12,11 @@ from jaxunlearn.cli.console import Bars
 from jaxunlearn.cli.folder import RunFolder
 from jaxunlearn.cli.forget import forget, keys
 from jaxunlearn.cli.settings import Run
+from jaxunlearn.cli.trained import of_classes
 from jaxunlearn.evaluation import evaluate, logits
 from jaxunlearn.metrics import relative_change
 from jaxunlearn.plain import to_plain
 from jaxunlearn.report.plots import plot_images
-from jaxunlearn.saving import Card
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Data, Task, split_by_class
 from jaxunlearn.unlearning import Trace
@@ -98,24 +97,17 @@ class Pieces:
 
     def _train(self, data, key, progress) -> Classifier:
         settings = self._settings
-        recipe = settings.recipe
-        total = recipe.epochs * (len(data) // min(recipe.batch_size, len(data)))
+        total = settings.recipe.steps(len(data))
         progress("training", 0, total)
         return training.fit(
             settings.create(),
             data,
-            recipe=recipe,
+            recipe=settings.recipe,
             key=key,
             preprocess=settings.preprocess(settings.validation_seed),
-            validation=self._validation(data),
+            validation=of_classes(self._splits["validation"], data.labels),
             callback=lambda step, _: progress("training", step + 1, total),
         )
-
-    def _validation(self, data) -> Data:
-        """Validation samples of the classes that are trained on."""
-        validation = self._splits["validation"]
-        known = np.isin(validation.labels, data.labels)
-        return Data(validation.images[known], validation.labels[known])
 
     def _save(self, title, classifier, trace, details) -> dict[str, Any]:
         settings = self._settings
@@ -130,17 +122,8 @@ class Pieces:
             if field.name != "proxies"
         }
         record = to_plain(record)
-        card = Card(
-            name=title,
-            model=settings.model,
-            num_classes=self._task.num_classes,
-            options=settings.model_options(),
-            image_shape=self._task.forget.images.shape[1:],
-            dataset=settings.dataset,
-            size=settings.size,
-            split_seed=settings.validation_seed,
-            forgotten=() if title == "original" else settings.forget,
-        )
+        forgotten = () if title == "original" else settings.forget
+        card = settings.card(title, self._task.forget.images.shape[1:], forgotten)
         self._folder.save(title, classifier, card, record)
         return record
 

@@ -13,9 +13,8 @@ from jaxunlearn.cli.settings import (
     Unlearn,
     check_forget,
     check_image_shape,
-    check_seed,
 )
-from jaxunlearn.cli.source import check_names
+from jaxunlearn.cli.source import check_names, check_seed
 from jaxunlearn.evaluation import evaluate
 from jaxunlearn.plain import to_plain
 from jaxunlearn.saving import Card, load_classifier, save_classifier

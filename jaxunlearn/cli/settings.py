@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from jaxunlearn import methods
-from jaxunlearn.cli.source import Classes, DataSet, Folder, Source, check_names
+from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
+from jaxunlearn.cli.trained import Trained
 from jaxunlearn.methods import UNSC, CovarNav, Descent, Unprojected
 from jaxunlearn.plain import from_plain, read_json, to_plain
 from jaxunlearn.tasks import Data, check_classes
-from jaxunlearn.training.recipe import Recipe
 
 # Those that start from a classifier and descend; the others train from scratch.
 DESCENDING = [n for n, method in methods.by_name.items() if issubclass(method, Descent)]
@@ -58,14 +58,12 @@ class Methods:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Methods, Source):
+class Run(Methods, Trained):
     """Train a classifier, forget classes with several methods, compare them.
 
     Attributes:
       forget: the classes to forget.
       methods: what to compare.
-      seed: of everything drawn.
-      split_seed: which samples are for validation; by default --seed.
       checkpoint: start from this classifier instead of training one: a .safetensors
         file of jaxunlearn, which sets the defaults of --dataset, --size, --mean,
         --std, --model, --options and --split-seed; or PyTorch's parameters of that
@@ -73,30 +71,21 @@ class Run(Methods, Source):
       out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
       overwrite: replace what is there, once the new run is complete.
       config: the config.json of a run, whose values become the defaults of all flags.
-      recipe: how the original and the retrained classifier are trained.
     """
 
     forget: Annotated[tuple[int, ...], Classes] = (3,)
     methods: _Methods = ("covarnav", "unsc", "unprojected", "retrain")
-    seed: int = 0
-    split_seed: int | None = None
     checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
     out: Folder = None
     overwrite: bool = False
     config: Annotated[Path | None, arg(metavar="FILE")] = None
-    recipe: Recipe = Recipe()
 
     @property
     def place(self) -> Path:
         """Where the run goes."""
         classes = "-".join(map(str, self.forget))
-        name = f"{Path(self.dataset).stem}-forget-{classes}-seed-{self.seed}"
+        name = f"{self.label}-forget-{classes}-seed-{self.seed}"
         return Path("runs") / name if self.out is None else self.out
-
-    @property
-    def validation_seed(self) -> int:
-        """Which samples are for validation."""
-        return self.seed if self.split_seed is None else self.split_seed
 
     def check(self) -> None:
         """Check what can be checked before any data are read.
@@ -108,8 +97,6 @@ class Run(Methods, Source):
         super().check()
         check_names("method", self.methods, list(methods.by_name))
         check_forget(self.forget, self.num_classes())
-        check_seed(self.seed)
-        check_seed(self.validation_seed, "--split-seed")
         self.check_rates()
 
     def plain(self) -> dict[str, Any]:
@@ -202,13 +189,6 @@ def check_forget(classes: Sequence[int], num_classes: int) -> None:
         msg = "--forget names no class: give at least one, as in --forget 3."
         raise ValueError(msg)
     check_classes(classes, num_classes, name="--forget")
-
-
-def check_seed(seed: int, name: str = "--seed") -> None:
-    """Refuse a seed that some random generator would."""
-    if not 0 <= seed < 2**32:
-        msg = f"{name} must be 0 or more and less than 2**32; it is {seed}."
-        raise ValueError(msg)
 
 
 def check_flags(flags: Sequence[str], settings: Methods) -> None:

@@ -1,6 +1,7 @@
 """Which images and which network: what the commands that train have in common."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +98,15 @@ class Source:
         shape = images.shape[1:]
         jax.eval_shape(lambda key: network.init(key, shape), jax.random.key(0))
 
+    @property
+    def label(self) -> str:
+        """The data set in the name of a folder."""
+        path = Path(self.dataset)
+        here = path.suffix == ".npz" or path.exists()
+        if here and self.dataset not in datasets.names():
+            return path.resolve().stem
+        return re.sub(r"[^\w.]+", "-", self.dataset)
+
     def _data_dir(self):
         return None if self.data_dir is None else str(self.data_dir)
 
@@ -114,3 +124,10 @@ def check_names(what: str, names, known) -> None:
         if names.count(name) > 1:
             msg = f"The {what} {name!r} is given more than once."
             raise ValueError(msg)
+
+
+def check_seed(seed: int, name: str = "--seed") -> None:
+    """Refuse a seed that some random generator would."""
+    if not 0 <= seed < 2**32:
+        msg = f"{name} must be 0 or more and less than 2**32; it is {seed}."
+        raise ValueError(msg)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from rich.console import Console
 from tyro.conf import arg
 
@@ -18,16 +17,15 @@ from jaxunlearn import parallel, training
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.cli.console import bars, consoles
 from jaxunlearn.cli.forget import keys
-from jaxunlearn.cli.settings import check_seed
-from jaxunlearn.cli.source import Classes, Folder, Source
+from jaxunlearn.cli.source import Classes, Folder
+from jaxunlearn.cli.trained import Trained, of_classes
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.evaluation import Evaluation, evaluate
 from jaxunlearn.plain import read_json, to_json, to_plain
-from jaxunlearn.saving import Card, save_with_card, written_whole
+from jaxunlearn.saving import save_with_card, written_whole
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 from jaxunlearn.training.fingerprint import differences
 from jaxunlearn.training.metric_log import MetricLog, check_tensorboard
-from jaxunlearn.training.recipe import Recipe
 
 # What a training writes into its folder.
 _CONFIG, _MODEL = "config.json", "model.safetensors"
@@ -43,46 +41,35 @@ _FREE = ("data_dir", "checkpoint_every", "keep", "tensorboard")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(Source):
+class Train(Trained):
     """Train a classifier; what was interrupted or killed goes on with --resume.
 
     Attributes:
       forget: classes to leave out, for a classifier retrained from scratch.
-      seed: of everything drawn.
-      split_seed: which samples are for validation; by default --seed.
       out: the training's folder; by default runs/DATASET-MODEL-seed-SEED.
       resume: go on from the newest checkpoint there; start anew if there is none.
       overwrite: start anew, in place of the training that is there.
       checkpoint_every: steps from one checkpoint to the next; by default an epoch's.
       keep: how many of the newest checkpoints stay.
       tensorboard: write TensorBoard files too.
-      recipe: how to train.
     """
 
     forget: Annotated[tuple[int, ...], Classes] = ()
-    seed: int = 0
-    split_seed: int | None = None
     out: Folder = None
     resume: bool = False
     overwrite: bool = False
     checkpoint_every: Annotated[int | None, arg(metavar="STEPS")] = None
     keep: int = 3
     tensorboard: bool = False
-    recipe: Recipe = Recipe()
 
     @property
     def place(self) -> Path:
         """Where the training goes."""
-        name = f"{Path(self.dataset).stem}-{self.model}"
+        name = f"{self.label}-{self.model}"
         if self.forget:
             name += f"-without-{'-'.join(map(str, self.forget))}"
         name += f"-seed-{self.seed}"
         return Path("runs") / name if self.out is None else self.out
-
-    @property
-    def validation_seed(self) -> int:
-        """Which samples are for validation."""
-        return self.seed if self.split_seed is None else self.split_seed
 
     def check(self) -> None:
         """Check what can be checked before any data are read.
@@ -93,8 +80,6 @@ class Train(Source):
         """
         super().check()
         check_classes(self.forget, self.num_classes(), name="--forget")
-        check_seed(self.seed)
-        check_seed(self.validation_seed, "--split-seed")
         for name in ("checkpoint_every", "keep"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -198,10 +183,8 @@ def _fit(
     data, validation = splits["train"], splits["validation"]
     if settings.forget:
         data = split_by_class(data, settings.forget)[1]
-        kept = ~np.isin(validation.labels, settings.forget)
-        validation = Data(validation.images[kept], validation.labels[kept])
-    batch_size = min(settings.recipe.batch_size, len(data))
-    total = settings.recipe.epochs * (len(data) // batch_size)
+        validation = of_classes(validation, data.labels)
+    total = settings.recipe.steps(len(data))
     with bars(progress) as shown, shown.row("classifier") as move:
         first = True
 
@@ -237,17 +220,8 @@ def _save(
     seconds: float,
 ) -> None:
     """The classifier and, last, its card, which says that all is done."""
-    card = Card(
-        name="retrained" if settings.forget else "original",
-        model=settings.model,
-        num_classes=settings.num_classes(),
-        options=settings.model_options(),
-        image_shape=tuple(splits["train"].images.shape[1:]),
-        dataset=settings.dataset,
-        size=settings.size,
-        split_seed=settings.validation_seed,
-        forgotten=settings.forget,
-    )
+    name = "retrained" if settings.forget else "original"
+    card = settings.card(name, splits["train"].images.shape[1:], settings.forget)
     details = {
         "seed": settings.seed,
         "recipe": settings.recipe,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
+from jaxunlearn.models import nnx_resnet as nnx_resnet
 from jaxunlearn.models import torch_weights as torch_weights
 from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN

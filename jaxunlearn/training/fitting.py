@@ -19,7 +19,7 @@ from jaxunlearn.tasks import Data
 from jaxunlearn.training.checkpoints import Checkpoints
 from jaxunlearn.training.fingerprint import differences, fingerprint
 from jaxunlearn.training.loop import Best, Loop, Position
-from jaxunlearn.training.recipe import Recipe as Recipe
+from jaxunlearn.training.recipe import Recipe
 from jaxunlearn.training.reports import Reports
 from jaxunlearn.training.step import TrainingStep
 

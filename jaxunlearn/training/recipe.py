@@ -95,6 +95,22 @@ class Recipe:
                 value = getattr(self, name)
                 msg = f"Recipe.{name} must be {expected}; it is {value!r}."
                 raise ValueError(msg)
+        stepped = any(m < self.epochs for m in self.milestones)
+        if self.schedule == "multi-step" and not stepped:
+            msg = (
+                f"Recipe.milestones {self.milestones} all lie beyond the {self.epochs} "
+                "epochs, so that the learning rate would never fall: set them, or take "
+                "another schedule."
+            )
+            raise ValueError(msg)
+
+    def steps(self, samples: int) -> int:
+        """How many steps a training on so many samples has.
+
+        >>> Recipe(epochs=2, batch_size=64).steps(200)
+        6
+        """
+        return self.epochs * (samples // min(self.batch_size, samples))
 
     def learning_rates(self, steps_per_epoch: int) -> Float[np.ndarray, " steps"]:
         """The learning rate of every step, float32.
