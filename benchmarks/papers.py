@@ -47,10 +47,12 @@ def run(name: str, seed: int, out: Path, data_dir: Path | None) -> dict:
     command = [sys.executable, "-m", "jaxunlearn", "run", "--config", config]
     command += ["--seed", seed, "--out", folder]
     command += [] if data_dir is None else ["--data-dir", data_dir]
+    # Of a run that was taken up, or is there already, only its stages are known.
+    fresh = not folder.exists() and not Path(f"{folder}.partial").exists()
     start = time.perf_counter()
     if not folder.exists():
         subprocess.run([str(part) for part in command], check=True)
-    wall = time.perf_counter() - start
+    wall = time.perf_counter() - start if fresh else None
     metrics = json.loads((folder / "metrics.json").read_text())
     keep = ("ranks", "seconds", "learning_rate", "validation_trials")
     keep += ("retained_logit_change", "surviving_gradient")
@@ -59,7 +61,7 @@ def run(name: str, seed: int, out: Path, data_dir: Path | None) -> dict:
             split: {part: record[split][part] for part in ("retained", "forgotten")}
             for split in ("train", "validation", "test")
         }
-        | {entry: record[entry] for entry in keep}
+        | {entry: record[entry] for entry in keep if entry in record}
         for title, record in metrics["classifiers"].items()
     }
     return {
@@ -76,7 +78,8 @@ def run(name: str, seed: int, out: Path, data_dir: Path | None) -> dict:
 
 def report(found: dict) -> None:
     """Accuracies beside the published ones."""
-    print(f"{found['name']}, seed {found['seed']}: {found['wall_seconds']:.0f} s")
+    stages = sum(sum(c["seconds"].values()) for c in found["classifiers"].values())
+    print(f"{found['name']}, seed {found['seed']}: {stages:.0f} s in all stages")
     for title, record in found["classifiers"].items():
         test = record["test"]
         line = (
