@@ -35,13 +35,16 @@ class Evaluation:
     forget_classes: tuple[int, ...]
 
     def __str__(self):
-        classes = ", ".join(map(str, self.forget_classes)) or "none"
         lines = [
             f"retained  {self.retained:6.2f} % (over samples "
-            f"{self.retained_weighted:.2f} %)",
-            f"forgotten {self.forgotten:6.2f} % (over samples "
-            f"{self.forgotten_weighted:.2f} %), classes: {classes}",
+            f"{self.retained_weighted:.2f} %)"
         ]
+        if self.forget_classes:
+            classes = ", ".join(map(str, self.forget_classes))
+            lines.append(
+                f"forgotten {self.forgotten:6.2f} % (over samples "
+                f"{self.forgotten_weighted:.2f} %), classes: {classes}"
+            )
         for start in range(0, len(self.per_class), 10):
             row = self.per_class[start : start + 10]
             numbers = range(start, start + len(row))

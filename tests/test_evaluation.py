@@ -186,3 +186,9 @@ def test_relative_change_of_nothing_is_refused():
         relative_change(np.zeros(3), np.ones(3))
     with pytest.raises(ValueError, match=r"\(3,\) and \(3, 1\)"):
         relative_change(np.ones(3), np.ones((3, 1)))
+
+
+def test_nothing_is_said_of_forgotten_classes_where_there_are_none():
+    text = str(evaluate(read_out(), asking_for(PREDICTIONS, LABELS), []))
+    assert "forgotten" not in text
+    assert "nan %" not in text
