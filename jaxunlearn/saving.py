@@ -139,14 +139,8 @@ def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
     Raises:
       ValueError: the file is no whole safetensors file, or its card is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as opened:
-            header = (opened.metadata() or {}).get(_HEADER)
-    except SafetensorError as error:
-        msg = f"{path} is no whole safetensors file ({error}): write it anew."
-        raise ValueError(msg) from error
+    with _opened(path) as file:
+        header = _header(file)
     if header is None:
         return None
     try:
@@ -175,7 +169,9 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
     if not path.is_file():
         msg = f"There is no file {path}: give the path of a .safetensors file."
         raise FileNotFoundError(msg)
-    header, tensors = _read(path)
+    with _opened(path) as file:
+        header = _header(file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if header is None:
         msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
         raise ValueError(msg)
@@ -193,16 +189,21 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
     return freeze(model, variables, preprocess=preprocess), card
 
 
-def _read(path: Path) -> tuple[str | None, dict[str, np.ndarray]]:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file for reading."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as opened:
-            header = (opened.metadata() or {}).get(_HEADER)
-            return header, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        with safe_open(path, framework="numpy") as file:
+            yield file
     except SafetensorError as error:
         msg = f"{path} is no whole safetensors file ({error}): write it anew."
         raise ValueError(msg) from error
+
+
+def _header(file: Any) -> str | None:
+    return (file.metadata() or {}).get(_HEADER)
 
 
 def _network(card: Card) -> tuple[Any, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The unlearning loop against loops by hand, and what it refuses."""
 
-import contextlib
 import inspect
 
 import flax.linen as nn
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counting import compilations
 from flax import nnx
 
 import jaxunlearn as ju
@@ -87,22 +87,6 @@ def data(n=12, seed=0):
 
 def pixels(n=12, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 2), dtype=np.uint8)
-
-
-@contextlib.contextmanager
-def compilations():
-    """Counts programs that XLA compiles."""
-    seen = []
-
-    def listen(event, duration, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def assert_trees_close(one, other, **tolerance):

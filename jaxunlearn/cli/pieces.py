@@ -56,8 +56,12 @@ class Pieces:
             with self._bars.row("original") as progress, watch.stage("steps"):
                 classifier = self._given
                 if classifier is None:
-                    train = self._splits["train"]
-                    classifier = self._train(train, self._original_key, progress)
+                    classifier = self._train(
+                        self._splits["train"],
+                        self._original_key,
+                        progress,
+                        self._settings.preprocess(self._settings.validation_seed),
+                    )
                 jax.block_until_ready(classifier.params)
             trace = Trace(seconds=watch.seconds)
             record = self._save("original", classifier, trace, {"learning_rate": None})
@@ -76,7 +80,9 @@ class Pieces:
                 self._original,
                 dataclasses.replace(
                     self._task,
-                    train=lambda data, key: self._train(data, key, progress),
+                    train=lambda data, key: self._train(
+                        data, key, progress, self._original.preprocess
+                    ),
                 ),
                 self._splits["validation"],
                 self._settings.learning_rates,
@@ -95,7 +101,7 @@ class Pieces:
         }
         return self._save(title, classifier, trace, details)
 
-    def _train(self, data, key, progress) -> Classifier:
+    def _train(self, data, key, progress, preprocess) -> Classifier:
         settings = self._settings
         total = settings.recipe.steps(len(data))
         progress("training", 0, total)
@@ -104,7 +110,7 @@ class Pieces:
             data,
             recipe=settings.recipe,
             key=key,
-            preprocess=settings.preprocess(settings.validation_seed),
+            preprocess=preprocess,
             validation=of_classes(self._splits["validation"], data.labels),
             callback=lambda step, _: progress("training", step + 1, total),
         )

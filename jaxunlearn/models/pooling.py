@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 def halve(x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
     """The largest value of every tile of 2 x 2; an odd last row or column is left out.
 
-    What `flax.linen.max_pool` does, from slices: on a CPU a gradient step of an AlexNet
-    takes 0.49 s instead of 0.59 s.
+    What `flax.linen.max_pool` does, from slices, whose gradients XLA's CPU backend
+    takes faster (`benchmarks/max_pooling.py`).
 
     >>> halve(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
