@@ -120,23 +120,28 @@ def layer_grams(
     """
     with jax.default_matmul_precision("highest"):
         captured = capture(classifier, classifier.prepare(images))
-    grams: list[LayerGram | None] = []
-    for layer in layers(captured, len(jax.tree.leaves(classifier.params))):
-        if isinstance(layer, str):
-            grams.append(None)
-            continue
-        parts, counts = [], []
-        for key, use, renumber in layer.uses:
-            operand, weight = captured.operands[key]
-            keep = mask.reshape(-1, *(1,) * (operand.ndim - 1)) > 0
-            operand = jnp.where(keep, operand, jnp.zeros((), operand.dtype))
-            part = group_grams(use.product, operand, use.scans)
-            parts.append(renumber(part, 1, 2))
-            weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
-            per_group = flatten_scans(weight, use.scans).sum(axis=1).mean()
-            counts.append(per_group * use.product.count)
-        grams.append(LayerGram(sum(parts), sum(counts), layer.layout))
-    return grams
+    found = layers(captured, len(jax.tree.leaves(classifier.params)))
+    return [
+        None if isinstance(layer, str) else captured_gram(captured, layer, mask)
+        for layer in found
+    ]
+
+
+def captured_gram(
+    captured: Capture, layer: Layer, mask: Float[Array, " n"]
+) -> LayerGram:
+    """The gram of one leaf's inputs, over the captured images that `mask` keeps."""
+    parts, counts = [], []
+    for key, use, renumber in layer.uses:
+        operand, weight = captured.operands[key]
+        keep = mask.reshape(-1, *(1,) * (operand.ndim - 1)) > 0
+        operand = jnp.where(keep, operand, jnp.zeros((), operand.dtype))
+        part = group_grams(use.product, operand, use.scans)
+        parts.append(renumber(part, 1, 2))
+        weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
+        per_group = flatten_scans(weight, use.scans).sum(axis=1).mean()
+        counts.append(per_group * use.product.count)
+    return LayerGram(sum(parts), sum(counts), layer.layout)
 
 
 def gram_shapes(classifier: Classifier, images: Any) -> list[LayerGram | None]:

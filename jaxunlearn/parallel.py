@@ -2,7 +2,8 @@
 
 import logging
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 _log = logging.getLogger(__name__)
+
+# What JAX has to run a function on each of several devices.
+Transform = Literal["shard_map", "pmap"]
 
 
 def linear_algebra_device() -> jax.Device:
@@ -123,6 +127,88 @@ def over_devices(function, mesh: Mesh):
         )(per_device, shared, *rows)
 
     return sharded
+
+
+def on_shares(
+    function: Callable[..., tuple[PyTree, PyTree]],
+    mesh: Mesh,
+    transform: Transform = "shard_map",
+) -> Callable[..., tuple[PyTree, PyTree]]:
+    """`function(rows, shared)` on every device's share, as a function of all rows.
+
+    Both transforms run the same function, in which collectives may name the mesh's
+    axis, and both may stand inside `jit` and loops.
+
+    Args:
+      function: returns `(rows, shared)`; what it returns as shared must be the same on
+        every device, for instance through `lax.pmean`.
+      mesh: of one axis.
+      transform: `jax.shard_map`, or `jax.pmap`.
+
+    Returns:
+      `(rows, shared) -> (rows, shared)`. Rows are trees of arrays `[batches, n, ...]`
+      that are cut along their second axis, into equal shares.
+
+    Raises:
+      ValueError: there is no such transform, or the mesh has several axes.
+
+    >>> mesh = jax.make_mesh((1,), ("data",))
+    >>> def centre(rows, shared):
+    ...     mean = lax.pmean(rows.mean(1), "data")
+    ...     return rows - mean + shared, mean
+    >>> rows, mean = on_shares(centre, mesh, "pmap")(jnp.array([[1.0, 3.0]]), 5.0)
+    >>> print(rows, mean)
+    [[4. 6.]] [2.]
+    """
+    check_transform(transform)
+    axis = axis_of(mesh)
+    if transform == "shard_map":
+        split, whole = PartitionSpec(None, axis), PartitionSpec()
+        # As in `over_devices`: programs traced elsewhere lack the casts.
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(split, whole),
+            out_specs=(split, whole),
+            check_vma=False,
+        )
+    shares = jax.pmap(
+        function,
+        axis_name=axis,
+        in_axes=(1, None),
+        out_axes=(1, None),
+        devices=list(mesh.devices.flat),
+    )
+
+    def whole(rows, shared):
+        def cut(x):
+            return x.reshape(x.shape[0], mesh.size, -1, *x.shape[2:])
+
+        rows, shared = shares(jax.tree.map(cut, rows), shared)
+        joined = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), rows)
+        return joined, shared
+
+    return whole
+
+
+def check_transform(transform: str) -> None:
+    """Refuse what is neither "shard_map" nor "pmap"."""
+    if transform not in Transform.__args__:
+        msg = f'transform must be "shard_map" or "pmap"; it is {transform!r}.'
+        raise ValueError(msg)
+
+
+def mesh_for_rows(mesh: Mesh | None) -> Mesh | None:
+    """The devices over which independent rows are cut, or None for a single one.
+
+    Without a `mesh`: on a GPU or TPU all of this process's devices, on a CPU one.
+    """
+    if mesh is not None:
+        return automatic(mesh)
+    devices = jax.local_devices()
+    if jax.default_backend() == "cpu" or len(devices) == 1:
+        return None
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def place_rows(tree: PyTree, mesh: Mesh | None) -> PyTree:

@@ -19,10 +19,10 @@ from test_training import Linear, Noisy, NoisyNNX, toy
 
 import jaxunlearn
 from jaxunlearn import parallel
+from jaxunlearn.checkpoints import Checkpoints
 from jaxunlearn.tasks import Data
 from jaxunlearn.training import Recipe, fit
 from jaxunlearn.training import loop as training_loop
-from jaxunlearn.training.checkpoints import Checkpoints
 
 KEY = jax.random.key(0)
 # Three steps an epoch.
@@ -100,7 +100,7 @@ def test_older_ones_stay_until_the_new_one_is_there(tmp_path, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jaxunlearn.training.checkpoints._sync", full)
+    monkeypatch.setattr("jaxunlearn.checkpoints._sync", full)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(2, tree(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["1"]

@@ -16,12 +16,12 @@ from killing import environment, killed_until_done
 from test_cli import assert_in_words, cli
 
 from jaxunlearn import datasets, models, training
+from jaxunlearn.checkpoints import Checkpoints
 from jaxunlearn.cli import main
 from jaxunlearn.cli.forget import keys
 from jaxunlearn.cli.train import Train
 from jaxunlearn.evaluation import evaluate
 from jaxunlearn.saving import load_classifier
-from jaxunlearn.training.checkpoints import Checkpoints
 from jaxunlearn.training.metric_log import read_metrics
 from jaxunlearn.training.recipe import Recipe
 

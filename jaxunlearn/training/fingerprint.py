@@ -1,8 +1,6 @@
 """What two trainings must share to be the same one."""
 
-import hashlib
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxunlearn.classifier import Classifier
+from jaxunlearn.fingerprint import digest
 from jaxunlearn.layout import path_name
 from jaxunlearn.plain import to_plain
 from jaxunlearn.tasks import Data
@@ -35,6 +34,7 @@ def fingerprint(
       key: of the training.
 
     >>> from jaxunlearn import classifier
+    >>> from jaxunlearn.fingerprint import differences
     >>> import flax.linen as nn
     >>> model = nn.Dense(1)
     >>> frozen = classifier.freeze(model, {"params": {"kernel": np.ones((1, 1))}})
@@ -53,7 +53,7 @@ def fingerprint(
     found = {f"recipe.{name}": value for name, value in to_plain(recipe).items()}
     found |= {
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "network": _hash(description.encode(), "\n".join(shapes).encode()),
+        "network": digest(description.encode(), "\n".join(shapes).encode()),
         "preprocess": to_plain(classifier.preprocess),
         "number of samples": len(train),
         "samples": _hash_data(train),
@@ -63,28 +63,7 @@ def fingerprint(
     return found
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Names of what differs, with both values where they are short."""
-    missing = object()
-    found = []
-    for name in {**here, **there}:
-        values = there.get(name, missing), here.get(name, missing)
-        if values[0] == values[1]:
-            continue
-        short = all(v is not missing and len(str(v)) < 40 for v in values)
-        found.append(f"{name} ({values[0]} there, {values[1]} here)" if short else name)
-    return found
-
-
 def _hash_data(data):
     images = np.ascontiguousarray(data.images)
     kind = f"{images.dtype}{images.shape}"
-    return _hash(kind.encode(), images, np.ascontiguousarray(data.labels))
-
-
-def _hash(*parts):
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-        digest.update(b"\0")
-    return digest.hexdigest()
+    return digest(kind.encode(), images, np.ascontiguousarray(data.labels))

@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn import parallel
+from jaxunlearn.checkpoints import Checkpoints
 from jaxunlearn.classifier import Classifier, Preprocess, check_images, freeze
 from jaxunlearn.evaluation import num_classes
+from jaxunlearn.fingerprint import differences
 from jaxunlearn.tasks import Data
-from jaxunlearn.training.checkpoints import Checkpoints
-from jaxunlearn.training.fingerprint import differences, fingerprint
+from jaxunlearn.training.fingerprint import fingerprint
 from jaxunlearn.training.loop import Best, Loop, Position
 from jaxunlearn.training.recipe import Recipe
 from jaxunlearn.training.reports import Reports

@@ -1,0 +1,7 @@
+"""Images of given classes, drawn out of a classifier by optimising over its inputs."""
+
+from jaxunlearn.inversion.invert import invert as invert
+from jaxunlearn.inversion.prior import ImagePrior as ImagePrior
+from jaxunlearn.inversion.progress import InversionError as InversionError
+from jaxunlearn.inversion.terms import Terms as Terms
+from jaxunlearn.inversion.terms import inversion_terms as inversion_terms

@@ -1,0 +1,153 @@
+"""What the arguments of an inversion must be, said before anything is computed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Int, PyTree
+
+from jaxunlearn.checks import check_count, check_key
+from jaxunlearn.classifier import Classifier
+from jaxunlearn.inputs import layouts
+from jaxunlearn.inversion.prior import ImagePrior
+from jaxunlearn.moments import Moment
+from jaxunlearn.preconditions import check_finite, check_program
+from jaxunlearn.program import capture
+from jaxunlearn.records import map_records
+
+
+def bounds_of(
+    classifier: Classifier, bounds: tuple[float, float] | None
+) -> tuple[np.float32, np.float32]:
+    """The box for every pixel, infinite where there is none.
+
+    Raises:
+      ValueError: it is empty or upside down.
+    """
+    if bounds is None:
+        whole = (0.0, 1.0) if classifier.preprocess is not None else (-np.inf, np.inf)
+        bounds = whole
+    low, high = bounds
+    if not low < high:
+        msg = f"bounds must be (low, high) with low < high; they are {bounds}."
+        raise ValueError(msg)
+    return np.float32(low), np.float32(high)
+
+
+def check_arguments(
+    classifier: Classifier,
+    labels: ArrayLike | Sequence[int],
+    image_shape: tuple[int, ...],
+    key: Array,
+    prior: ImagePrior,
+    moments: PyTree,
+    student: Classifier | None,
+    start: Any,
+    *,
+    jitter: int,
+    **counts: int,
+) -> tuple[Int[np.ndarray, " n"], ImagePrior]:
+    """Labels as an array, and the prior with numbers for all its weights.
+
+    Raises:
+      TypeError: the key is of the old kind, or records are no moments.
+      ValueError: anything else that `invert` refuses.
+    """
+    check_key(key)
+    for name, value in counts.items():
+        check_count(name, value)
+    if jitter < 0:
+        msg = f"jitter must be 0 or more pixels; it is {jitter}."
+        raise ValueError(msg)
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        msg = f"image_shape must be (h, w, c); it is {image_shape}."
+        raise ValueError(msg)
+    sample = np.full((1, *image_shape), 0.5, np.float32)
+    classes, batch_norm = _network(classifier, sample)
+    values = _labels(labels, classes)
+    if moments is not None:
+        _check_moments(classifier, moments, sample)
+    if student is not None and _classes(student, sample) != classes:
+        msg = (
+            f"student tells {_classes(student, sample)} classes apart and the "
+            f"classifier {classes}: they must be the same."
+        )
+        raise ValueError(msg)
+    prior = prior.resolved(
+        batch_norm=batch_norm, moments=moments is not None, student=student is not None
+    )
+    if start is not None:
+        expected = (len(values), *image_shape)
+        if jnp.shape(start) != expected or not jnp.issubdtype(
+            jnp.result_type(start), jnp.floating
+        ):
+            msg = (
+                f"start must be floating-point images of shape {expected}; it is "
+                f"{jnp.result_type(start)} of shape {jnp.shape(start)}."
+            )
+            raise ValueError(msg)
+        check_finite(start)
+    check_program(classifier, sample)
+    return values, prior
+
+
+def _network(classifier, sample) -> tuple[int, bool]:
+    """How many logits there are, and whether there is BatchNorm; nothing computes."""
+    classifier.prepare(sample)
+    found = []
+
+    def logits(classifier, images):
+        captured = capture(classifier, classifier.prepare(images))
+        found.append(bool(captured.normalisations))
+        return captured.logits
+
+    try:
+        classes = _classes(classifier, sample)
+    except Exception as error:
+        # Whatever the network raises: its own checks, Flax's, or JAX's.
+        first = str(error).strip().partition("\n")[0]
+        msg = (
+            f"The network cannot take images of image_shape {sample.shape[1:]} "
+            f"({first}): give the shape that it was trained on."
+        )
+        raise ValueError(msg) from error
+    jax.eval_shape(logits, classifier, sample)
+    return classes, found[-1]
+
+
+def _classes(classifier, sample) -> int:
+    return jax.eval_shape(classifier, sample).shape[1]
+
+
+def _labels(labels, classes) -> Int[np.ndarray, " n"]:
+    values = np.asarray(labels)
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
+        msg = f"labels must be one integer an image; they are {values.dtype} of shape {values.shape}."  # noqa: E501
+        raise ValueError(msg)
+    if values.min() < 0 or values.max() >= classes:
+        msg = f"labels must lie in 0..{classes - 1}; they range from {values.min()} to {values.max()}."  # noqa: E501
+        raise ValueError(msg)
+    return values.astype(np.int32)
+
+
+def _check_moments(classifier, moments, sample) -> None:
+    def check(name: str, moment: Moment, layout: Any) -> None:
+        if moment.classes is not None:
+            msg = f"moments hold a class axis at {name}: add classes up with sum_classes first."  # noqa: E501
+            raise ValueError(msg)
+        if moment.layout != layout:
+            msg = (
+                f"moments at {name} are of a weight read as {moment.layout}, and the "
+                f"classifier's is read as {layout}: take them from this network."
+            )
+            raise ValueError(msg)
+        size = float(np.square(np.asarray(moment.gram, np.float64)).sum())
+        if not (np.isfinite(size) and size > 0 and float(moment.rows) > 0):
+            msg = f"moments at {name} are zero or not finite: take them from images that reach it, or put None there."  # noqa: E501
+            raise ValueError(msg)
+
+    there = {"the classifier's params": layouts(classifier, sample)}
+    map_records(check, Moment, "moments", moments, **there)
