@@ -17,13 +17,13 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # names, be it through others. Files without a line are helpers of those that import
 # them, and lie where these put them.
 STREAM = [
-    {"checks", "classifier", "layout", "metrics", "parallel", "tasks"},
+    {"checks", "classifier", "layout", "parallel", "tasks"},
     {"inputs", "products", "program"},
     {"moments"},
     {"subspace"},
     {"projection"},
-    {"inversion", "relabel", "unlearning"},
-    {"methods"},
+    {"inversion", "metrics", "relabel", "unlearning"},
+    {"methods", "proxies"},
     {"datasets", "models", "training"},
     {"report"},
     {"cli"},
@@ -35,8 +35,8 @@ ALONE = {
     "datasets": {"classifier", "tasks"},
     "models": {"classifier"},
     "training": {
-        *("augmentation", "classifier", "evaluation", "layout", "parallel", "plain"),
-        *("steps", "tasks"),
+        *("augmentation", "checkpoints", "classifier", "evaluation", "fingerprint"),
+        *("layout", "parallel", "plain", "steps", "tasks"),
     },
 }
 

@@ -1,5 +1,11 @@
-"""Measures of forgetting. The target of each is the retrained model's value."""
+"""Measures of forgetting, and of images that stand in for retained ones.
+
+The target of a measure of forgetting is the retrained model's value.
+"""
 
 from jaxunlearn.metrics.accuracy import class_accuracy as class_accuracy
 from jaxunlearn.metrics.accuracy import confusion_matrix as confusion_matrix
 from jaxunlearn.metrics.accuracy import relative_change as relative_change
+from jaxunlearn.metrics.representation import captured_energy as captured_energy
+from jaxunlearn.metrics.representation import principal_angles as principal_angles
+from jaxunlearn.metrics.representation import subspace_overlap as subspace_overlap
