@@ -4,11 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.plain import read_json, to_json
 from jaxunlearn.saving import Card, load_classifier, save_with_card, written_whole
+from jaxunlearn.tasks import Data
 
 
 class RunFolder:
@@ -117,11 +120,20 @@ class RunFolder:
 
     def load(self, name: str) -> tuple[dict[str, Any], Classifier] | None:
         """The record and the classifier of a piece, or None if it is not done."""
-        path = self.partial / "pieces" / f"{name}.json"
-        if not path.is_file():
+        record = self.load_record(name)
+        if record is None:
             return None
         classifier, _ = load_classifier(self.partial / f"{name}.safetensors")
-        return read_json(path), classifier
+        return record, classifier
+
+    def load_record(self, name: str) -> dict[str, Any] | None:
+        """The record of a piece, or None if it is not done."""
+        path = self.partial / "pieces" / f"{name}.json"
+        return read_json(path) if path.is_file() else None
+
+    def save_record(self, name: str, record: dict[str, Any]) -> None:
+        """Finish a piece."""
+        self.write_json(f"pieces/{name}.json", record)
 
     def save(
         self,
@@ -134,7 +146,18 @@ class RunFolder:
         accuracies = {split: record[split] for split in SPLITS}
         path = self.partial / f"{name}.safetensors"
         save_with_card(path, classifier, card, {"accuracies": accuracies})
-        self.write_json(f"pieces/{name}.json", record)
+        self.save_record(name, record)
+
+    def save_images(self, name: str, data: Data, seed: int) -> None:
+        """Images, labels and the seed that they were drawn from, in an .npz file."""
+        arrays = {"images": data.images, "labels": data.labels, "seed": seed}
+        with written_whole(self.partial / f"{name}.npz") as temporary:
+            np.savez(temporary, **arrays)
+
+    def load_images(self, name: str) -> Data:
+        """What `save_images` wrote."""
+        with np.load(self.partial / f"{name}.npz") as arrays:
+            return Data(arrays["images"], arrays["labels"])
 
     def finish(self) -> Path:
         """Give the folder its name; a run that it replaces goes only then."""

@@ -15,7 +15,9 @@ from jaxunlearn.cli.settings import Run
 from jaxunlearn.cli.trained import of_classes
 from jaxunlearn.evaluation import evaluate, logits
 from jaxunlearn.metrics import relative_change
+from jaxunlearn.moments import second_moments
 from jaxunlearn.plain import to_plain
+from jaxunlearn.proxies import proxy_quality
 from jaxunlearn.report.plots import plot_images
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Data, Task, split_by_class
@@ -93,6 +95,7 @@ class Pieces:
         if trace.proxies is not None:
             path = self._folder.partial / "proxies.png"
             plot_images(path, trace.proxies.images, trace.proxies.labels)
+            self._folder.save_images("proxies", trace.proxies, self._settings.seed)
         change = relative_change(self._logits, logits(classifier, self._test))
         details = {
             "retained_logit_change": change,
@@ -100,6 +103,59 @@ class Pieces:
             "validation_trials": [trial._asdict() for trial in found.trials],
         }
         return self._save(title, classifier, trace, details)
+
+    def proxies(self) -> dict[str, Any]:
+        """How well CovarNav's proxies stand in for the retained data.
+
+        Beside it, what CovarNav does with equally many true images in their place. The
+        network retrained without the forgotten classes is the second judge, where it is
+        part of the run.
+        """
+        done = self._folder.load_record("proxies")
+        if done is not None:
+            return done
+        settings = self._settings
+        method = settings.settings_of("covarnav")
+        with self._bars.row("proxies") as progress:
+            progress("statistics", 0, 1)
+            retained = second_moments(self._original, self._task.retain.images)
+            retrained = self._folder.load("retrained")
+            rule = method.rule if method.projection == "hard" else {}
+            quality = proxy_quality(
+                self._original,
+                self._folder.load_images("proxies"),
+                retained,
+                second=None if retrained is None else retrained[1],
+                **rule,
+            )
+            progress("statistics", 1, 1)
+            found = forget(
+                method.replace(stand_in="retained"),
+                self._original,
+                self._task,
+                self._splits["validation"],
+                settings.learning_rates,
+                key=self._method_key,
+                progress=progress,
+            )
+        classifier = found.result.classifier
+        instead = evaluate(classifier, self._splits["test"], settings.forget)
+        record = to_plain(
+            {
+                **to_plain(quality),
+                "with_true_images": {
+                    "retained": instead.retained,
+                    "forgotten": instead.forgotten,
+                    "retained_logit_change": relative_change(
+                        self._logits, logits(classifier, self._test)
+                    ),
+                    "learning_rate": found.learning_rate,
+                    "images": len(found.result.trace.proxies),
+                },
+            }
+        )
+        self._folder.save_record("proxies", record)
+        return record
 
     def _train(self, data, key, progress, preprocess) -> Classifier:
         settings = self._settings

@@ -41,7 +41,9 @@ def run(settings: Run) -> None:
             records = {"original": pieces.original()}
             for name in settings.methods:
                 records[title_of(name)] = pieces.unlearned(name)
-        _write(settings, folder, splits, records)
+            judged = settings.judge_proxies and "covarnav" in settings.methods
+            proxies = pieces.proxies() if judged else None
+        _write(settings, folder, splits, records, proxies)
         final = folder.finish()
     except KeyboardInterrupt:
         msg = f"interrupted. What is done lies in {folder.partial}; the same command takes it up."  # noqa: E501
@@ -53,6 +55,8 @@ def run(settings: Run) -> None:
     results.print(comparison(records, title))
     chosen = "chosen on validation data by one rule for all."
     results.print(_LEGEND + (chosen if settings.learning_rates else "set by hand."))
+    if proxies is not None:
+        results.print(_judgement(proxies))
     results.print(f"Written to {final}.")
 
 
@@ -70,6 +74,7 @@ def _write(
     folder: RunFolder,
     splits: dict[str, Data],
     records: dict[str, dict[str, Any]],
+    proxies: dict[str, Any] | None,
 ) -> None:
     """The files that need all of the run: configuration, metrics, accuracies."""
     config = settings.plain()
@@ -80,6 +85,7 @@ def _write(
     folder.write_json("config.json", config)
     metrics = {
         "classifiers": records,
+        "proxies": proxies,
         "learning_rate_rule": "the smallest of the grid whose Acc_r - Acc_f on "
         f"validation data is within {TOLERANCE:g} of the best",
         "samples": {split: len(data) for split, data in splits.items()},
@@ -91,4 +97,21 @@ def _write(
         folder.partial / "accuracies.png",
         {name: record["test"]["per_class"] for name, record in records.items()},
         settings.forget,
+    )
+
+
+def _judgement(proxies: dict[str, Any]) -> str:
+    """What the numbers on proxies come to."""
+    captured = {n: c for n, c in proxies["captured_energy"].items() if c is not None}
+    least = min(captured, key=captured.__getitem__)
+    mean = sum(captured.values()) / len(captured)
+    second = proxies["second_accuracy"]
+    others = "" if second is None else f", the retrained one {second:.0f} %"
+    true = proxies["with_true_images"]
+    return (
+        f"CovarNav's proxies capture {100 * mean:.1f} % of the retained data's energy "
+        f"in the mean over layers,\nleast in {least} ({100 * captured[least]:.1f} %). The "
+        f"original recognises {proxies['accuracy']:.0f} %{others}.\nWith equally many "
+        f"true images instead: Acc_r {true['retained']:.2f}, Acc_f "
+        f"{true['forgotten']:.2f}, change {true['retained_logit_change']:.3f}."
     )

@@ -68,6 +68,8 @@ class Run(Methods, Trained):
         file of jaxunlearn, which sets the defaults of --dataset, --size, --mean,
         --std, --model, --options and --split-seed; or PyTorch's parameters of that
         --model.
+      judge_proxies: measure how well CovarNav's proxies stand in for the retained data,
+        and what it does with true images instead.
       out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
       overwrite: replace what is there, once the new run is complete.
       config: the config.json of a run, whose values become the defaults of all flags.
@@ -76,6 +78,7 @@ class Run(Methods, Trained):
     forget: Annotated[tuple[int, ...], Classes] = (3,)
     methods: _Methods = ("covarnav", "unsc", "unprojected", "retrain")
     checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
+    judge_proxies: bool = True
     out: Folder = None
     overwrite: bool = False
     config: Annotated[Path | None, arg(metavar="FILE")] = None

@@ -70,12 +70,14 @@ def check_arguments(
     values = _labels(labels, classes)
     if moments is not None:
         _check_moments(classifier, moments, sample)
-    if student is not None and _classes(student, sample) != classes:
-        msg = (
-            f"student tells {_classes(student, sample)} classes apart and the "
-            f"classifier {classes}: they must be the same."
-        )
-        raise ValueError(msg)
+    if student is not None:
+        others = _classes("student", student, sample)
+        if others != classes:
+            msg = (
+                f"student tells {others} classes apart and the classifier {classes}: "
+                "they must be the same."
+            )
+            raise ValueError(msg)
     prior = prior.resolved(
         batch_norm=batch_norm, moments=moments is not None, student=student is not None
     )
@@ -96,7 +98,6 @@ def check_arguments(
 
 def _network(classifier, sample) -> tuple[int, bool]:
     """How many logits there are, and whether there is BatchNorm; nothing computes."""
-    classifier.prepare(sample)
     found = []
 
     def logits(classifier, images):
@@ -104,22 +105,23 @@ def _network(classifier, sample) -> tuple[int, bool]:
         found.append(bool(captured.normalisations))
         return captured.logits
 
-    try:
-        classes = _classes(classifier, sample)
-    except Exception as error:
-        # Whatever the network raises: its own checks, Flax's, or JAX's.
-        first = str(error).strip().partition("\n")[0]
-        msg = (
-            f"The network cannot take images of image_shape {sample.shape[1:]} "
-            f"({first}): give the shape that it was trained on."
-        )
-        raise ValueError(msg) from error
+    classes = _classes("network", classifier, sample)
     jax.eval_shape(logits, classifier, sample)
     return classes, found[-1]
 
 
-def _classes(classifier, sample) -> int:
-    return jax.eval_shape(classifier, sample).shape[1]
+def _classes(name, classifier, sample) -> int:
+    classifier.prepare(sample)
+    try:
+        return jax.eval_shape(classifier, sample).shape[1]
+    except Exception as error:
+        # Whatever the network raises: its own checks, Flax's, or JAX's.
+        first = str(error).strip().partition("\n")[0]
+        msg = (
+            f"The {name} cannot take images of image_shape {sample.shape[1:]} "
+            f"({first}): give the shape that it was trained on."
+        )
+        raise ValueError(msg) from error
 
 
 def _labels(labels, classes) -> Int[np.ndarray, " n"]:

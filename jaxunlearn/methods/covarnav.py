@@ -1,17 +1,22 @@
 """CovarNav: forget without any retained data."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import numpy as np
 
 from jaxunlearn.checks import check_count
 from jaxunlearn.inversion import ImagePrior, invert
+from jaxunlearn.inversion.schedule import learning_rates, stages
 from jaxunlearn.methods.descent import ProjectedDescent, Targets, no_progress
 from jaxunlearn.moments import second_moments
+from jaxunlearn.proxies import noise_images
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Data, Task
 from jaxunlearn.unlearning import Trace
+
+StandIn = Literal["inverted", "retained", "uniform", "gaussian", "matched"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,9 +35,17 @@ class CovarNav(ProjectedDescent):
       images_per_class: inverted images of each retained class.
       inversion_steps: steps of the inversion.
       inversion_batch_size: images optimised together.
+      inversion_rate: Adam's learning rate, in units of the bounds' width.
+      inversion_schedule: of that rate: "cosine", "multi-step" or "constant".
       prior: weights of the terms of the inversion.
+      coarse: factors by which images are coarser in earlier stages.
       jitter: rolls by up to so many pixels, capped at `side // 16`.
       flip: mirrors at random.
+      keep_best: takes of each image the best, and not the last.
+      stand_in: what stands in for retained data. "inverted" is the method; the others
+        tell how good that is: "retained" are equally many true images of each class,
+        the ceiling, for which retained data are read; "uniform", "gaussian" and
+        "matched" are noise, the floor (`jaxunlearn.proxies.noise_images`).
 
     Source: arXiv 2311.12999.
 
@@ -44,9 +57,14 @@ class CovarNav(ProjectedDescent):
     images_per_class: int = 32
     inversion_steps: int = 500
     inversion_batch_size: int = 256
+    inversion_rate: float = 0.05
+    inversion_schedule: Literal["cosine", "multi-step", "constant"] = "cosine"
     prior: ImagePrior = ImagePrior()
+    coarse: tuple[int, ...] = ()
     jitter: int = 2
     flip: bool = False
+    keep_best: bool = False
+    stand_in: StandIn = "inverted"
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,9 +73,15 @@ class CovarNav(ProjectedDescent):
         if self.jitter < 0:
             msg = f"jitter must be 0 or more pixels; it is {self.jitter}."
             raise ValueError(msg)
+        if self.stand_in not in StandIn.__args__:
+            there = ", ".join(StandIn.__args__)
+            msg = f"stand_in must be one of {there}; it is {self.stand_in!r}."
+            raise ValueError(msg)
+        learning_rates(self.inversion_rate, self.inversion_schedule, 1)
+        stages(self.inversion_steps, self.coarse)
 
     def protect(self, classifier, task: Task, *, key, progress):
-        """Invert, take second moments, choose what to protect."""
+        """Make proxies, take second moments, choose what to protect."""
         watch = Stopwatch()
         with watch.stage("inversion"):
             proxies = self.proxies(classifier, task, key=key, progress=progress)
@@ -65,30 +89,68 @@ class CovarNav(ProjectedDescent):
             moments = second_moments(classifier, proxies.images)
             projection, ranks = self.protected(moments)
             jax.block_until_ready(moments)
-        trace = Trace(ranks=ranks, proxies=proxies, seconds=watch.seconds)
+        read = {"retain": len(proxies) if self.stand_in == "retained" else 0}
+        trace = Trace(
+            ranks=ranks, proxies=proxies, seconds=watch.seconds, samples_read=read
+        )
         return projection, trace
 
     def proxies(self, classifier, task: Task, *, key, progress=no_progress) -> Data:
-        """Inverted images of the retained classes, in pixel space."""
+        """Images that stand in for the retained classes, in pixel space.
+
+        Raises:
+          ValueError: `stand_in` asks for retained data and there are none, or for noise
+            and there is no `Preprocess` that says what pixels are.
+        """
         retained = [c for c in range(task.num_classes) if c not in task.forget_classes]
         labels = np.tile(np.array(retained, np.int32), self.images_per_class)
+        if self.stand_in == "inverted":
+            return Data(self._inverted(classifier, task, labels, key, progress), labels)
+        if self.stand_in == "retained":
+            return _drawn(task, retained, self.images_per_class, key)
+        if classifier.preprocess is None:
+            msg = (
+                f'stand_in "{self.stand_in}" draws pixels in [0, 1], which a '
+                "classifier without a Preprocess does not take: freeze it with one."
+            )
+            raise ValueError(msg)
+        shape = task.forget.images.shape[1:]
+        pixels = classifier.preprocess
+        return Data(
+            noise_images(key, self.stand_in, len(labels), shape, pixels), labels
+        )
+
+    def _inverted(self, classifier, task, labels, key, progress):
         images = task.forget.images
         bounds = None
         if classifier.preprocess is None:
             bounds = (float(images.min()), float(images.max()))
-        batches = -(-len(labels) // self.inversion_batch_size)
-        total = batches * self.inversion_steps
-        found = invert(
+        return invert(
             classifier,
             labels,
             image_shape=images.shape[1:],
             key=key,
             prior=self.prior,
             steps=self.inversion_steps,
+            learning_rate=self.inversion_rate,
+            schedule=self.inversion_schedule,
+            coarse=self.coarse,
             jitter=self.jitter,
             flip=self.flip,
             bounds=bounds,
+            keep_best=self.keep_best,
             batch_size=self.inversion_batch_size,
-            callback=lambda step, _: progress("inversion", step, total),
+            log=lambda at: progress("inversion", at["step"] + 1, at["steps"]),
         )
-        return Data(found, labels)
+
+
+def _drawn(task: Task, classes: list[int], count: int, key) -> Data:
+    """So many retained images of each class (fewer where there are not as many)."""
+    if task.retain is None:
+        msg = 'stand_in "retained" reads retained data, and task.retain is None.'
+        raise ValueError(msg)
+    seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    order = np.random.default_rng(seed).permutation(len(task.retain))
+    rows = [order[task.retain.labels[order] == c][:count] for c in classes]
+    chosen = np.concatenate(rows)
+    return Data(task.retain.images[chosen], task.retain.labels[chosen])
