@@ -27,7 +27,6 @@ from jaxunlearn.proxies import proxy_quality
 from jaxunlearn.saving import load_classifier, versions
 from jaxunlearn.stopwatch import Stopwatch
 
-RATES = tuple(float(f"{r:.2g}") for r in np.geomspace(1e-3, 3, 11))
 # Acc_f, in percent, at which Acc_r is compared.
 LEVELS = (20.0, 10.0, 5.0)
 
@@ -72,6 +71,9 @@ class Study:
 
     def __init__(self, arguments):
         self.name, self.split = arguments.dataset, arguments.split
+        low, high, count = arguments.rates
+        grid = np.geomspace(low, high, int(count))
+        self.rates = [float(f"{rate:.2g}") for rate in grid]
         self.base = ju.CovarNav(
             steps=arguments.descent_steps,
             batch_size=arguments.batch_size,
@@ -125,7 +127,7 @@ class Study:
         moments = ju.second_moments(self.original, proxies.images)
         projection, ranks = method.protected(moments)
         setting = Setting(self.targets, projection, ju.Trace(ranks=ranks))
-        points = [self._judged(method, setting, rate) for rate in RATES]
+        points = [self._judged(method, setting, rate) for rate in self.rates]
         points = [point for point in points if point is not None]
         return {
             "dataset": self.name,
@@ -189,6 +191,13 @@ def main() -> None:
     parser.add_argument("--inversion-steps", type=int, default=500)
     parser.add_argument("--descent-steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument(
+        "--rates",
+        nargs=3,
+        type=float,
+        default=(1e-3, 3, 11),
+        metavar=("FIRST", "LAST", "COUNT"),
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", nargs="*", help="names; none for the sources")
     parser.add_argument("--results", type=Path)

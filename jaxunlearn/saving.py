@@ -18,6 +18,7 @@ from jaxunlearn import models
 from jaxunlearn.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.layout import path_name
 from jaxunlearn.plain import from_plain, to_json, to_plain
+from jaxunlearn.tasks import Data
 
 # The entry of the file's header that holds the card.
 _HEADER = "jaxunlearn"
@@ -121,6 +122,19 @@ def save_with_card(
     entries = described | dict(details) | {"versions": versions()}
     with written_whole(path.with_suffix(".json")) as temporary:
         temporary.write_text(to_json(entries) + "\n", encoding="utf-8")
+
+
+def save_images(path: Path, data: Data, seed: int) -> None:
+    """Images, labels and the seed that they were drawn from, as an `.npz` file."""
+    arrays = {"images": np.asarray(data.images), "labels": data.labels}
+    with written_whole(path) as temporary:
+        np.savez(temporary, **arrays, seed=np.int64(seed))
+
+
+def load_images(path: Path) -> Data:
+    """What `save_images` wrote, without the seed."""
+    with np.load(path) as arrays:
+        return Data(arrays["images"], arrays["labels"])
 
 
 def versions() -> dict[str, str]:

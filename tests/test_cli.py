@@ -101,7 +101,8 @@ def metrics(out):
 def test_a_run_leaves_its_files_and_prints_its_table(finished):
     files = {path.name for path in finished.out.iterdir()}
     assert files == {
-        *("config.json", "metrics.json", "accuracies.png", "proxies.png"),
+        *("config.json", "metrics.json", "accuracies.png"),
+        *("proxies.png", "proxies.npz"),
         *(f"{title}.safetensors" for title in TITLES),
         *(f"{title}.json" for title in TITLES),
     }
@@ -109,6 +110,9 @@ def test_a_run_leaves_its_files_and_prints_its_table(finished):
     for picture in ("accuracies.png", "proxies.png"):
         with Image.open(finished.out / picture) as image:
             assert min(image.size) > 100
+    with np.load(finished.out / "proxies.npz") as proxies:
+        assert len(proxies["images"]) == len(proxies["labels"]) == 9 * 32
+        assert proxies["seed"] == 0
     table = [line.split() for line in finished.stdout.splitlines()]
     assert [row[0] for row in table if row and row[0] in TITLES] == TITLES
     records = metrics(finished.out)["classifiers"]
@@ -125,6 +129,19 @@ def test_a_run_leaves_its_files_and_prints_its_table(finished):
     # Progress and results can be told apart.
     assert "covarnav" in finished.stderr
     assert "━" not in finished.stdout
+
+
+def test_a_run_judges_its_proxies(finished):
+    found = metrics(finished.out)["proxies"]
+    captured = found["captured_energy"]
+    assert set(captured) == set(found["ranks"]) == set(found["mean_angle"])
+    assert all(0.3 < share <= 1 + 1e-5 for share in captured.values())
+    assert found["second_accuracy"] is not None
+    true = found["with_true_images"]
+    assert true["images"] == 9 * 32
+    said = " ".join(finished.stdout.split())
+    assert f"Acc_r {true['retained']:.2f}" in said
+    assert f"in a layer ({min(captured, key=captured.get)})" in said
 
 
 def test_metrics_are_those_of_the_saved_classifiers(finished):

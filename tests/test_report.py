@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxunlearn.report import plots
-from jaxunlearn.report.plots import plot_accuracies, plot_images
+from jaxunlearn.report.plots import plot_accuracies, plot_images, plot_sheet
 
 
 def pixels(path):
@@ -105,3 +105,75 @@ def test_forgotten_classes_are_shaded(tmp_path):
 
     assert shaded([]) < 0.01
     assert shaded([1, 2]) == pytest.approx(2 * shaded([1]), rel=0.1)
+
+
+def sheet(tmp_path, images, *, marked=None, title="a title", **options):
+    path, count = tmp_path / "sheet.png", len(images)
+    marked = np.zeros(count, bool) if marked is None else np.asarray(marked)
+    captions = ["airplane: 100 %"] * count
+    plot_sheet(path, images, captions, title=title, marked=marked, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+    return pixels(path)
+
+
+def test_a_sheet_shows_every_image_in_its_colours(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.float32)
+    images[0, ..., 0] = images[1, ..., 1] = images[2, ..., 2] = 1
+    found = sheet(tmp_path, images)
+    colours = ([1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0])
+    shares = [share(found, colour, tolerance=0.002) for colour in colours]
+    assert min(shares) > 0.05
+    assert max(shares) < 1.1 * min(shares)
+
+
+def test_a_sheet_is_as_long_as_it_has_rows(tmp_path):
+    def size(count, **options):
+        images = np.zeros((count, 8, 8, 1), np.float32)
+        return np.array(sheet(tmp_path, images, **options).shape[:2])
+
+    one, two, four = size(8), size(9), size(32)
+    assert one[1] == two[1] == four[1]
+    row = two[0] - one[0]
+    assert 150 < row < 250
+    assert four[0] == pytest.approx(one[0] + 3 * row, abs=3)
+    # More than fit are left out.
+    np.testing.assert_array_equal(size(70, most=8), one)
+
+
+def test_large_images_are_shown_pixel_by_pixel(tmp_path):
+    images = np.zeros((2, 200, 300, 1), np.float32)
+    images[:, ::2] = 1
+    found = sheet(tmp_path, images).mean(axis=-1)
+    # Alternating lines are still told apart.
+    assert np.median(np.abs(np.diff(found[100:200, 100:200], axis=0))) > 0.9
+
+
+def test_a_sheet_of_huge_images_fits_on_a_page(tmp_path):
+    images = np.zeros((8, 20, 4000, 1), np.float32)
+    assert max(sheet(tmp_path, images, columns=2).shape) < 120 * 45
+    tall = images.swapaxes(1, 2)
+    assert max(sheet(tmp_path, tall, columns=4).shape) < 120 * 45
+
+
+def test_captions_are_below_images_and_red_where_marked(tmp_path):
+    images = np.ones((2, 8, 8, 1), np.float32)
+
+    def red(marked):
+        found = sheet(tmp_path, images, marked=marked)
+        return share(found, [0.69, 0, 0], tolerance=0.1)
+
+    none, one, both = red([False, False]), red([True, False]), red([True, True])
+    assert none == 0
+    assert 0 < one < both
+
+
+def test_names_that_look_like_formulas_are_shown_as_they_are(tmp_path):
+    images = np.ones((1, 8, 8, 1), np.float32)
+    sheet(tmp_path, images, title="$a$ costs $")
+
+
+def test_sheets_of_other_ranges_are_rescaled(tmp_path):
+    images = np.full((2, 8, 8, 1), -3, np.float32)
+    images[1] = 5
+    assert share(sheet(tmp_path, images), [0, 0, 0]) > 0.1
+    sheet(tmp_path, np.full((2, 8, 8, 1), 7, np.float32))

@@ -1,4 +1,4 @@
-"""The command line: `jaxunlearn run`, `train`, `unlearn`, `evaluate` and `prepare`."""
+"""The command line: `jaxunlearn run`, `train`, `invert`, `unlearn` and the others."""
 
 import dataclasses
 import os
@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg, subcommand
 
+from jaxunlearn.cli.invert import Invert
 from jaxunlearn.cli.settings import (
     Evaluate,
     Methods,
@@ -21,7 +22,7 @@ from jaxunlearn.cli.settings import (
 )
 from jaxunlearn.cli.train import Train
 
-Settings = Run | Train | Unlearn | Evaluate | Prepare
+Settings = Run | Train | Invert | Unlearn | Evaluate | Prepare
 
 
 # What the library raises with a sentence for its user.
@@ -50,6 +51,7 @@ def _parse(arguments) -> Settings:
     kinds = Annotated[
         Annotated[Run, subcommand("run", default=_stored(arguments))]
         | Annotated[Train, subcommand("train")]
+        | Annotated[Invert, subcommand("invert")]
         | Annotated[Unlearn, subcommand("unlearn")]
         | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Prepare, subcommand("prepare")],
@@ -102,6 +104,10 @@ def _start(settings: Settings) -> None:
         from jaxunlearn.cli.train import train
 
         train(settings)
+    elif isinstance(settings, Invert):
+        from jaxunlearn.cli.invert import invert
+
+        invert(settings)
     elif isinstance(settings, Unlearn):
         from jaxunlearn.cli.saved import unlearn_saved
 

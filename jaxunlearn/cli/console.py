@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 # What is timed, but not a cost of the method at its final learning rate.
 _APART = ("compile", "rates")
@@ -32,8 +34,12 @@ def consoles() -> tuple[Console, Console]:
 class Bars:
     """Progress bars, one for each classifier, that name the stage of its making."""
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: "_Noted"):
         self._progress = progress
+
+    def note(self, text: str) -> None:
+        """Show a line below the bars, in place of the one that was there."""
+        self._progress.text = text
 
     @contextlib.contextmanager
     def row(self, name: str) -> Iterator[Callable[[str, int, int], None]]:
@@ -47,6 +53,18 @@ class Bars:
         self._progress.update(task, stage="done")
 
 
+class _Noted(Progress):
+    """Bars with a line of text below them, if there is something to say."""
+
+    text = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.text:
+            # The console itself cuts lines instead of breaking them.
+            yield Text(self.text, no_wrap=False, overflow="fold")
+
+
 @contextlib.contextmanager
 def bars(console: Console) -> Iterator[Bars]:
     """Bars that live as long as the `with` statement."""
@@ -57,8 +75,21 @@ def bars(console: Console) -> Iterator[Bars]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with _Noted(*columns, console=console) as progress:
         yield Bars(progress)
+
+
+@contextlib.contextmanager
+def library_warnings(console: Console) -> Iterator[None]:
+    """What the library warns of, above the progress bars."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: console.print(record.getMessage())
+    logger = logging.getLogger("jaxunlearn")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:

@@ -4,14 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.plain import read_json, to_json
 from jaxunlearn.saving import Card, load_classifier, save_with_card, written_whole
-from jaxunlearn.tasks import Data
 
 
 class RunFolder:
@@ -147,17 +144,6 @@ class RunFolder:
         path = self.partial / f"{name}.safetensors"
         save_with_card(path, classifier, card, {"accuracies": accuracies})
         self.save_record(name, record)
-
-    def save_images(self, name: str, data: Data, seed: int) -> None:
-        """Images, labels and the seed that they were drawn from, in an .npz file."""
-        arrays = {"images": data.images, "labels": data.labels, "seed": seed}
-        with written_whole(self.partial / f"{name}.npz") as temporary:
-            np.savez(temporary, **arrays)
-
-    def load_images(self, name: str) -> Data:
-        """What `save_images` wrote."""
-        with np.load(self.partial / f"{name}.npz") as arrays:
-            return Data(arrays["images"], arrays["labels"])
 
     def finish(self) -> Path:
         """Give the folder its name; a run that it replaces goes only then."""

@@ -19,6 +19,7 @@ from jaxunlearn.moments import second_moments
 from jaxunlearn.plain import to_plain
 from jaxunlearn.proxies import proxy_quality
 from jaxunlearn.report.plots import plot_images
+from jaxunlearn.saving import load_images, save_images
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Data, Task, split_by_class
 from jaxunlearn.unlearning import Trace
@@ -46,6 +47,7 @@ class Pieces:
             num_classes=settings.num_classes(),
         )
         self._original_key, self._method_key = keys(settings.seed)
+        self._proxies_file = folder.partial / "proxies.npz"
         self._test = split_by_class(splits["test"], settings.forget)[1].images
 
     def original(self) -> dict[str, Any]:
@@ -95,7 +97,7 @@ class Pieces:
         if trace.proxies is not None:
             path = self._folder.partial / "proxies.png"
             plot_images(path, trace.proxies.images, trace.proxies.labels)
-            self._folder.save_images("proxies", trace.proxies, self._settings.seed)
+            save_images(self._proxies_file, trace.proxies, self._settings.seed)
         change = relative_change(self._logits, logits(classifier, self._test))
         details = {
             "retained_logit_change": change,
@@ -123,7 +125,7 @@ class Pieces:
             rule = method.rule if method.projection == "hard" else {}
             quality = proxy_quality(
                 self._original,
-                self._folder.load_images("proxies"),
+                load_images(self._proxies_file),
                 retained,
                 second=None if retrained is None else retrained[1],
                 **rule,

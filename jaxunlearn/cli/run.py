@@ -104,14 +104,13 @@ def _judgement(proxies: dict[str, Any]) -> str:
     """What the numbers on proxies come to."""
     captured = {n: c for n, c in proxies["captured_energy"].items() if c is not None}
     least = min(captured, key=captured.__getitem__)
-    mean = sum(captured.values()) / len(captured)
     second = proxies["second_accuracy"]
     others = "" if second is None else f", the retrained one {second:.0f} %"
     true = proxies["with_true_images"]
     return (
-        f"CovarNav's proxies capture {100 * mean:.1f} % of the retained data's energy "
-        f"in the mean over layers,\nleast in {least} ({100 * captured[least]:.1f} %). The "
-        f"original recognises {proxies['accuracy']:.0f} %{others}.\nWith equally many "
-        f"true images instead: Acc_r {true['retained']:.2f}, Acc_f "
-        f"{true['forgotten']:.2f}, change {true['retained_logit_change']:.3f}."
+        f"CovarNav's proxies capture at least {100 * captured[least]:.1f} % of the "
+        f"retained data's energy\nin a layer ({least}). The original recognises "
+        f"{proxies['accuracy']:.0f} %{others}.\nWith as many true images instead: "
+        f"Acc_r {true['retained']:.2f}, Acc_f {true['forgotten']:.2f}, change "
+        f"{true['retained_logit_change']:.3f}."
     )

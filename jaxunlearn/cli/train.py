@@ -1,12 +1,10 @@
 """`jaxunlearn train`: train a classifier in a folder that grows and can be resumed."""
 
-import contextlib
 import dataclasses
-import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +13,7 @@ from tyro.conf import arg
 
 from jaxunlearn import parallel, training
 from jaxunlearn.classifier import Classifier
-from jaxunlearn.cli.console import bars, consoles
+from jaxunlearn.cli.console import bars, consoles, library_warnings
 from jaxunlearn.cli.forget import keys
 from jaxunlearn.cli.source import Classes, Folder
 from jaxunlearn.cli.trained import Trained, of_classes
@@ -105,7 +103,7 @@ def train(settings: Train) -> None:
     _prepare(settings)
     begun = time.perf_counter()
     try:
-        with _warnings(progress), _metric_log(settings) as log:
+        with library_warnings(progress), _metric_log(settings) as log:
             classifier = _fit(settings, splits, log, progress)
     except KeyboardInterrupt:
         msg = f"interrupted. What is done lies in {place}; the same command with --resume takes it up."  # noqa: E501
@@ -237,19 +235,6 @@ def _save(
 def _metric_log(settings: Train) -> MetricLog:
     board = settings.place / _BOARD if settings.tensorboard else None
     return MetricLog(settings.place / _METRICS, board)
-
-
-@contextlib.contextmanager
-def _warnings(console: Console) -> Iterator[None]:
-    """What the library warns of, above the progress bars."""
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: console.print(record.getMessage())
-    logger = logging.getLogger("jaxunlearn")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _plain(settings: Train) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import check_optimizer
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.inversion.groups import Groups
 from jaxunlearn.inversion.loop import Loop
@@ -133,6 +134,8 @@ def invert(
     [0, 1, 2]
     """
     parallel.check_transform(transform)
+    if optimizer is not None:
+        check_optimizer(optimizer)
     low, high = bounds_of(classifier, bounds)
     labels, prior = check_arguments(
         classifier,
@@ -152,7 +155,7 @@ def invert(
     stages(steps, coarse)
     mesh = parallel.mesh_for_rows(mesh)
     width = float(high - low) if np.isfinite(high - low) else 2.0
-    rates = -learning_rates(learning_rate * width, schedule, steps)
+    rates = -width * learning_rates(learning_rate, schedule, steps)
     step = Step(
         ADAM if optimizer is None else optimizer,
         prior,

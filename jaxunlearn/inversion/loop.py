@@ -73,9 +73,10 @@ class Loop:
             "bounds": f"{self.low} to {self.high}",
             "keep_best": self.keep_best,
             "batches": self.groups.rows.shape,
-            "sync_statistics": self.step.sync_statistics,
+            "shares with statistics of their own": self.step.separate_shares,
             "moments": tree_digest(moments),
             "student": tree_digest(student),
+            "student's preprocess": student and student.preprocess,
             "start": tree_digest(self.start),
         }
         weights = dataclasses.asdict(self.step.prior)
@@ -136,7 +137,8 @@ class Loop:
             images = noise(keys, shape, self.low, self.high)
         else:
             images = jnp.asarray(self.start, jnp.float32)[rows]
-            images = jnp.clip(images, self.low, self.high)
+        # Noise too: half a box has a normal start, and a box its rounding.
+        images = jnp.clip(images, self.low, self.high)
         best = (
             (images, jnp.full(rows.shape, jnp.inf)) if self.keep_best else (None,) * 2
         )
@@ -194,7 +196,9 @@ class Loop:
 def _entered(carry: Carry, before: Constants | None) -> Carry:
     """A carry at the beginning of a stage, given what held in the one before."""
     if before is not None:
-        carry = carry._replace(images=low_passed(carry.images, before))
+        images = low_passed(carry.images, before)
+        # Convex weights of floats may add up to more than 1.
+        carry = carry._replace(images=jnp.clip(images, before.low, before.high))
     if carry.best is None:
         return carry
     return carry._replace(best_loss=jnp.full_like(carry.best_loss, jnp.inf))

@@ -93,7 +93,8 @@ class Snapshots:
         found = self._checkpoints and self._checkpoints.newest()
         if not found:
             return start
-        there, made_with = found.facts["inversion"], found.facts["made_with"]
+        # A training's checkpoint has none of these facts.
+        there, made_with = (found.facts.get(n, {}) for n in ("inversion", "made_with"))
         others = differences(there, self._facts["inversion"])
         if others:
             msg = (

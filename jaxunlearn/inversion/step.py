@@ -86,6 +86,11 @@ class Step:
     transform: parallel.Transform
     sync_statistics: bool
 
+    @property
+    def separate_shares(self) -> int:
+        """How many parts of a batch have statistics of their own."""
+        return 1 if self.mesh is None or self.sync_statistics else self.mesh.size
+
     def __call__(
         self, carry: Carry, constants: Constants, index: Array, rate: Array
     ) -> tuple[Carry, tuple[Terms, Array]]:

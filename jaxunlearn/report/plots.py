@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxunlearn.saving import written_whole
 
 # Inches: no picture grows without bounds with the number of classes.
 _LARGEST = 40.0
+
+_DPI = 120
 
 # Neither grey nor white, as the edges of images may be.
 _BETWEEN = (0.6, 0.7, 0.85)
@@ -34,8 +36,7 @@ def plot_images(
     """
     from matplotlib.figure import Figure
 
-    if images.min() < 0 or images.max() > 1:
-        images = (images - images.min()) / max(float(np.ptp(images)), 1e-12)
+    images = _in_unit_range(images)
     classes, counts = np.unique(labels, return_counts=True)
     columns = min(columns, int(counts.max()))
     height, width = images.shape[1:3]
@@ -58,6 +59,77 @@ def plot_images(
     axes.set_yticks(np.arange(rows) * row + (height - 1) / 2, classes.tolist())
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+def plot_sheet(
+    path: Path,
+    images: Float[np.ndarray, "n h w c"],
+    captions: Sequence[str],
+    *,
+    title: str,
+    marked: Bool[np.ndarray, " n"],
+    columns: int = 8,
+    most: int = 64,
+) -> None:
+    """A contact sheet: images with a caption below each, written as a PNG.
+
+    Args:
+      path: of the PNG.
+      images: with one channel (grey) or three; shown from 0 to 1, and rescaled if they
+        are in another range.
+      captions: one each, of up to some 20 letters.
+      title: above all.
+      marked: whose caption is red.
+      columns: images side by side.
+      most: how many are shown; the title says if there are more.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    images = _in_unit_range(images)
+    shown = min(len(images), most)
+    if shown < len(images):
+        title += f"; the first {shown}"
+    columns = min(columns, shown)
+    rows = -(-shown // columns)
+    height, width = images.shape[1:3]
+    # Inches: wide enough for a caption, and for the image's own pixels.
+    wide = max(1.2, width / _DPI)
+    wide *= min(
+        1, _LARGEST / (columns * wide), _LARGEST * width / (rows * height * wide)
+    )
+    tall = wide * height / width
+    margin, gap, caption, head = 0.15, 0.12, 0.24, 0.4
+    column, row = wide + gap, tall + caption + gap
+    size = (max(columns * column + 2 * margin - gap, 5.5), head + rows * row)
+    figure = Figure(figsize=size)
+    # All images in one subplot, measured in inches: one for each takes minutes.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.text(margin, head / 2, title, va="center", fontsize=10, parse_math=False)
+    for number in range(shown):
+        x = margin + number % columns * column
+        y = head + number // columns * row
+        image = np.clip(images[number], 0, 1)
+        axes.imshow(
+            np.broadcast_to(image, (*image.shape[:2], 3)),
+            extent=(x, x + wide, y + tall, y),
+            interpolation="nearest",
+        )
+        # An image may be white at its edges, as the page is.
+        axes.add_patch(Rectangle((x, y), wide, tall, fill=False, color=_BETWEEN))
+        axes.text(
+            x + wide / 2,
+            y + tall + 0.04,
+            captions[number],
+            ha="center",
+            va="top",
+            fontsize=8,
+            color="#b00000" if marked[number] else "black",
+            parse_math=False,
+        )
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
+    axes.set_axis_off()
     _save(figure, path)
 
 
@@ -95,6 +167,13 @@ def plot_accuracies(
     _save(figure, path)
 
 
+def _in_unit_range(images):
+    """Images as they are if they lie in [0, 1], else rescaled to it."""
+    if images.min() < 0 or images.max() > 1:
+        return (images - images.min()) / max(float(np.ptp(images)), 1e-12)
+    return images
+
+
 def _save(figure, path: Path) -> None:
     with written_whole(Path(path)) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=_DPI)

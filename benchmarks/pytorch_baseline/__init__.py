@@ -1,0 +1,1 @@
+"""What our benchmarks are compared with, written as one writes it in PyTorch."""
