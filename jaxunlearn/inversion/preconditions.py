@@ -11,6 +11,7 @@ from jaxtyping import Array, Int, PyTree
 
 from jaxunlearn.checks import check_count, check_key
 from jaxunlearn.classifier import Classifier
+from jaxunlearn.evaluation import num_classes
 from jaxunlearn.inputs import layouts
 from jaxunlearn.inversion.prior import ImagePrior
 from jaxunlearn.moments import Moment
@@ -98,22 +99,22 @@ def check_arguments(
 
 def _network(classifier, sample) -> tuple[int, bool]:
     """How many logits there are, and whether there is BatchNorm; nothing computes."""
-    found = []
-
-    def logits(classifier, images):
-        captured = capture(classifier, classifier.prepare(images))
-        found.append(bool(captured.normalisations))
-        return captured.logits
-
     classes = _classes("network", classifier, sample)
-    jax.eval_shape(logits, classifier, sample)
-    return classes, found[-1]
+    _, normalisations = _captured.eval_shape(classifier, sample)
+    return classes, len(normalisations) > 0
+
+
+@jax.jit
+def _captured(classifier, images):
+    """Logits, and something for every normalisation; traced once for each network."""
+    captured = capture(classifier, classifier.prepare(images))
+    return captured.logits, [jnp.zeros(()) for _ in captured.normalisations]
 
 
 def _classes(name, classifier, sample) -> int:
     classifier.prepare(sample)
     try:
-        return jax.eval_shape(classifier, sample).shape[1]
+        return num_classes(classifier, sample)
     except Exception as error:
         # Whatever the network raises: its own checks, Flax's, or JAX's.
         first = str(error).strip().partition("\n")[0]
