@@ -138,7 +138,7 @@ class Study:
             "seconds": watch.seconds["inversion"],
             "quality": to_plain(quality),
             "mean_captured": float(np.mean(list(quality.captured_energy.values()))),
-            "least_captured": min(list(quality.captured_energy.values())[1:]),
+            "least_captured": min(quality.captured_energy.values()),
             "points": points,
             "retained_at": {str(v): crossing(points, v, 1) for v in LEVELS},
             "change_at": {str(v): crossing(points, v, 3) for v in LEVELS},

@@ -17,6 +17,7 @@ from jaxunlearn.inputs import LayerInput as LayerInput
 from jaxunlearn.inputs import layer_inputs as layer_inputs
 from jaxunlearn.inputs import layer_table as layer_table
 from jaxunlearn.inversion import ImagePrior as ImagePrior
+from jaxunlearn.inversion import InversionError as InversionError
 from jaxunlearn.inversion import invert as invert
 from jaxunlearn.methods import UNSC as UNSC
 from jaxunlearn.methods import CovarNav as CovarNav
@@ -30,6 +31,9 @@ from jaxunlearn.projection import drift as drift
 from jaxunlearn.projection import leakage as leakage
 from jaxunlearn.projection import project_to_null_space as project_to_null_space
 from jaxunlearn.projection import shrink_to_null_space as shrink_to_null_space
+from jaxunlearn.proxies import ProxyQuality as ProxyQuality
+from jaxunlearn.proxies import noise_images as noise_images
+from jaxunlearn.proxies import proxy_quality as proxy_quality
 from jaxunlearn.relabel import nearest_retained_labels as nearest_retained_labels
 from jaxunlearn.relabel import random_retained_labels as random_retained_labels
 from jaxunlearn.relabel import retained_probabilities as retained_probabilities

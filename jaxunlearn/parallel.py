@@ -154,14 +154,14 @@ def on_shares(
 
     >>> mesh = jax.make_mesh((1,), ("data",))
     >>> def centre(rows, shared):
-    ...     mean = lax.pmean(rows.mean(1), "data")
+    ...     mean = lax.pmean(rows.mean(1, keepdims=True), "data")
     ...     return rows - mean + shared, mean
     >>> rows, mean = on_shares(centre, mesh, "pmap")(jnp.array([[1.0, 3.0]]), 5.0)
     >>> print(rows, mean)
-    [[4. 6.]] [2.]
+    [[4. 6.]] [[2.]]
     """
     check_transform(transform)
-    axis = axis_of(mesh)
+    mesh, axis = automatic(mesh), axis_of(mesh)
     if transform == "shard_map":
         split, whole = PartitionSpec(None, axis), PartitionSpec()
         # As in `over_devices`: programs traced elsewhere lack the casts.

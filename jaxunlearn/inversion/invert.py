@@ -91,11 +91,12 @@ def invert(
         where it disagrees.
       start: images to begin from, in pixel space. None: uniform noise in the box, or
         standard normal noise where there is none.
-      keep_best: return of each image the one with the smallest objective in the last
-        stage, and not the last.
+      keep_best: return of each image not the last, but the one with the smallest
+        objective among those from which the last stage's steps began.
       batch_size: images optimised together, over whose statistics `feature` and
-        `moment` are taken, at most. All batches are of one size; the last one is
-        filled up with further images, which are dropped.
+        `moment` are taken, at most (on several devices rounded up to a multiple of
+        them). All batches are of one size; the last one is filled up with further
+        images, which are dropped.
       batches_at_once: batches that run side by side in one program, by `vmap`.
       mesh: a one-axis mesh over whose devices each batch is cut. None: on a GPU or TPU
         all devices of this process, on a CPU one.

@@ -1,6 +1,7 @@
 """An inversion from its start, or from a snapshot, to its images."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -59,14 +60,20 @@ class Loop:
         """What decides about the images, as plain values under speaking names."""
         classifier, student, moments = self.given
         known = self.step.optimizer is ADAM
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        # Addresses of functions differ from process to process.
+        program = str(jax.make_jaxpr(classifier)(image))
+        program = re.sub(r" at 0x[0-9a-f]+", "", program)
+        state = jax.eval_shape(self.step.optimizer.init, image)
         found = {
+            "network": digest(program.encode()),
             "classifier": tree_digest((classifier.params, classifier.state)),
             "preprocess": classifier.preprocess,
             "labels": digest(self.labels),
             "key": np.asarray(jax.random.key_data(self.key)),
             "steps": len(self.rates),
             "learning rates": digest(self.rates),
-            "optimizer": "Adam" if known else "given",
+            "optimizer": "Adam" if known else f"given: {jax.tree.structure(state)}",
             "coarse": self.coarse,
             "jitter": self.step.jitter,
             "flip": self.step.flip,

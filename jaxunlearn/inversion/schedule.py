@@ -27,7 +27,8 @@ def learning_rates(
       steps: how many.
 
     Raises:
-      ValueError: the rate is not positive, or there is no such schedule.
+      ValueError: the rate is not positive, there is no such schedule, or it returns a
+        factor that is not finite.
 
     >>> learning_rates(1.0, "multi-step", 4).round(3).tolist()
     [1.0, 1.0, 0.1, 0.01]
@@ -38,6 +39,10 @@ def learning_rates(
     index = np.arange(steps)
     if callable(schedule):
         factor = np.array([float(schedule(int(i))) for i in index])
+        if not np.isfinite(factor).all():
+            first = int(np.argmin(np.isfinite(factor)))
+            msg = f"schedule must return finite factors; at step {first} it returns {factor[first]}."  # noqa: E501
+            raise ValueError(msg)
     elif schedule == "cosine":
         factor = (1 + np.cos(np.pi * index / steps)) / 2
     elif schedule == "multi-step":
