@@ -61,6 +61,14 @@ VARIANTS = {
     "rate .02": {"inversion_rate": 0.02},
     "rate .1": {"inversion_rate": 0.1},
     "best": {"keep_best": True},
+    "coarse 4 2, rate .1": {"coarse": (4, 2), "inversion_rate": 0.1},
+    "coarse 2, rate .1": {"coarse": (2,), "inversion_rate": 0.1},
+    "no jitter, rate .1": {"jitter": 0, "inversion_rate": 0.1},
+    "coarse 4 2, no jitter, rate .1": {
+        "coarse": (4, 2),
+        "jitter": 0,
+        "inversion_rate": 0.1,
+    },
     "energy .95": {"energy": 0.95},
     "energy .999": {"energy": 0.999},
 }
@@ -91,7 +99,8 @@ class Study:
         self.true = ju.second_moments(self.original, rows)
         self.retained = ju.split_by_class(self.judge, [arguments.forget])[1]
         self.before = logits(self.original, self.retained.images)
-        self.key = jax.random.key(arguments.seed)
+        self.seed = arguments.seed
+        self.key = jax.random.key(self.seed)
         self.targets = new_targets(
             "runner-up", self.original, self.task, key=jax.random.key(0)
         )
@@ -128,11 +137,11 @@ class Study:
         projection, ranks = method.protected(moments)
         setting = Setting(self.targets, projection, ju.Trace(ranks=ranks))
         points = [self._judged(method, setting, rate) for rate in self.rates]
-        points = [point for point in points if point is not None]
         return {
             "dataset": self.name,
             "split": self.split,
             "variant": name,
+            "seed": self.seed,
             "images": len(proxies),
             "fields": to_plain(dataclasses.asdict(method)),
             "seconds": watch.seconds["inversion"],
@@ -147,13 +156,13 @@ class Study:
         }
 
     def _judged(self, method, setting, rate):
-        """`(rate, Acc_r, Acc_f, change of retained logits)`, None if it diverged."""
+        """`(rate, Acc_r, Acc_f, change of retained logits)`; None if it diverged."""
         try:
             found = method.replace(learning_rate=rate).descend(
                 self.original, self.task, setting, key=self.key
             )
         except FloatingPointError:
-            return None
+            return rate, None, None, None
         accuracy = ju.evaluate(found.classifier, self.judge, self.task.forget_classes)
         change = relative_change(
             self.before, logits(found.classifier, self.retained.images)
@@ -170,6 +179,8 @@ def some(data, count):
 def crossing(points, level: float, column: int) -> float | None:
     """A column where Acc_f first falls to a level, between two rates of the sweep."""
     for before, after in zip(points, points[1:], strict=False):
+        if None in (before[2], after[2]):
+            continue
         if before[2] > level >= after[2]:
             share = (before[2] - level) / (before[2] - after[2])
             return before[column] + share * (after[column] - before[column])

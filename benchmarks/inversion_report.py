@@ -40,8 +40,8 @@ def layers(records: list[dict]) -> str:
         cells = []
         for record in records:
             quality = record["quality"]
-            [rank] = set(quality["ranks"][name])
-            cells.append(f"{quality['captured_energy'][name]:.4f} ({rank})")
+            ranks = ", ".join(map(str, quality["ranks"][name]))
+            cells.append(f"{quality['captured_energy'][name]:.4f} ({ranks})")
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -55,7 +55,7 @@ def plot(datasets: dict[str, list[dict]], path: Path) -> None:
             energy = np.array(list(record["quality"]["captured_energy"].values()))
             missed = np.maximum(1 - energy, 1e-6)
             left.semilogy(range(len(missed)), missed, ".-", label=record["variant"])
-            points = np.array(record["points"])
+            points = np.array([p for p in record["points"] if p[1] is not None])
             right.plot(points[:, 2], points[:, 1], ".-", label=record["variant"])
         left.set_xlabel("layer")
         left.set_ylabel("energy not captured")
@@ -63,7 +63,7 @@ def plot(datasets: dict[str, list[dict]], path: Path) -> None:
         right.set_xlabel(f"Acc_f, % ({records[0]['split']})")
         right.set_ylabel("Acc_r, %")
         right.set_title(f"{name}: CovarNav over learning rates")
-        top = max(p[1] for r in records for p in r["points"])
+        top = max(p[1] for r in records for p in r["points"] if p[1])
         right.set_ylim(top - 25, top + 1)
         right.legend(frameon=False)
     figure.savefig(path, dpi=110)

@@ -99,6 +99,7 @@ def library_run(
         image_shape=start.shape[1:],
         key=jax.random.key(1),
         prior=PRIOR,
+        learning_rate=0.05,
         start=start,
         batch_size=len(labels),
         **options,

@@ -81,12 +81,19 @@ class Classifier:
             in [0, 1]. Without one: floats in whatever range the network expects.
 
         Raises:
-          TypeError: images are integers and there is no `Preprocess`, or complex.
+          TypeError: images are integers and there is no `Preprocess`, or complex; or the
+        network returns no array.
           ValueError: images are not `[n, h, w, c]`, or there is not one row of logits
             for each.
         """
         images = self.prepare(images)
         logits = self.network.apply(self.params, self.state, images)
+        if not hasattr(logits, "shape"):
+            msg = (
+                "The network must return logits of shape [n, classes]; it returned a "
+                f"{type(logits).__name__}."
+            )
+            raise TypeError(msg)
         if jnp.ndim(logits) != 2 or logits.shape[0] != images.shape[0]:
             msg = (
                 f"The network must return logits of shape [n, classes]; for "

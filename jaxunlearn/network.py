@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import FlaxError
 from jaxtyping import Array, PyTree
 
 # What a module's `__call__` takes to tell evaluation from training, with the value
@@ -22,6 +23,9 @@ _EVALUATION_FLAGS = {
     "deterministic": True,
     "use_running_average": True,
 }
+
+# What a network raises for images that it cannot take: Flax, JAX, its own checks.
+REFUSALS = (FlaxError, TypeError, ValueError)
 
 
 class Network:

@@ -204,10 +204,18 @@ def mesh_for_rows(mesh: Mesh | None) -> Mesh | None:
     Without a `mesh`: on a GPU or TPU all of this process's devices, on a CPU one.
     """
     if mesh is not None:
-        return automatic(mesh)
+        mesh = automatic(mesh)
+        if mesh.is_multi_process:
+            msg = (
+                "mesh holds devices of several processes: give those of this process "
+                "alone, jax.local_devices()."
+            )
+            raise ValueError(msg)
+        return mesh
     devices = jax.local_devices()
     if jax.default_backend() == "cpu" or len(devices) == 1:
         return None
+    _log.info("each batch is cut over %d devices", len(devices))
     return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from jaxunlearn.cli.source import Classes, Folder, check_seed
 from jaxunlearn.inversion.groups import Groups
 from jaxunlearn.inversion.preconditions import bounds_of, check_arguments
 from jaxunlearn.inversion.prior import ImagePrior
-from jaxunlearn.inversion.schedule import learning_rates, stages
+from jaxunlearn.inversion.schedule import ScheduleName, learning_rates, stages
 from jaxunlearn.plain import to_plain
 from jaxunlearn.saving import Card, save_images
 from jaxunlearn.stopwatch import Stopwatch
@@ -83,7 +83,8 @@ class Invert:
         inversions/FOLDER-FILE-seed-SEED.
       resume: go on from the newest snapshot there; start anew if there is none.
       overwrite: start anew, in place of the inversion that is there.
-      checkpoint_every: steps from one snapshot to the next, at least; by default 250.
+      checkpoint_every: steps from one snapshot to the next, at least; by default they
+        are a minute apart.
     """
 
     checkpoint: _File = None
@@ -93,7 +94,7 @@ class Invert:
     steps: int = _DEFAULTS["steps"]
     prior: ImagePrior = _DEFAULTS["prior"]
     learning_rate: float = _DEFAULTS["learning_rate"]
-    schedule: Literal["cosine", "multi-step", "constant"] = _DEFAULTS["schedule"]
+    schedule: ScheduleName = _DEFAULTS["schedule"]
     coarse: Annotated[tuple[int, ...], arg(metavar="[FACTOR ...]")] = _DEFAULTS[
         "coarse"
     ]
@@ -160,12 +161,14 @@ def invert(settings: Invert) -> None:
     settings.check()
     origin = find_origin(settings.checkpoint, settings.from_run)
     original = load_saved(origin.file, "--checkpoint")
-    judge = settings.second or origin.second
+    classes = _classes(settings, origin, original.card)
+    # A network retrained without a class cannot judge its images.
+    able = not {*classes} & {*origin.forgotten}
+    judge = settings.second or (origin.second if able else None)
     student, second = (
         None if path is None else load_companion(path, flag, original)
         for path, flag in ((settings.student, "--student"), (judge, "--second"))
     )
-    classes = _classes(settings, origin, original.card)
     # All classes side by side, so that each batch holds some of all.
     labels = np.tile(np.array(classes, np.int32), settings.images_per_class)
     prior = _checked(settings, original, student, labels)
@@ -200,7 +203,7 @@ def invert(settings: Invert) -> None:
             folder, judged, {"terms": terms, "seconds": watch.seconds}
         )
     except KeyboardInterrupt:
-        msg = f"interrupted. What is done lies in {folder.place}; the same command with --resume takes it up."  # noqa: E501
+        msg = f"interrupted. The same command with --resume goes on from the last snapshot in {folder.place}."  # noqa: E501
         raise KeyboardInterrupt(msg) from None
     results.print(recognised(found, settings.images_per_class))
     results.print(f"Written to {folder.place}.")
@@ -235,11 +238,9 @@ def _checked(settings, original, student, labels) -> ImagePrior:
         classifier,
         labels,
         original.card.image_shape,
-        jax.random.key(settings.seed),
-        settings.prior,
-        None,
-        None if student is None else student.classifier,
-        None,
+        key=jax.random.key(settings.seed),
+        prior=settings.prior,
+        student=None if student is None else student.classifier,
         steps=settings.steps,
         batch_size=settings.batch_size,
         batches_at_once=settings.batches_at_once,
@@ -305,6 +306,8 @@ def _terms(
     """
     sizes = settings.batch_size, settings.batches_at_once
     rows = Groups.of(len(judged.labels), *sizes, None).rows
+    rows = rows.reshape(-1, rows.shape[-1])
+    needed = -(-len(judged.labels) // rows.shape[1])
     found = [
         _mean_terms(
             original.classifier,
@@ -313,7 +316,7 @@ def _terms(
             prior=settings.prior,
             student=None if student is None else student.classifier,
         )
-        for batch in rows.reshape(-1, rows.shape[-1])
+        for batch in rows[:needed]
     ]
     return {
         name: float(np.mean([getattr(terms, name) for terms in found]))

@@ -1,6 +1,6 @@
 """Images of given classes, drawn out of a classifier by optimising over its inputs."""
 
-from jaxunlearn.inversion.invert import invert as invert
+from jaxunlearn.inversion.optimisation import invert as invert
 from jaxunlearn.inversion.prior import ImagePrior as ImagePrior
 from jaxunlearn.inversion.progress import InversionError as InversionError
 from jaxunlearn.inversion.terms import Terms as Terms

@@ -30,14 +30,13 @@ class Groups(NamedTuple):
         >>> Groups.of(5, 3, 1, None).rows.tolist()
         [[[0, 1, 2]], [[3, 4, 0]]]
         """
-        batches = -(-count // batch_size)
-        together = min(batches_at_once, batches)
-        batches = -(-batches // together) * together
-        size = -(-count // batches)
+        size = -(-count // -(-count // batch_size))
         if mesh is not None:
             size = -(-size // mesh.size) * mesh.size
-            batches = -(-count // size)
-            batches = -(-batches // together) * together
+        batches = -(-count // size)
+        together = min(batches_at_once, batches)
+        # Filled up with whole batches: how many run together changes none of them.
+        batches = -(-batches // together) * together
         rows = np.arange(batches * size) % count
         return cls(rows.reshape(-1, together, size), count)
 

@@ -17,7 +17,8 @@ from jaxunlearn.inversion.groups import Groups, noise
 from jaxunlearn.inversion.progress import InversionError, failure, tell
 from jaxunlearn.inversion.schedule import low_pass, stages
 from jaxunlearn.inversion.snapshots import Place, Snapshots
-from jaxunlearn.inversion.step import ADAM, Carry, Constants, Step, low_passed
+from jaxunlearn.inversion.step import Carry, Constants, Step, low_passed
+from jaxunlearn.jaxprs import open_jaxpr
 from jaxunlearn.plain import to_plain
 from jaxunlearn.steps import run_steps
 
@@ -59,21 +60,19 @@ class Loop:
     def identity(self) -> dict[str, Any]:
         """What decides about the images, as plain values under speaking names."""
         classifier, student, moments = self.given
-        known = self.step.optimizer is ADAM
+        optimizer = self.step.optimizer
         image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
-        # Addresses of functions differ from process to process.
-        program = str(jax.make_jaxpr(classifier)(image))
-        program = re.sub(r" at 0x[0-9a-f]+", "", program)
-        state = jax.eval_shape(self.step.optimizer.init, image)
+        state = jax.eval_shape(optimizer.init, image)
         found = {
-            "network": digest(program.encode()),
+            "network": _program_digest(classifier, image),
+            "student's network": student and _program_digest(student, image),
+            "optimizer": _program_digest(optimizer.update, image, state, image),
             "classifier": tree_digest((classifier.params, classifier.state)),
             "preprocess": classifier.preprocess,
             "labels": digest(self.labels),
             "key": np.asarray(jax.random.key_data(self.key)),
             "steps": len(self.rates),
             "learning rates": digest(self.rates),
-            "optimizer": "Adam" if known else f"given: {jax.tree.structure(state)}",
             "coarse": self.coarse,
             "jitter": self.step.jitter,
             "flip": self.step.flip,
@@ -118,8 +117,8 @@ class Loop:
             if begin >= stop:
                 continue
 
-            def on_chunk(reached, carry, outputs):
-                self._report(place, reached, carry, outputs)
+            def on_chunk(reached, carry, outputs, constants=constants):
+                self._report(place, reached, carry, constants, outputs)
                 here = place._replace(step=reached, carry=carry)
                 done = place.group * len(self.rates) + reached
                 if reached < len(self.rates):
@@ -149,7 +148,7 @@ class Loop:
         best = (
             (images, jnp.full(rows.shape, jnp.inf)) if self.keep_best else (None,) * 2
         )
-        state = self.step.optimizer.init(images)
+        state = jax.vmap(self.step.optimizer.init)(images)
         return Carry(images, state, *best, running=jnp.array(True))
 
     def _placed(self, carry: Carry) -> Carry:
@@ -172,19 +171,21 @@ class Loop:
         _, keys = self.groups.keys(self.key, group)
         labels = self.labels[self.groups.rows[group]]
         whole = (keys, self.low, self.high, rows, columns)
-        return Constants(
+        constants = Constants(
             classifier,
             student,
             moments,
             parallel.place_columns(labels, mesh),
             *parallel.place_whole(whole, mesh),
         )
+        # Once: what is on the host would travel again with every step.
+        return jax.device_put(constants)
 
     def _rates(self, first: int, stop: int) -> Float[np.ndarray, " rows"]:
         rates = self.rates[first:stop]
         return np.pad(rates, (0, stop - first - len(rates))).astype(np.float32)
 
-    def _report(self, place, reached, carry, outputs) -> None:
+    def _report(self, place, reached, carry, constants, outputs) -> None:
         terms, running = outputs
         steps = len(self.rates)
         before = place.group * steps
@@ -195,9 +196,18 @@ class Loop:
             tell(terms, done, total, self.callback, self.log)
             return
         message, step = broken
-        last = np.asarray(carry.images).reshape(-1, *self.image_shape)
+        seen = jnp.clip(low_passed(carry.images, constants), self.low, self.high)
+        last = np.asarray(seen).reshape(-1, *self.image_shape)
         images = np.concatenate([*place.found, last])[: self.groups.count]
         raise InversionError(message, images, self.labels[: len(images)], step)
+
+
+def _program_digest(function: Callable[..., Any], *arguments: Any) -> str:
+    """Of a function's program on such arguments, with all arrays that it holds."""
+    jaxpr, held = open_jaxpr(jax.make_jaxpr(function)(*arguments))
+    # Addresses of functions differ from process to process.
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr))
+    return digest(text.encode(), tree_digest(held).encode())
 
 
 def _entered(carry: Carry, before: Constants | None) -> Carry:
@@ -208,4 +218,6 @@ def _entered(carry: Carry, before: Constants | None) -> Carry:
         carry = carry._replace(images=jnp.clip(images, before.low, before.high))
     if carry.best is None:
         return carry
-    return carry._replace(best_loss=jnp.full_like(carry.best_loss, jnp.inf))
+    # Where it lies, so that the first chunk is no program of its own.
+    fresh = jnp.full_like(carry.best_loss, jnp.inf, device=carry.best_loss.sharding)
+    return carry._replace(best_loss=fresh)

@@ -6,15 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PyTree
 
-from jaxunlearn.checks import check_count, check_key
+from jaxunlearn.checks import check_count, check_key, check_optimizer
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.evaluation import num_classes
 from jaxunlearn.inputs import layouts
 from jaxunlearn.inversion.prior import ImagePrior
 from jaxunlearn.moments import Moment
+from jaxunlearn.network import REFUSALS
 from jaxunlearn.preconditions import check_finite, check_program
 from jaxunlearn.program import capture
 from jaxunlearn.records import map_records
@@ -31,23 +33,23 @@ def bounds_of(
     if bounds is None:
         whole = (0.0, 1.0) if classifier.preprocess is not None else (-np.inf, np.inf)
         bounds = whole
-    low, high = bounds
-    if not low < high:
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
         msg = f"bounds must be (low, high) with low < high; they are {bounds}."
         raise ValueError(msg)
-    return np.float32(low), np.float32(high)
+    return np.float32(bounds[0]), np.float32(bounds[1])
 
 
 def check_arguments(
     classifier: Classifier,
     labels: ArrayLike | Sequence[int],
     image_shape: tuple[int, ...],
+    *,
     key: Array,
     prior: ImagePrior,
-    moments: PyTree,
-    student: Classifier | None,
-    start: Any,
-    *,
+    moments: PyTree = None,
+    student: Classifier | None = None,
+    start: Any = None,
+    optimizer: optax.GradientTransformation | None = None,
     jitter: int,
     **counts: int,
 ) -> tuple[Int[np.ndarray, " n"], ImagePrior]:
@@ -60,12 +62,15 @@ def check_arguments(
     check_key(key)
     for name, value in counts.items():
         check_count(name, value)
-    if jitter < 0:
+    if not isinstance(jitter, int | np.integer) or jitter < 0:
         msg = f"jitter must be 0 or more pixels; it is {jitter}."
         raise ValueError(msg)
-    if len(image_shape) != 3 or min(image_shape) < 1:
+    whole = all(isinstance(n, int | np.integer) for n in image_shape)
+    if len(image_shape) != 3 or not whole or min(image_shape) < 1:
         msg = f"image_shape must be (h, w, c); it is {image_shape}."
         raise ValueError(msg)
+    if optimizer is not None:
+        _check_optimizer(optimizer, image_shape)
     sample = np.full((1, *image_shape), 0.5, np.float32)
     classes, batch_norm = _network(classifier, sample)
     values = _labels(labels, classes)
@@ -115,12 +120,26 @@ def _classes(name, classifier, sample) -> int:
     classifier.prepare(sample)
     try:
         return num_classes(classifier, sample)
-    except Exception as error:
-        # Whatever the network raises: its own checks, Flax's, or JAX's.
+    except REFUSALS as error:
         first = str(error).strip().partition("\n")[0]
         msg = (
             f"The {name} cannot take images of image_shape {sample.shape[1:]} "
             f"({first}): give the shape that it was trained on."
+        )
+        raise ValueError(msg) from error
+
+
+def _check_optimizer(optimizer, image_shape) -> None:
+    """Refuse what is no optimizer, and one that asks for more than gradients."""
+    check_optimizer(optimizer)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    state = jax.eval_shape(optimizer.init, images)
+    try:
+        jax.eval_shape(optimizer.update, images, state, images)
+    except TypeError as error:
+        msg = (
+            "optimizer must get along with gradients and images alone; this one does "
+            f"not ({error}). Adam and SGD do."
         )
         raise ValueError(msg) from error
 

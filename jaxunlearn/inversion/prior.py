@@ -29,7 +29,8 @@ class ImagePrior:
       ValueError: a weight is negative or not finite.
 
     Source: DeepInversion (arXiv 1912.08795) for all but the moments; the first three
-    weights are Brainwash's (arXiv 2311.11995), which shares authors with CovarNav.
+    weights are Brainwash's (arXiv 2311.11995), which shares authors with CovarNav, the
+    other two our own.
     """
 
     total_variation: float = 1e-3

@@ -1,17 +1,17 @@
 """What changes from step to step: the learning rate, and how fine images are."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-# A name, or a function from the step to a factor of the learning rate.
-Schedule = Literal["cosine", "multi-step", "constant"] | Callable[[int], float]
+ScheduleName = Literal["cosine", "multi-step", "constant"]
 
-_NAMES = ("cosine", "multi-step", "constant")
+# A name, or a function from the step to a factor of the learning rate.
+Schedule = ScheduleName | Callable[[int], float]
 
 
 def learning_rates(
@@ -50,7 +50,7 @@ def learning_rates(
     elif schedule == "constant":
         factor = np.ones(steps)
     else:
-        msg = f"schedule must be one of {', '.join(_NAMES)}, or a function of the step; it is {schedule!r}."  # noqa: E501
+        msg = f"schedule must be one of {', '.join(get_args(ScheduleName))}, or a function of the step; it is {schedule!r}."  # noqa: E501
         raise ValueError(msg)
     return rate * factor
 
@@ -68,8 +68,8 @@ def stages(steps: int, coarse: Sequence[int]) -> list[tuple[int, int, int]]:
     [(0, 33, 4), (33, 66, 2), (66, 100, 1)]
     """
     factors = [*coarse, 1]
-    falling = all(a > b for a, b in zip(factors, factors[1:], strict=False))
-    if not falling or not all(isinstance(f, int | np.integer) for f in factors):
+    whole = all(isinstance(f, int | np.integer) for f in factors)
+    if not whole or any(a <= b for a, b in zip(factors, factors[1:], strict=False)):
         msg = f"coarse must be factors above 1 in descending order, such as (4, 2); it is {tuple(coarse)}."  # noqa: E501
         raise ValueError(msg)
     if len(factors) > steps:

@@ -1,6 +1,7 @@
 """An inversion that was interrupted goes on to the same images."""
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,11 @@ from jaxunlearn.inversion.step import Carry
 
 _log = logging.getLogger("jaxunlearn.inversion")
 
-# Steps between two snapshots, where nobody says how many.
-_EVERY = 250
+# Seconds between two snapshots, where nobody says how many steps.
+_SECONDS = 60.0
+
+# What an inversion runs, in JAX's own words, which another version may choose anew.
+_PROGRAMS = ("network", "student's network", "optimizer")
 
 
 class Place(NamedTuple):
@@ -40,7 +44,7 @@ class Snapshots:
 
     Args:
       folder: for snapshots; None writes none.
-      every: steps between two of them.
+      every: steps between two of them; None is a minute.
       resume: whether to go on from the newest.
       identity: what decides about the images, as plain values.
       machine: what their last bits depend on.
@@ -62,10 +66,10 @@ class Snapshots:
             name = "resume" if resume else "checkpoint_every"
             msg = f"{name} has no effect without checkpoint_dir: name a folder."
             raise ValueError(msg)
-        self._every = _EVERY
+        self._every = every
         if every is not None:
-            self._every = check_count("checkpoint_every", every)
-        self._checkpoints, self._last = None, 0
+            check_count("checkpoint_every", every)
+        self._checkpoints, self._last, self._since = None, 0, time.monotonic()
         if folder is None:
             return
         self._checkpoints = Checkpoints(folder, keep=2)
@@ -95,7 +99,13 @@ class Snapshots:
             return start
         # A training's checkpoint has none of these facts.
         there, made_with = (found.facts.get(n, {}) for n in ("inversion", "made_with"))
-        others = differences(there, self._facts["inversion"])
+        here, version = self._facts["inversion"], "version of jax"
+        if made_with.get(version) != self._facts["made_with"][version]:
+            there, here = (
+                {name: x for name, x in facts.items() if name not in _PROGRAMS}
+                for facts in (there, here)
+            )
+        others = differences(there, here)
         if others:
             msg = (
                 f"{found.folder} is a checkpoint of another inversion, which differs "
@@ -124,9 +134,13 @@ class Snapshots:
         """Write a snapshot after `done` steps, if it is time to."""
         if self._checkpoints is None:
             return
-        if done - self._last < self._every and not finished:
+        if self._every is None:
+            due = time.monotonic() - self._since >= _SECONDS
+        else:
+            due = done - self._last >= self._every
+        if not (due or finished):
             return
-        self._last = done
+        self._last, self._since = done, time.monotonic()
         shape = place.carry.images.shape[2:]
         found = np.concatenate([np.zeros((0, *shape), np.float32), *place.found])
         facts = self._facts | {"group": place.group, "step": place.step}

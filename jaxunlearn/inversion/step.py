@@ -25,7 +25,7 @@ class Carry(NamedTuple):
 
     Attributes:
       images: in pixel space.
-      optimizer: its state.
+      optimizer: its state, for each batch.
       best: of each image the one with the smallest objective, or None if not asked for.
       best_loss: its objective.
       running: whether the objective has been finite so far; nothing moves once it has
@@ -47,7 +47,7 @@ class Constants(NamedTuple):
       student: to compete with, or None.
       moments: to match, or None.
       labels: of the images.
-      keys: of each batch.
+      keys: of each batch, for its steps.
       low, high: bounds of the pixels.
       rows, columns: low-pass matrices, or None.
     """
@@ -99,7 +99,10 @@ class Step:
         gradients, losses, terms = self._gradients(seen, constants, index)
         # By the chain rule.
         gradients = low_passed(gradients, constants, transpose=True)
-        updates, state = self.optimizer.update(gradients, carry.optimizer, carry.images)
+        # Batches have nothing to do with each other, whatever the optimizer couples.
+        updates, state = jax.vmap(self.optimizer.update)(
+            gradients, carry.optimizer, carry.images
+        )
         updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
         images = jnp.clip(
             optax.apply_updates(carry.images, updates), constants.low, constants.high

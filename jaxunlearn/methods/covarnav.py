@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxunlearn.checks import check_count
 from jaxunlearn.inversion import ImagePrior, invert
-from jaxunlearn.inversion.schedule import learning_rates, stages
+from jaxunlearn.inversion.schedule import ScheduleName, learning_rates, stages
 from jaxunlearn.methods.descent import ProjectedDescent, Targets, no_progress
 from jaxunlearn.moments import second_moments
 from jaxunlearn.proxies import noise_images
@@ -28,8 +28,8 @@ class CovarNav(ProjectedDescent):
     3. Descend on those labels; every update keeps off the inverted images' inputs of
        each layer.
 
-    No retained sample is read. What the paper leaves open (inversion weights, rank
-    rule, optimizer, steps) is chosen here and listed below.
+    No retained sample is read, unless `stand_in` says so. What the paper leaves open
+    (inversion weights, rank rule, optimizer, steps) is chosen here and listed below.
 
     Attributes:
       images_per_class: inverted images of each retained class.
@@ -57,8 +57,8 @@ class CovarNav(ProjectedDescent):
     images_per_class: int = 32
     inversion_steps: int = 500
     inversion_batch_size: int = 256
-    inversion_rate: float = 0.05
-    inversion_schedule: Literal["cosine", "multi-step", "constant"] = "cosine"
+    inversion_rate: float = 0.1
+    inversion_schedule: ScheduleName = "cosine"
     prior: ImagePrior = ImagePrior()
     coarse: tuple[int, ...] = ()
     jitter: int = 2

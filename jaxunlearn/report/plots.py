@@ -36,7 +36,7 @@ def plot_images(
     """
     from matplotlib.figure import Figure
 
-    images = _in_unit_range(images)
+    images = _visible(images)
     classes, counts = np.unique(labels, return_counts=True)
     columns = min(columns, int(counts.max()))
     height, width = images.shape[1:3]
@@ -87,7 +87,7 @@ def plot_sheet(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    images = _in_unit_range(images)
+    images = _visible(images)
     shown = min(len(images), most)
     if shown < len(images):
         title += f"; the first {shown}"
@@ -167,8 +167,12 @@ def plot_accuracies(
     _save(figure, path)
 
 
-def _in_unit_range(images):
-    """Images as they are if they lie in [0, 1], else rescaled to it."""
+def _visible(images):
+    """Grey or colour images in [0, 1], into which they are rescaled if need be."""
+    channels = images.shape[-1]
+    if channels not in (1, 3):
+        # Colour and opacity, or who knows what.
+        images = images[..., :3] if channels == 4 else images.mean(-1, keepdims=True)
     if images.min() < 0 or images.max() > 1:
         return (images - images.min()) / max(float(np.ptp(images)), 1e-12)
     return images

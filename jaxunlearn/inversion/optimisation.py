@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.checks import check_optimizer
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.inversion.groups import Groups
 from jaxunlearn.inversion.loop import Loop
@@ -31,7 +30,7 @@ def invert(
     prior: ImagePrior = ImagePrior(),  # noqa: B008  (frozen)
     steps: int = 2000,
     optimizer: optax.GradientTransformation | None = None,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.1,
     schedule: Schedule = "cosine",
     coarse: Sequence[int] = (),
     jitter: int = 2,
@@ -73,8 +72,8 @@ def invert(
       key: a `jax.random.key`.
       prior: weights of the terms.
       steps: per batch.
-      optimizer: over images; None is Adam at `learning_rate`. Another one brings its
-        own rate, and `learning_rate` and `schedule` have no effect.
+      optimizer: over the images of a batch; None is Adam at `learning_rate`. Another
+        one brings its own rate, and `learning_rate` and `schedule` have no effect.
       learning_rate: in units of the bounds' width (of 2 without bounds).
       schedule: "cosine" falls to 0 at the end, "multi-step" to a tenth after one half
         and to a hundredth after three quarters of the steps, "constant" not at all; or
@@ -86,7 +85,8 @@ def invert(
       flip: mirrors the batch left to right at every other step, at random.
       bounds: box for every pixel. None: (0, 1) with a `Preprocess`, else unbounded.
       moments: like params: what `second_moments` returned, None for layers that are to
-        be left alone. Images are drawn towards them.
+        be left alone. Images are drawn towards them. A layer costs a product of `rows
+        d^2` and `d^2` floats at every step: leave out those of large fan-in.
       student: another classifier of the same pixels and classes. Images are drawn to
         where it disagrees.
       start: images to begin from, in pixel space. None: uniform noise in the box, or
@@ -98,15 +98,18 @@ def invert(
         them). All batches are of one size; the last one is filled up with further
         images, which are dropped.
       batches_at_once: batches that run side by side in one program, by `vmap`.
-      mesh: a one-axis mesh over whose devices each batch is cut. None: on a GPU or TPU
-        all devices of this process, on a CPU one.
-      transform: what runs the program on each device, "shard_map" or "pmap".
+      mesh: a one-axis mesh of this process's devices, over which each batch is cut.
+        None: on a GPU or TPU all of them, on a CPU one. Batches are filled up to a
+        multiple of the devices, so that another number of them may give other images.
+      transform: what runs the program on each of several devices, "shard_map" or
+        "pmap".
       sync_statistics: whether statistics are reduced over devices, so that they are
         those of the whole batch; else each device's share is a batch of its own.
       checkpoint_dir: for snapshots to go on from.
-      checkpoint_every: steps between two of them, at least; by default 250.
-      resume: go on from the newest snapshot in `checkpoint_dir`, to the same images;
-        start anew with none there.
+      checkpoint_every: steps between two of them, at least; by default a minute.
+      resume: go on from the newest snapshot in `checkpoint_dir`, to the same images,
+        given the same versions and devices to the last bit (on a GPU as far as XLA
+        chooses the same kernels); start anew with none there.
       callback: `(step, loss)` after each chunk of steps, counted over all batches.
       log: takes a dictionary for every step: step, steps (in all) and the terms.
 
@@ -135,18 +138,17 @@ def invert(
     [0, 1, 2]
     """
     parallel.check_transform(transform)
-    if optimizer is not None:
-        check_optimizer(optimizer)
     low, high = bounds_of(classifier, bounds)
     labels, prior = check_arguments(
         classifier,
         labels,
         image_shape,
-        key,
-        prior,
-        moments,
-        student,
-        start,
+        key=key,
+        prior=prior,
+        moments=moments,
+        student=student,
+        start=start,
+        optimizer=optimizer,
         steps=steps,
         batch_size=batch_size,
         batches_at_once=batches_at_once,
