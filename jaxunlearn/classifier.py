@@ -81,8 +81,8 @@ class Classifier:
             in [0, 1]. Without one: floats in whatever range the network expects.
 
         Raises:
-          TypeError: images are integers and there is no `Preprocess`, or complex; or the
-        network returns no array.
+          TypeError: images are integers and there is no `Preprocess`, or complex; or
+            the network returns no array.
           ValueError: images are not `[n, h, w, c]`, or there is not one row of logits
             for each.
         """
