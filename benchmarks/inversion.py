@@ -49,6 +49,16 @@ VARIANTS = {
     "feature 1": {"prior": ImagePrior(feature=1.0)},
     "feature 10": {"prior": ImagePrior(feature=10.0)},
     "variation .1": {"prior": ImagePrior(total_variation=0.1)},
+    "variation 1": {"prior": ImagePrior(total_variation=1.0)},
+    "variation 10": {"prior": ImagePrior(total_variation=10.0)},
+    "variation 1, coarse 4 2": {
+        "prior": ImagePrior(total_variation=1.0),
+        "coarse": (4, 2),
+    },
+    "variation 3, coarse 4 2": {
+        "prior": ImagePrior(total_variation=3.0),
+        "coarse": (4, 2),
+    },
     "l2 0": {"prior": ImagePrior(l2=0.0)},
     "feature 1, l2 0": {"prior": ImagePrior(feature=1.0, l2=0.0)},
     "feature 1, l2 0, variation .1": {

@@ -408,6 +408,18 @@ def test_a_network_without_one_row_of_logits_for_each_image_is_refused():
         ju.freeze(Pooled(), variables)(IMAGES)
 
 
+def test_a_network_that_returns_a_tuple_is_refused():
+    class Pair(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            x = images.reshape(len(images), -1)
+            return nn.Dense(3)(x), x
+
+    variables = Pair().init(jax.random.key(0), IMAGES)
+    with pytest.raises(TypeError, match="must return logits .* it returned a tuple"):
+        ju.freeze(Pair(), variables)(IMAGES)
+
+
 def test_freeze_says_what_it_wants():
     with pytest.raises(TypeError, match="without a second argument"):
         ju.freeze(NNX(nnx.Rngs(0)), {"params": {}})

@@ -187,7 +187,7 @@ def test_an_interrupted_inversion_goes_on_to_the_same_bytes(
     with monkeypatch.context() as patch:
         interrupt_after(patch, 55)
         assert cli("invert", *flags) == 130
-    words = r"interrupted\. What is done lies in .*out; .* --resume takes it up\."
+    words = r"interrupted\. .* --resume goes on from the last snapshot in .*out\."
     assert_in_words(words, capsys.readouterr().err)
     assert names(out) == ["checkpoints", "inversion-settings.json"]
     (out / ".class-3-77.png").write_bytes(b"torn")
@@ -343,6 +343,25 @@ def test_a_student_and_the_other_options_reach_the_inversion(
     assert found["student"]["path"] == str(ran / "retrained.safetensors")
     assert found["settings"]["prior.competition"] == 1
     assert 0 <= found["terms"]["competition"] <= 1
+
+
+def test_a_network_retrained_without_a_class_does_not_judge_it(
+    ran, tmp_path, monkeypatch
+):
+    def invert(classifier, labels, *, image_shape, **_):
+        return np.full((len(labels), *image_shape), 0.5, np.float32)
+
+    monkeypatch.setattr(inversion, "invert", invert)
+    flags = ("--from-run", ran, "--images-per-class", 6, "--out", tmp_path / "a")
+    assert cli("invert", *flags, "--classes", 1, 3, 7) == 0
+    found = record(tmp_path / "a")
+    assert found["second"] is None
+    assert found["accuracies"]["second"] is None
+    assert list(found["accuracies"]["classifier"]["per_class"]) == ["1", "3", "7"]
+    # Unless it is asked to.
+    second = ("--second", ran / "retrained.safetensors", "--overwrite")
+    assert cli("invert", *flags, "--classes", 1, 3, 7, *second) == 0
+    assert record(tmp_path / "a")["accuracies"]["second"]["per_class"]["3"] == 0
 
 
 def test_an_objective_that_is_not_finite_leaves_the_last_images(ran, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -185,6 +186,19 @@ def run(classifier, labels=(0, 1, 2), **options):
     return invert(classifier, np.asarray(labels), **given)
 
 
+def unchecked(function):
+    """As it is without the tests' type checks, which know better words."""
+
+    def call(*args, **options):
+        jaxtyping.config.update("jaxtyping_disable", True)
+        try:
+            return function(*args, **options)
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
+
+    return call
+
+
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("labels", "batch_size"), [([2, 0, 1, 1], 256), ([2, 0, 1, 1, 2, 0, 0], 3)]
@@ -365,13 +379,44 @@ def test_any_number_of_labels_is_cut_over_devices(n, batch_size):
         ({"steps": 0}, "steps must be at least 1; it is 0"),
         ({"batch_size": 0}, "batch_size must be at least 1; it is 0"),
         ({"image_shape": (4, 4)}, r"image_shape must be \(h, w, c\); it is \(4, 4\)"),
+        ({"image_shape": (4.0, 4, 2)}, r"image_shape must be .*it is \(4\.0, 4, 2\)"),
+        ({"bounds": (0.0,)}, r"bounds must be \(low, high\) .* they are \(0\.0,\)"),
+        ({"jitter": 1.5}, r"jitter must be 0 or more pixels; it is 1\.5"),
+        ({"optimizer": optax.lbfgs()}, "optimizer must get along with gradients and"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_computed(options, words):
-    classifier = small()
+    classifier = small(None)
+    jnp.asarray(np.zeros((1, *SHAPE), np.float32))  # a copy is a program in some JAX
     with compilations() as compiled, pytest.raises(ValueError, match=words):
-        run(classifier, **options)
+        unchecked(run)(classifier, **options)
     assert not compiled
+
+
+class Pair(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Plain()(x), x
+
+
+class Mistaken(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Plain()(x) * unheard_of  # noqa: F821
+
+
+def test_a_network_must_return_logits():
+    model = Pair()
+    classifier = ju.freeze(model, model.init(KEY, jnp.ones((1, *SHAPE))))
+    with pytest.raises(ValueError, match="must return logits .* returned a tuple"):
+        run(classifier)
+
+
+def test_a_mistake_in_the_network_is_shown_as_it_is():
+    classifier = small(None, build=Plain)
+    params = {"Plain_0": classifier.params}
+    with pytest.raises(NameError, match="unheard_of"):
+        run(ju.freeze(Mistaken(), {"params": params}))
 
 
 def test_a_key_of_the_old_kind_is_refused():

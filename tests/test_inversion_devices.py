@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counting import compilations
 from jax import lax
 from normalised import draw_classifier
 from test_inversion import ADAM, KEY, SHAPE, TERMS, Small, run, small
 
 import jaxunlearn as ju
-from jaxunlearn import parallel
+from jaxunlearn import parallel, steps
 from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.inversion.step import Carry, Constants, Step
 from jaxunlearn.steps import run_steps
@@ -115,6 +116,20 @@ def test_batches_at_once_are_those_one_by_one():
     np.testing.assert_array_equal(more, images)
 
 
+# However long the gradient is, a step is 0.1 long over all that it is given.
+COUPLED = optax.chain(optax.clip_by_global_norm(1e-4), optax.sgd(1e3))
+
+
+@pytest.mark.core
+def test_an_optimizer_that_couples_pixels_does_not_couple_batches():
+    """Four batches of three, of ten images; three at once are filled up with two."""
+    options = {"batch_size": 3, "steps": 10, "optimizer": COUPLED}
+    one, three = (
+        run(small(), LABELS[:10], batches_at_once=n, **options) for n in (1, 3)
+    )
+    np.testing.assert_allclose(three, one, atol=1e-5)
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_a_loop_on_the_devices_gives_the_same_images(transform, monkeypatch):
     monkeypatch.setattr(parallel, "loops_are_slow", lambda: False)
@@ -122,10 +137,27 @@ def test_a_loop_on_the_devices_gives_the_same_images(transform, monkeypatch):
     np.testing.assert_allclose(images, on_one_device(), atol=1e-4)
 
 
-def test_coarse_stages_and_best_images_are_shared_too():
-    options = {"batch_size": 8, "steps": 10, "coarse": (2,), "keep_best": True}
-    one, shared = (run(small(), FILLED[:8], mesh=m, **options) for m in (None, mesh()))
-    np.testing.assert_allclose(shared, one, atol=1e-4)
+BEST = OPTIONS | {"coarse": (2,), "keep_best": True}
+
+
+@functools.cache
+def best_on_one_device():
+    return run(small(), FILLED, **BEST)[:13]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_best_images_and_coarse_stages_are_shared_by_one_program(transform):
+    """Of all groups, stages and steps; and none is compiled the second time."""
+    options = BEST | {"mesh": mesh(), "transform": transform}
+    options["optimizer"] = optax.adam(0.05)  # known to no program
+    before = steps._advance._cache_size()
+    images = run(small(), LABELS, **options)
+    assert steps._advance._cache_size() == before + 1
+    np.testing.assert_allclose(images, best_on_one_device(), atol=1e-4)
+    with compilations() as compiled:
+        run(small(), LABELS[::-1], **options)
+    assert not compiled
 
 
 # Statistics of the batch, or of each share.
@@ -139,44 +171,49 @@ DOWN = optax.sgd(1.0)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_statistics_are_of_the_batch_or_of_each_share(transform, sync):
     """The terms of the first step, and the step itself, of two images a device."""
-    prior = ImagePrior(0.1, 0.1, 0.7, 0.8, 0.9)
-    classifier, student = small(None), draw_classifier(Small, SHAPE, np.float32, 4)
-    rng = np.random.default_rng(0)
-    start, others = rng.normal(size=(2, 16, *SHAPE)).astype(np.float32)
-    moments = ju.second_moments(classifier, others)
-    labels, records = np.resize([0, 1, 2], 16), []
+    given, records = everything(), []
     images = run(
-        classifier,
-        labels,
+        **given,
         steps=1,
         batch_size=16,
-        start=start,
         mesh=mesh(),
         transform=transform,
         sync_statistics=sync,
-        prior=prior,
-        moments=moments,
-        student=student,
         optimizer=DOWN,
         log=records.append,
     )
     shares = 1 if sync else 8
-    terms, gradient = by_hand(
-        shares, classifier, student, moments, start, labels, prior
-    )
+    terms, gradient = by_hand(shares)
     for name, value in terms._asdict().items():
         expected = np.mean(value)
         np.testing.assert_allclose(records[0][name], expected, rtol=1e-4)
-    np.testing.assert_allclose(images, start - gradient / shares, atol=1e-5)
+    expected = given["start"] - gradient / shares
+    np.testing.assert_allclose(images, expected, atol=1e-5)
 
 
-def by_hand(shares, classifier, student, moments, start, labels, prior):
+@functools.cache
+def everything():
+    """What all terms are of."""
+    start, others = np.random.default_rng(0).normal(size=(2, 16, *SHAPE))
+    classifier = small(None)
+    return {
+        "classifier": classifier,
+        "labels": np.resize([0, 1, 2], 16),
+        "start": start.astype(np.float32),
+        "prior": ImagePrior(0.1, 0.1, 0.7, 0.8, 0.9),
+        "moments": ju.second_moments(classifier, others.astype(np.float32)),
+        "student": draw_classifier(Small, SHAPE, np.float32, 4),
+    }
+
+
+@functools.cache
+def by_hand(shares):
     """Each share as a batch of its own: its terms, and their gradient."""
+    given = dict(everything())
+    start, labels = given.pop("start"), given.pop("labels")
 
     def one(images, labels):
-        found = inversion_terms(
-            classifier, images, labels, prior, moments=moments, student=student
-        )
+        found = inversion_terms(images=images, labels=labels, **given)
         return found.total, found
 
     cut = start.reshape(shares, -1, *SHAPE), labels.reshape(shares, -1)
@@ -207,7 +244,7 @@ def test_each_device_holds_its_share_and_only_sums_travel(transform):
     step = Step(ADAM, prior, (0, 0), True, where, transform, True)
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 16, *SHAPE)))
     loss = jnp.full((2, 16), jnp.inf)
-    state, running = ADAM.init(images), jnp.array(True)
+    state, running = jax.vmap(ADAM.init)(images), jnp.array(True)
 
     def cut(leaf):
         return leaf.shape[:2] == (2, 16)

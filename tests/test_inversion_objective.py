@@ -453,5 +453,5 @@ def test_a_start_of_integers_is_refused():
     start = np.zeros((1, *SHAPE), np.uint8)
     with pytest.raises(ValueError, match="start must be floating-point .*it is uint8"):
         check_arguments(
-            plain(), [0], SHAPE, KEY, ImagePrior(), None, None, start, jitter=0
+            plain(), [0], SHAPE, key=KEY, prior=ImagePrior(), start=start, jitter=0
         )

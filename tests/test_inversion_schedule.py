@@ -1,15 +1,17 @@
 """Coarse stages, learning rates, the best images, and where inversion begins."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
 from counting import compilations
 from oracles import double
-from test_inversion import KEY, SHAPE, TERMS, run, small
+from test_inversion import KEY, SHAPE, TERMS, run, small, unchecked
 
+import jaxunlearn as ju
 from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.inversion.schedule import learning_rates, low_pass, stages
 
@@ -32,19 +34,6 @@ def filtered(images, factor):
 def transposed(images, factor):
     rows, columns = (double(low_pass(n, factor)) for n in images.shape[1:3])
     return np.einsum("hy,nhwc,wx->nyxc", rows, double(images), columns)
-
-
-def unchecked(function):
-    """As it is without the tests' type checks, which know better words."""
-
-    def call(*args, **options):
-        jaxtyping.config.update("jaxtyping_disable", True)
-        try:
-            return function(*args, **options)
-        finally:
-            jaxtyping.config.update("jaxtyping_disable", False)
-
-    return call
 
 
 # One object each, as programs are shared by optimizers that are the same object. They
@@ -175,11 +164,11 @@ def test_the_best_of_a_coarse_stage_is_not_the_best_of_all():
     assert variation(images) > 1.01 * variation(first)
 
 
-@pytest.mark.parametrize("coarse", [(2, 4), (2, 2), (1,), (4, 1), (0,), (-2,)])
+@pytest.mark.parametrize("coarse", [(2, 4), (2, 2), (1,), (4, 1), (-2,), ("4",)])
 def test_factors_must_fall_and_be_above_one(coarse):
     words = "coarse must be factors above 1 in descending order"
     with pytest.raises(ValueError, match=words):
-        stages(100, coarse)
+        unchecked(stages)(100, coarse)
 
 
 def test_stages_share_the_steps_and_need_one_each():
@@ -220,10 +209,21 @@ def test_rates_are_positive(rate):
         run(small(None), learning_rate=rate, optimizer=None)
 
 
+def test_covarnav_inverts_at_the_default_rate():
+    parameters = inspect.signature(ju.invert).parameters
+    assert ju.CovarNav().inversion_rate == parameters["learning_rate"].default
+
+
 def test_an_unknown_schedule_is_refused():
     words = "schedule must be one of cosine, multi-step, constant.* 'linear'"
     with pytest.raises(ValueError, match=words):
         unchecked(learning_rates)(1.0, "linear", 3)
+
+
+def test_a_schedule_that_is_not_finite_names_its_step():
+    words = "schedule must return finite factors; at step 2 it returns nan"
+    with pytest.raises(ValueError, match=words):
+        run(small(), schedule=lambda step: np.nan if step == 2 else 1.0)
 
 
 def test_a_rate_is_no_optimizer():

@@ -3,21 +3,25 @@
 import functools
 import logging
 import os
+import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from normalised import draw_classifier
+from normalised import CLASSES, draw_classifier
 from test_checkpoints import Stop, files, flip_a_byte
 from test_inversion import ADAM, SHAPE, Small, run, small
+from test_inversion_schedule import drawn_images, filtered
 
 import jaxunlearn as ju
 from jaxunlearn import parallel
 from jaxunlearn.checkpoints import Checkpoints
 from jaxunlearn.inversion import ImagePrior, InversionError
 from jaxunlearn.inversion import loop as inversion_loop
+from jaxunlearn.inversion import snapshots as inversion_snapshots
 from jaxunlearn.steps import run_steps
 
 # Two batches of three, the second one filled up; 7 coarse steps and 7 fine ones each.
@@ -123,13 +127,22 @@ def test_snapshots_change_nothing_and_the_last_two_stay(tmp_path):
     assert Checkpoints(tmp_path).steps() == [27, 28]
 
 
-def test_without_a_number_there_is_one_every_250_steps_and_at_the_end(tmp_path):
-    inverted(checkpoint_dir=tmp_path)
-    assert Checkpoints(tmp_path).steps() == [28]
-    with pytest.raises(Stop):
-        inverted(Above(300), steps=350, checkpoint_dir=tmp_path / "long")
-    # The first visit to the host behind it.
-    assert Checkpoints(tmp_path / "long").steps() == [250]
+def test_without_a_number_there_is_one_now_and_then_and_at_the_end(
+    tmp_path, monkeypatch
+):
+    written, save = [], Checkpoints.save
+
+    def noted(self, step, tree, facts):
+        written.append(step)
+        save(self, step, tree, facts)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    inverted(checkpoint_dir=tmp_path / "a")
+    assert written == [28]
+    written.clear()
+    monkeypatch.setattr(inversion_snapshots, "_SECONDS", 0.0)
+    inverted(checkpoint_dir=tmp_path / "b")
+    assert written == VISITS
 
 
 @pytest.mark.core
@@ -183,8 +196,18 @@ def moments():
     return ju.second_moments(small(), start() + np.arange(5)[:, None, None, None])
 
 
-def student(preprocess=None):
-    return draw_classifier(Small, SHAPE, np.float32, 4).replace(preprocess=preprocess)
+def student(preprocess=None, build=Small):
+    return draw_classifier(build, SHAPE, np.float32, 4).replace(preprocess=preprocess)
+
+
+class Bent(nn.Module):
+    """Another network of the same parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        norm = nn.BatchNorm(True, name="norm")
+        x = jnp.tanh(norm(x)).reshape(x.shape[0], -1)
+        return nn.Dense(CLASSES, name="head")(x)
 
 
 def scaled():
@@ -207,7 +230,9 @@ def finished(tmp_path_factory):
         ({"labels": LABELS[:4]}, r"labels; batches \(\[2, 1, 3\] there, \[2, 1, 2\]"),
         ({"key": jax.random.key(6)}, r"in key \(\[0, 5\] there, \[0, 6\] here\): give"),
         ({"steps": 15}, r"steps \(14 there, 15 here\); learning rates: give"),
-        ({"optimizer": None}, r"learning rates; optimizer"),
+        ({"optimizer": None}, "in optimizer; learning rates: give"),
+        ({"optimizer": optax.adam(0.1)}, "in optimizer: give"),
+        ({"classifier": lambda: small(build=Bent)}, "in network: give"),
         ({"coarse": (3,)}, r"in coarse \(\[2\] there, \[3\] here\): give"),
         ({"flip": True}, r"in flip \(False there, True here\): give"),
         ({"bounds": (0.0, 2.0)}, r"in bounds \(0.0 to 1.0 there, 0.0 to 2.0 here\)"),
@@ -218,7 +243,7 @@ def finished(tmp_path_factory):
         ({"classifier": scaled}, "in classifier: give"),
         ({"start": start}, "in start: give"),
         ({"moments": moments}, r"in moments; prior.moment \(0.0 there, 0.1 here\)"),
-        ({"student": student}, r"in student; prior.competition \(0.0 there, 1.0"),
+        ({"student": student}, r"student; prior.competition \(0.0 there, 1.0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -229,11 +254,13 @@ def test_a_snapshot_of_another_inversion_is_refused(finished, changed, named):
         inverted(checkpoint_dir=finished, resume=True, **changed)
 
 
-def test_another_preprocess_is_another_inversion(tmp_path):
-    """Of the classifier, and of the student."""
+def test_another_preprocess_or_student_is_another_inversion(tmp_path):
+    """A preprocess of the classifier, or of the student."""
     half = ju.Preprocess(0.5, 0.5)
     options = {"checkpoint_dir": tmp_path, "resume": True, "student": student(half)}
     inverted(**options)
+    with pytest.raises(ValueError, match="differs in student's network: give"):
+        inverted(**(options | {"student": student(half, Bent)}))
     with pytest.raises(ValueError, match="differs in preprocess"):
         inverted(classifier=small(half), **options)
     with pytest.raises(ValueError, match="differs in student's preprocess"):
@@ -263,6 +290,27 @@ def test_other_devices_are_warned_of(tmp_path, caplog):
     )
     alone = inverted(labels=options["labels"], batch_size=8)
     np.testing.assert_allclose(images, alone, atol=1e-4)
+
+
+def test_another_version_of_jax_may_write_the_same_program_in_other_words(
+    tmp_path, caplog, monkeypatch
+):
+    options = {"checkpoint_dir": tmp_path, "checkpoint_every": 1}
+    machine, digest = parallel.machine, inversion_loop._program_digest
+    with monkeypatch.context() as patch:
+        old = {"version of jax": "0.0.1"}
+        patch.setattr(parallel, "machine", lambda mesh: machine(mesh) | old)
+        patch.setattr(inversion_loop, "_program_digest", lambda *a: digest(*a)[::-1])
+        with pytest.raises(Stop):
+            inverted(10, **options)
+        # The same version has the same words.
+        patch.setattr(inversion_loop, "_program_digest", digest)
+        with pytest.raises(ValueError, match="differs in network; optimizer: give"):
+            inverted(resume=True, **options)
+    resumed = inverted(resume=True, **options)
+    words = rf"differ in version of jax \(0\.0\.1 there, {jax.__version__} here\)"
+    assert any(re.search(words, message) for message in caplog.messages)
+    assert_same_bits(resumed, whole())
 
 
 def test_a_checkpoint_of_a_training_is_refused(tmp_path):
@@ -369,6 +417,14 @@ def test_images_of_finished_groups_are_not_lost():
     alone = run(small(None), labels[:3], start=begin[:3], steps=11)
     np.testing.assert_array_equal(error.images[:3], alone)
     np.testing.assert_array_equal(error.images[3:], begin[3:])
+
+
+def test_images_of_a_coarse_stage_are_those_that_it_shows():
+    begin = 1e25 * drawn_images()
+    error = broken("at step 0: .*because of .*l2", start=begin, coarse=(2,))
+    expected = filtered(begin, 2)
+    np.testing.assert_allclose(error.images, expected, rtol=1e-5)
+    assert np.abs(expected / begin - 1).max() > 0.1
 
 
 def test_a_group_that_was_not_reached_has_no_images():

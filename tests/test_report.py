@@ -43,6 +43,18 @@ def test_images_show_their_colours(tmp_path):
     assert share(drawn(tmp_path, images, [0, 1]), [1, 0, 0]) > 0.5
 
 
+@pytest.mark.parametrize(("channels", "red"), [(2, False), (4, True)])
+def test_images_of_other_channels_are_shown_in_grey_or_without_opacity(
+    tmp_path, channels, red
+):
+    images = np.zeros((2, 8, 8, channels), np.float32)
+    images[..., 0] = 1
+    colour = [1, 0, 0] if red else [0.5] * 3
+    assert share(drawn(tmp_path, images, [0, 1]), colour) > 0.5
+    (tmp_path / "images.png").unlink()
+    assert share(sheet(tmp_path, images), colour) > 0.2
+
+
 def test_images_in_another_range_are_rescaled(tmp_path):
     images = np.full((2, 8, 8, 1), -3, np.float32)
     images[1] = 5

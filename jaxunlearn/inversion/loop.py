@@ -64,8 +64,8 @@ class Loop:
         image = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
         state = jax.eval_shape(optimizer.init, image)
         found = {
-            "network": _program_digest(classifier, image),
-            "student's network": student and _program_digest(student, image),
+            "network": _network_digest(classifier, image),
+            "student's network": student and _network_digest(student, image),
             "optimizer": _program_digest(optimizer.update, image, state, image),
             "classifier": tree_digest((classifier.params, classifier.state)),
             "preprocess": classifier.preprocess,
@@ -200,6 +200,12 @@ class Loop:
         last = np.asarray(seen).reshape(-1, *self.image_shape)
         images = np.concatenate([*place.found, last])[: self.groups.count]
         raise InversionError(message, images, self.labels[: len(images)], step)
+
+
+def _network_digest(classifier: Classifier, image: Any) -> str:
+    """Of its program alone: parameters and preprocess have digests of their own."""
+    leaves = classifier.params, classifier.state
+    return _program_digest(classifier.network.apply, *leaves, image)
 
 
 def _program_digest(function: Callable[..., Any], *arguments: Any) -> str:
