@@ -156,10 +156,12 @@ class Step:
         vertical, horizontal, mirror = jax.random.split(
             jax.random.fold_in(key, index), 3
         )
-        shift = [
-            jax.random.randint(k, (), -n, n + 1)
-            for k, n in zip((vertical, horizontal), self.jitter, strict=True)
-        ]
+        shift = jnp.stack(
+            [
+                jax.random.randint(k, (), -n, n + 1)
+                for k, n in zip((vertical, horizontal), self.jitter, strict=True)
+            ]
+        )
 
         def objective(images):
             seen = images
@@ -195,9 +197,9 @@ def low_passed(
     transpose: bool = False,
 ) -> Float[Array, "batches n h w c"]:
     """Images at the resolution of the stage, on as many pixels as ever."""
-    if constants.rows is None:
-        return images
     rows, columns = constants.rows, constants.columns
+    if rows is None or columns is None:
+        return images
     if transpose:
         rows, columns = rows.T, columns.T
     return jnp.einsum(
