@@ -417,6 +417,7 @@ def test_names_of_classes_are_on_the_sheets_where_they_are_known(
         assert cli("invert", "--checkpoint", file, *flags) == 0
         return titles.pop()
 
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     original = ran / "original.safetensors"
     for c in range(10):
         (tmp_path / "sets" / f"animal number {c}").mkdir(parents=True)

@@ -107,7 +107,6 @@ def test_devices_find_the_images_of_one_device(transform, together):
     np.testing.assert_allclose(images, on_one_device(), atol=1e-4)
 
 
-@pytest.mark.core
 def test_batches_at_once_are_those_one_by_one():
     images = run(small(), FILLED, **OPTIONS, batches_at_once=2)
     np.testing.assert_allclose(images[:13], on_one_device(), atol=1e-4)
@@ -120,7 +119,6 @@ def test_batches_at_once_are_those_one_by_one():
 COUPLED = optax.chain(optax.clip_by_global_norm(1e-4), optax.sgd(1e3))
 
 
-@pytest.mark.core
 def test_an_optimizer_that_couples_pixels_does_not_couple_batches():
     """Four batches of three, of ten images; three at once are filled up with two."""
     options = {"batch_size": 3, "steps": 10, "optimizer": COUPLED}
@@ -166,7 +164,6 @@ def test_best_images_and_coarse_stages_are_shared_by_one_program(transform):
 DOWN = optax.sgd(1.0)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_statistics_are_of_the_batch_or_of_each_share(transform, sync):

@@ -68,7 +68,6 @@ def test_the_last_stage_lets_everything_pass():
 
 
 @pytest.mark.parametrize("coarse", [(4,), (3, 2)])
-@pytest.mark.core
 def test_images_come_out_of_each_coarse_stage_as_it_shows_them(coarse):
     start = drawn_images(WIDE)
     images = run(
@@ -86,7 +85,6 @@ def test_images_come_out_of_each_coarse_stage_as_it_shows_them(coarse):
     assert np.abs(expected - start).max() > 0.1
 
 
-@pytest.mark.core
 def test_a_coarse_step_follows_the_gradient_of_coarse_images():
     """By the chain rule: through the filter, and back through its transpose."""
     start, prior = drawn_images(WIDE) - 0.5, ImagePrior(0.3, 0.2, 0.5)
@@ -231,7 +229,6 @@ def test_a_rate_is_no_optimizer():
         unchecked(run)(small(), optimizer=0.1)
 
 
-@pytest.mark.core
 @pytest.mark.parametrize(("bounds", "width"), [((-4.0, 6.0), 10), (None, 2)])
 def test_the_first_step_of_adam_is_the_rate_in_units_of_the_box(bounds, width):
     """Every pixel that has a gradient moves by it."""
@@ -242,7 +239,6 @@ def test_the_first_step_of_adam_is_the_rate_in_units_of_the_box(bounds, width):
     np.testing.assert_allclose(moved, 0.01 * width, rtol=1e-2)
 
 
-@pytest.mark.core
 def test_a_rate_of_zero_ends_an_inversion_early():
     def until_five(step):
         return 1.0 if step < 5 else 0.0
@@ -314,7 +310,6 @@ def single(classifier, image, label, prior):
 # The start.
 
 
-@pytest.mark.core
 def test_images_begin_at_the_start():
     start = drawn_images(n=5)
     labels = [0, 1, 2, 2, 1]

@@ -386,7 +386,6 @@ def test_an_objective_that_is_not_finite_names_its_step_and_term():
     assert np.abs(last).max() > 1e20
 
 
-@pytest.mark.core
 def test_images_that_are_not_finite_name_the_step_behind_which_they_are_not():
     error = broken("images are not finite after step 4", optimizer=GONE)
     assert error.step == 4
@@ -400,7 +399,6 @@ def test_where_one_weight_is_zero_the_other_term_is_named():
     assert " l2" not in str(error).partition("because of")[2].partition(".")[0]
 
 
-@pytest.mark.core
 def test_images_of_finished_groups_are_not_lost():
     """Those of the second group are too large from the start, and finite."""
     labels = LABELS

@@ -1,5 +1,6 @@
 """`jaxunlearn run`: train, forget, compare."""
 
+import textwrap
 from typing import Any
 
 from jaxunlearn import parallel
@@ -107,10 +108,11 @@ def _judgement(proxies: dict[str, Any]) -> str:
     second = proxies["second_accuracy"]
     others = "" if second is None else f", the retrained one {second:.0f} %"
     true = proxies["with_true_images"]
-    return (
+    text = (
         f"CovarNav's proxies capture at least {100 * captured[least]:.1f} % of the "
-        f"retained data's energy\nin a layer ({least}). The original recognises "
-        f"{proxies['accuracy']:.0f} %{others}.\nWith as many true images instead: "
+        f"retained data's energy in a layer ({least}). The original recognises "
+        f"{proxies['accuracy']:.0f} %{others}. With as many true images instead: "
         f"Acc_r {true['retained']:.2f}, Acc_f {true['forgotten']:.2f}, change "
         f"{true['retained_logit_change']:.3f}."
     )
+    return textwrap.fill(text, 80)
