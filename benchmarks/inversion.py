@@ -98,6 +98,9 @@ class Study:
             images_per_class=arguments.images_per_class,
             inversion_steps=arguments.inversion_steps,
         )
+        if arguments.protected_fraction is not None:
+            fraction = arguments.protected_fraction
+            self.base = self.base.replace(energy=None, protected_fraction=fraction)
         source = Source(dataset=arguments.dataset, data_dir=arguments.data_dir)
         train, judge = (source.load(s, 0) for s in ("train", arguments.split))
         self.original, self.second = self._classifiers(arguments, source, train)
@@ -139,9 +142,8 @@ class Study:
         watch = Stopwatch()
         with watch.stage("inversion"):
             proxies = method.proxies(self.original, self.task, key=self.key)
-        rule = {"energy": method.energy}
         quality = proxy_quality(
-            self.original, proxies, self.true, second=self.second, **rule
+            self.original, proxies, self.true, second=self.second, **method.rule
         )
         moments = ju.second_moments(self.original, proxies.images)
         projection, ranks = method.protected(moments)
@@ -210,6 +212,9 @@ def main() -> None:
     parser.add_argument("--true-images", type=int, default=2000)
     parser.add_argument("--images-per-class", type=int, default=32)
     parser.add_argument("--inversion-steps", type=int, default=500)
+    parser.add_argument(
+        "--protected-fraction", type=float, help="of all directions, in place of energy"
+    )
     parser.add_argument("--descent-steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument(
