@@ -146,7 +146,7 @@ def unlearn(
         )
         order = minibatches(order_key, n, size)
         (params, _), history = run_steps(
-            _Step(augmented.program, losses.program, update),
+            UnlearningStep(augmented.program, losses.program, update),
             (classifier.params, state),
             (
                 classifier.replace(params=None),
@@ -165,7 +165,7 @@ def unlearn(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
+class UnlearningStep:
     """One update: static, and equal to any other step that computes the same."""
 
     augment: Program | Opaque
