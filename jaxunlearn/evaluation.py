@@ -1,12 +1,15 @@
 """What a classifier still knows of each class."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from jaxunlearn import parallel
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.metrics.accuracy import class_accuracy, confusion_matrix
 from jaxunlearn.tasks import Data, check_classes
@@ -59,6 +62,8 @@ def evaluate(
     forget_classes: Iterable,
     *,
     batch_size: int = 256,
+    mesh: Mesh | None = None,
+    transform: parallel.Transform = "shard_map",
 ) -> Evaluation:
     """Accuracy on each class, and its means over retained and forgotten classes.
 
@@ -73,6 +78,8 @@ def evaluate(
       data: as many samples as you like; all of them count.
       forget_classes: `()` if samples rather than classes were forgotten.
       batch_size: images at a time.
+      mesh: as for `logits`.
+      transform: as for `logits`.
 
     Raises:
       TypeError: a forget class is not an integer.
@@ -100,7 +107,8 @@ def evaluate(
             f"classes 0 to {k - 1}."
         )
         raise ValueError(msg)
-    outputs = logits(classifier, data.images, batch_size=batch_size)
+    options = {"batch_size": batch_size, "mesh": mesh, "transform": transform}
+    outputs = logits(classifier, data.images, **options)
     bad = np.isnan(outputs).any(axis=1)
     if bad.any():
         msg = (
@@ -123,15 +131,30 @@ def evaluate(
 
 
 def logits(
-    classifier: Classifier, images: Array | np.ndarray, *, batch_size: int = 256
+    classifier: Classifier,
+    images: Array | np.ndarray,
+    *,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
+    transform: parallel.Transform = "shard_map",
 ) -> Float[np.ndarray, "n k"]:
     """Logits of any number of images, batch by batch, on the host.
 
     The last batch is filled up, so that one program serves all; fewer images than
     `batch_size` are filled up to a power of two.
 
+    Args:
+      classifier: in inference mode.
+      images: `[n, h, w, c]`; under several processes the same in each.
+      batch_size: images at a time, over all devices (rounded up to a multiple of them).
+      mesh: a one-axis mesh over whose devices each batch is cut. None: on a GPU or TPU
+        all of this process's devices, on a CPU one.
+      transform: what runs the network on each of several devices, "shard_map" or
+        "pmap".
+
     Raises:
-      ValueError: `batch_size` is not positive, or images are not `[n, h, w, c]`.
+      ValueError: `batch_size` is not positive, images are not `[n, h, w, c]`, there is
+        no such transform, or the mesh has several axes.
 
     >>> import flax.linen as nn
     >>> import jax.numpy as jnp
@@ -150,17 +173,35 @@ def logits(
     if n == 0:
         return np.zeros((0, num_classes(classifier, images)), np.float32)
     batch_size = min(batch_size, 1 << (n - 1).bit_length())
+    parallel.check_transform(transform, mesh)
+    mesh = parallel.mesh_for_rows(mesh)
+    if mesh is not None:
+        batch_size = -(-batch_size // mesh.size) * mesh.size
+        classifier = parallel.place_whole(classifier, mesh)
+        images = np.asarray(images)
     batches = []
     for start in range(0, n, batch_size):
         # The last image again, rather than zeros: nothing can go wrong in it alone.
         rows = np.minimum(np.arange(start, start + batch_size), n - 1)
-        batches.append(_logits(classifier, images[rows]))
-    return np.concatenate([np.asarray(b) for b in batches])[:n]
+        if mesh is None:
+            batches.append(_logits(classifier, images[rows]))
+        else:
+            cut = parallel.place_gathered(images, rows[None], mesh)
+            batches.append(_shares(classifier, cut, mesh, transform))
+    return np.concatenate(parallel.fetch(batches, mesh))[:n]
 
 
 @jax.jit
 def _logits(classifier, images):
     return classifier(images)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh", "transform"))
+def _shares(classifier, images, mesh, transform):
+    def local(images, classifier):
+        return _logits(classifier, images[0])[None], None
+
+    return parallel.on_shares(local, mesh, transform)(images, classifier)[0][0]
 
 
 def num_classes(classifier: Classifier, images: Array | np.ndarray) -> int:

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from jaxunlearn import parallel
 from jaxunlearn.checks import check_count, check_key, check_optimizer, check_targets
 from jaxunlearn.classifier import Classifier, check_images
 from jaxunlearn.layout import path_name
@@ -70,6 +72,8 @@ def unlearn(
     loss: Loss = cross_entropy,
     augment: Augment | None = None,
     callback: Callable[[int, float], Any] | None = None,
+    mesh: Mesh | None = None,
+    transform: parallel.Transform = "shard_map",
 ) -> Result:
     """Minimise the mean loss on `images` by `steps` updates of the parameters.
 
@@ -97,6 +101,12 @@ def unlearn(
         where there is a `Preprocess` it takes and returns floats in [0, 1].
       callback: `(step, loss)`, called for every step in order, some steps late. What
         it raises ends the run.
+      mesh: a one-axis mesh whose devices share each minibatch, evenly or not. None: on
+        a GPU or TPU all of this process's devices, on a CPU one. Where there are
+        several, images stay on the host and each device is sent its share. Under
+        several processes all arguments are the same in each.
+      transform: what runs the network on each of several devices, "shard_map" or
+        "pmap".
 
     Returns:
       The classifier with new parameters, and a trace with losses, seconds (compile,
@@ -106,7 +116,8 @@ def unlearn(
       TypeError: an argument is of the wrong type, among them images without a
         `Preprocess` that are not floats.
       ValueError: sets are empty or of different lengths, pixels not finite, labels not
-        classes, rows no probabilities, steps or batch_size less than 1.
+        classes, rows no probabilities, steps or batch_size less than 1, a mesh of
+        several axes, an unknown transform.
       FloatingPointError: the loss, or a parameter at the end, is not finite.
 
     >>> import flax.linen as nn
@@ -121,6 +132,8 @@ def unlearn(
     [2, 2, 2, 2]
     """
     steps = check_count("steps", steps)
+    parallel.check_transform(transform, mesh)
+    mesh = parallel.mesh_for_rows(mesh)
     check_optimizer(optimizer)
     check_key(key)
     images = _checked_images(images, classifier)
@@ -130,7 +143,7 @@ def unlearn(
     order_key, augment_key = jax.random.split(key)
     watch = Stopwatch()
     with watch.stage("steps"):
-        images = jax.device_put(images)
+        images = jax.device_put(images) if mesh is None else np.asarray(images)
         batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), _pixel_dtype(images))
         augmented = trace_augment(augment, augment_key, batch)
         logits = _logits.eval_shape(classifier, augmented.shapes)
@@ -138,26 +151,31 @@ def unlearn(
         targets = np.asarray(targets)
         if targets.ndim == 1:
             targets = targets.astype(np.int32)
-        targets = jax.device_put(targets)
+        if mesh is None:
+            targets = jax.device_put(targets)
         wanted = jax.ShapeDtypeStruct((size, *targets.shape[1:]), targets.dtype)
         losses = trace_loss(loss, logits, wanted)
         update, consts, state = prepare(
             optimizer, classifier.params, losses.shapes.dtype
         )
         order = minibatches(order_key, n, size)
+        constants = (
+            classifier.replace(params=None),
+            augment_key,
+            (augmented.consts, losses.consts, consts),
+        )
         (params, _), history = run_steps(
-            UnlearningStep(augmented.program, losses.program, update),
-            (classifier.params, state),
-            (
-                classifier.replace(params=None),
-                augment_key,
-                (augmented.consts, losses.consts, consts),
+            UnlearningStep(
+                augmented.program, losses.program, update, size, mesh, transform
             ),
+            parallel.place_whole((classifier.params, state), mesh),
+            parallel.place_whole(constants, mesh),
             steps=steps,
-            feed=lambda first, stop: _gather((images, targets), order(first, stop)),
+            feed=functools.partial(_feed, (images, targets), order, mesh),
             chunk=_chunk(batch),
             on_chunk=functools.partial(_report, callback),
         )
+        params = parallel.from_mesh(params, mesh)
         _check_parameters(params)
     counts = {"forget": steps * size, "retain": 0}
     record = Trace(losses=history, seconds=watch.seconds, samples_read=counts)
@@ -166,33 +184,68 @@ def unlearn(
 
 @dataclasses.dataclass(frozen=True)
 class UnlearningStep:
-    """One update: static, and equal to any other step that computes the same."""
+    """One update: static, and equal to any other step that computes the same.
+
+    Attributes:
+      augment, loss, update: what it does with a minibatch.
+      size: images in a minibatch; further rows fill up the devices' shares.
+      mesh: the devices that share it, or None.
+      transform: what runs the network on each of them.
+    """
 
     augment: Program | Opaque
     loss: Program | Opaque
     update: Update
+    size: int
+    mesh: Mesh | None = None
+    transform: parallel.Transform = "shard_map"
 
     def __call__(self, carry, constants, index, row):
+        """`(params, optimizer state)` after one minibatch, and the loss before it."""
         params, state = carry
-        images, targets = row
+        images, targets = (x[: self.size] for x in row)
         classifier, key, (augment_consts, loss_consts, update_consts) = constants
         images = _pixels(images)
         images = self.augment(augment_consts, jax.random.fold_in(key, index), images)
 
         def mean_loss(params):
-            logits = _logits(classifier.replace(params=params), images)
+            logits = self._logits(classifier.replace(params=params), images)
             return jnp.mean(self.loss(loss_consts, logits, targets))
 
         value, grads = jax.value_and_grad(mean_loss)(params)
         given = (grads, state, params, value, mean_loss)
         updates, state = self.update(update_consts, *given)
-        return (optax.apply_updates(params, updates), state), value
+        carry = (optax.apply_updates(params, updates), state)
+        return parallel.keep_whole(carry, self.mesh), value
+
+    def _logits(self, classifier, images):
+        """Each device's share by itself: gradients are then added up over them."""
+        if self.mesh is None:
+            return _logits(classifier, images)
+        missing = -self.size % self.mesh.size
+        # Copies of a real image: nothing can go wrong in them alone.
+        images = jnp.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
+        shares = parallel.on_shares(_share_logits, self.mesh, self.transform)
+        return shares(images[None], classifier)[0][0, : self.size]
 
 
 # Compiled by itself, so that the network is traced once for the checks and the steps.
 @jax.jit
 def _logits(classifier, images):
     return classifier(images)
+
+
+def _share_logits(images, classifier):
+    return _logits(classifier, images[0])[None], None
+
+
+def _feed(arrays, order, mesh, first, stop):
+    """The minibatches of these steps, on the device or cut over several."""
+    rows = order(first, stop)
+    if mesh is None:
+        return _gather(arrays, rows)
+    rows = np.pad(rows, [(0, 0), (0, -rows.shape[1] % mesh.size)], mode="edge")
+    return parallel.place_gathered(arrays, rows, mesh)
 
 
 # Apart from the step, whose program would otherwise depend on the number of images.

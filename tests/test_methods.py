@@ -639,7 +639,7 @@ class Scripted(Descent):
 
     diverging: tuple[float, ...] = ()
 
-    def descend(self, classifier, task, setting, *, key, progress=None):
+    def descend(self, classifier, task, setting, *, key, progress=None, mesh=None):
         if self.learning_rate in self.diverging:
             raise FloatingPointError
         return Result(classifier.replace(params=self.learning_rate))
@@ -648,7 +648,7 @@ class Scripted(Descent):
 def choose(script, diverging=(), progress=None):
     """The rule on a script `{rate: (retained, forgotten)}` of accuracies."""
 
-    def scripted(classifier, validation, classes):
+    def scripted(classifier, validation, classes, mesh=None):
         retained, forgotten = script[classifier.params]
         return types.SimpleNamespace(retained=retained, forgotten=forgotten)
 

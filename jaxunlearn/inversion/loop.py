@@ -100,7 +100,7 @@ class Loop:
         while place.group < count:
             carry = self._run_group(place, snapshots)
             images = carry.best if self.keep_best else carry.images
-            images = np.asarray(images).reshape(-1, *self.image_shape)
+            images = self._fetched(images)
             place = Place(place.group + 1, 0, None, [*place.found, images])
             done, finished = place.group * steps, place.group == count
             snapshots.save(place._replace(carry=carry), done, finished=finished)
@@ -162,6 +162,10 @@ class Loop:
 
         return jax.tree.map(put, carry)
 
+    def _fetched(self, images: Array) -> Float[np.ndarray, "n h w c"]:
+        found = parallel.fetch(images, self.step.mesh)
+        return found.reshape(-1, *self.image_shape)
+
     def _constants(self, group: int, factor: int) -> Constants:
         mesh = self.step.mesh
         classifier, student, moments = self.given
@@ -197,8 +201,8 @@ class Loop:
             return
         message, step = broken
         seen = jnp.clip(low_passed(carry.images, constants), self.low, self.high)
-        last = np.asarray(seen).reshape(-1, *self.image_shape)
-        images = np.concatenate([*place.found, last])[: self.groups.count]
+        images = np.concatenate([*place.found, self._fetched(seen)])
+        images = images[: self.groups.count]
         raise InversionError(message, images, self.labels[: len(images)], step)
 
 

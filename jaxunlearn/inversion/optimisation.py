@@ -98,9 +98,10 @@ def invert(
         them). All batches are of one size; the last one is filled up with further
         images, which are dropped.
       batches_at_once: batches that run side by side in one program, by `vmap`.
-      mesh: a one-axis mesh of this process's devices, over which each batch is cut.
-        None: on a GPU or TPU all of them, on a CPU one. Batches are filled up to a
-        multiple of the devices, so that another number of them may give other images.
+      mesh: a one-axis mesh over whose devices each batch is cut. None: on a GPU or TPU
+        all of this process's, on a CPU one. Batches are filled up to a multiple of the
+        devices, so that another number of them may give other images. Under several
+        processes all arguments are the same in each, and `checkpoint_dir` is None.
       transform: what runs the program on each of several devices, "shard_map" or
         "pmap".
       sync_statistics: whether statistics are reduced over devices, so that they are
@@ -118,7 +119,8 @@ def invert(
 
     Raises:
       ValueError: labels out of range or none, images that the network cannot take,
-        bounds upside down, counts below one, a weight with nothing to compare with.
+        bounds upside down, counts below one, a weight with nothing to compare
+        with, snapshots under several processes.
       InversionError: a `FloatingPointError` with the last finite images: the objective
         is not finite.
 
@@ -137,7 +139,13 @@ def invert(
     >>> classifier(images).argmax(axis=1).tolist()
     [0, 1, 2]
     """
-    parallel.check_transform(transform)
+    parallel.check_transform(transform, mesh)
+    if checkpoint_dir is not None and mesh is not None and mesh.is_multi_process:
+        msg = (
+            "checkpoint_dir is for one process, and mesh holds devices of several: "
+            "invert without snapshots there."
+        )
+        raise ValueError(msg)
     low, high = bounds_of(classifier, bounds)
     labels, prior = check_arguments(
         classifier,

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from jaxunlearn import parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.inversion import ImagePrior, invert
 from jaxunlearn.inversion.schedule import ScheduleName, learning_rates, stages
@@ -80,13 +81,16 @@ class CovarNav(ProjectedDescent):
         learning_rates(self.inversion_rate, self.inversion_schedule, 1)
         stages(self.inversion_steps, self.coarse)
 
-    def protect(self, classifier, task: Task, *, key, progress):
+    def protect(self, classifier, task: Task, *, key, progress, mesh=None):
         """Make proxies, take second moments, choose what to protect."""
         watch = Stopwatch()
         with watch.stage("inversion"):
-            proxies = self.proxies(classifier, task, key=key, progress=progress)
+            proxies = self.proxies(
+                classifier, task, key=key, progress=progress, mesh=mesh
+            )
         with watch.stage("statistics"):
-            moments = second_moments(classifier, proxies.images)
+            share = parallel.own_share(len(proxies), mesh)
+            moments = second_moments(classifier, proxies.images[share], mesh=mesh)
             projection, ranks = self.protected(moments)
             jax.block_until_ready(moments)
         read = {"retain": len(proxies) if self.stand_in == "retained" else 0}
@@ -95,7 +99,9 @@ class CovarNav(ProjectedDescent):
         )
         return projection, trace
 
-    def proxies(self, classifier, task: Task, *, key, progress=no_progress) -> Data:
+    def proxies(
+        self, classifier, task: Task, *, key, progress=no_progress, mesh=None
+    ) -> Data:
         """Images that stand in for the retained classes, in pixel space.
 
         Raises:
@@ -105,7 +111,8 @@ class CovarNav(ProjectedDescent):
         retained = [c for c in range(task.num_classes) if c not in task.forget_classes]
         labels = np.tile(np.array(retained, np.int32), self.images_per_class)
         if self.stand_in == "inverted":
-            return Data(self._inverted(classifier, task, labels, key, progress), labels)
+            made = self._inverted(classifier, task, labels, key, progress, mesh)
+            return Data(made, labels)
         if self.stand_in == "retained":
             return _drawn(task, retained, self.images_per_class, key)
         if classifier.preprocess is None:
@@ -120,7 +127,7 @@ class CovarNav(ProjectedDescent):
             noise_images(key, self.stand_in, len(labels), shape, pixels), labels
         )
 
-    def _inverted(self, classifier, task, labels, key, progress):
+    def _inverted(self, classifier, task, labels, key, progress, mesh):
         images = task.forget.images
         bounds = None
         if classifier.preprocess is None:
@@ -140,6 +147,7 @@ class CovarNav(ProjectedDescent):
             bounds=bounds,
             keep_best=self.keep_best,
             batch_size=self.inversion_batch_size,
+            mesh=mesh,
             log=lambda at: progress("inversion", at["step"] + 1, at["steps"]),
         )
 

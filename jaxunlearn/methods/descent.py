@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from jaxunlearn import augmentation
@@ -108,6 +109,7 @@ class Descent:
         *,
         key: Array,
         progress: Progress = no_progress,
+        mesh: Mesh | None = None,
     ) -> Result:
         """Forget `task.forget`.
 
@@ -116,11 +118,15 @@ class Descent:
           task: what to forget.
           key: a `jax.random.key`.
           progress: `(stage, done, total)`, for a progress bar.
+          mesh: a one-axis mesh over whose devices all that reads images is cut. None:
+            on a GPU or TPU all of this process's devices, on a CPU one. Under several
+            processes all arguments are the same in each, and so is the result.
         """
         check_key(key)
         setting_key, steps_key = jax.random.split(key)
-        setting = self.prepare(classifier, task, key=setting_key, progress=progress)
-        return self.descend(classifier, task, setting, key=steps_key, progress=progress)
+        shown = {"progress": progress, "mesh": mesh}
+        setting = self.prepare(classifier, task, key=setting_key, **shown)
+        return self.descend(classifier, task, setting, key=steps_key, **shown)
 
     def prepare(
         self,
@@ -129,12 +135,13 @@ class Descent:
         *,
         key: Array,
         progress: Progress = no_progress,
+        mesh: Mesh | None = None,
     ) -> Setting:
         """New labels, and what the updates must leave alone."""
         labels_key, protect_key = jax.random.split(key)
-        targets = new_targets(self.targets, classifier, task, key=labels_key)
+        targets = new_targets(self.targets, classifier, task, key=labels_key, mesh=mesh)
         projection, trace = self.protect(
-            classifier, task, key=protect_key, progress=progress
+            classifier, task, key=protect_key, progress=progress, mesh=mesh
         )
         read = {"forget": 0, "retain": 0, **trace.samples_read}
         read["forget"] += len(task.forget)
@@ -147,10 +154,16 @@ class Descent:
         return Setting(targets, projection, trace)
 
     def protect(
-        self, classifier: Classifier, task: Task, *, key: Array, progress: Progress
+        self,
+        classifier: Classifier,
+        task: Task,
+        *,
+        key: Array,
+        progress: Progress,
+        mesh: Mesh | None,
     ) -> tuple[optax.GradientTransformation, Trace]:
         """The last step of the optimizer's chain: here, no protection."""
-        del key, progress  # for the methods that draw proxies
+        del key, progress, mesh  # for the methods that read or draw images
         free = unprotected(classifier, task.forget.images)
         return project_to_null_space(free), Trace(ranks=subspace_ranks(free))
 
@@ -162,6 +175,7 @@ class Descent:
         *,
         key: Array,
         progress: Progress = no_progress,
+        mesh: Mesh | None = None,
     ) -> Result:
         """The steps themselves, at this method's learning rate."""
         # The rate in the state, not in the program: a grid of rates compiles once.
@@ -178,6 +192,7 @@ class Descent:
             key=key,
             augment=augmentation.by_name[self.augment],
             callback=lambda step, _: progress("steps", step + 1, self.steps),
+            mesh=mesh,
         )
         trace = dataclasses.replace(
             setting.trace,
@@ -248,7 +263,12 @@ class ProjectedDescent(Descent):
 
 
 def new_targets(
-    kind: Targets, classifier: Classifier, task: Task, *, key: Array
+    kind: Targets,
+    classifier: Classifier,
+    task: Task,
+    *,
+    key: Array,
+    mesh: Mesh | None = None,
 ) -> Array:
     """Labels `[n]` or probabilities `[n, k]` for the forget set; see `Descent`."""
     labels, classes = jnp.asarray(task.forget.labels), task.forget_classes
@@ -259,7 +279,7 @@ def new_targets(
             return random_retained_labels(key, len(labels), task.num_classes, classes)
         shift = jax.random.randint(key, labels.shape, 1, task.num_classes)
         return (labels + shift) % task.num_classes
-    outputs = jnp.asarray(logits(classifier, task.forget.images))
+    outputs = jnp.asarray(logits(classifier, task.forget.images, mesh=mesh))
     if kind == "runner-up" or (kind == "nearest-retained" and not classes):
         return runner_up_labels(outputs, labels, exclude=classes)
     if kind == "nearest-retained":

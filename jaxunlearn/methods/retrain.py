@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn.classifier import Classifier
@@ -33,6 +34,7 @@ class Retrain:
         *,
         key: Array,
         progress: Progress = no_progress,
+        mesh: Mesh | None = None,
     ) -> Result:
         """Train; `classifier` only gives the shape of the answer.
 
@@ -46,7 +48,7 @@ class Retrain:
                 "(data, key) -> Classifier that trains from scratch."
             )
             raise ValueError(msg)
-        del classifier, progress  # `task.train` reports on its own
+        del classifier, progress, mesh  # `task.train` brings its own
         watch = Stopwatch()
         with watch.stage("steps"):
             trained = task.train(task.retain, key)

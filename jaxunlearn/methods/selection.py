@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn.classifier import Classifier
@@ -32,6 +33,7 @@ def choose_learning_rate(
     *,
     key: Array,
     progress: Callable[[int, int], Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[float, list[Trial]]:
     """The smallest rate whose `Acc_r - Acc_f` is within a point of the grid's best.
 
@@ -48,6 +50,7 @@ def choose_learning_rate(
       rates: the grid.
       key: the same for every rate.
       progress: `(rates done, rates in all)`.
+      mesh: as for `method`.
 
     Raises:
       ValueError: the grid is empty.
@@ -61,8 +64,9 @@ def choose_learning_rate(
     for number, rate in enumerate(rates, start=1):
         candidate = method.replace(learning_rate=rate)
         try:
-            result = candidate.descend(classifier, task, setting, key=key)
-            found = evaluate(result.classifier, validation, task.forget_classes)
+            result = candidate.descend(classifier, task, setting, key=key, mesh=mesh)
+            judged = (result.classifier, validation, task.forget_classes)
+            found = evaluate(*judged, mesh=mesh)
         except FloatingPointError:
             continue
         finally:

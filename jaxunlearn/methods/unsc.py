@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 
+from jaxunlearn import parallel
 from jaxunlearn.methods.descent import ProjectedDescent, subspace_ranks
 from jaxunlearn.moments import class_moments, second_moments, sum_classes
 from jaxunlearn.projection import project_to_null_space
@@ -48,7 +49,7 @@ class UNSC(ProjectedDescent):
             msg = f"merge_energy must lie in (0, 1]; it is {self.merge_energy}."
             raise ValueError(msg)
 
-    def protect(self, classifier, task: Task, *, key, progress):
+    def protect(self, classifier, task: Task, *, key, progress, mesh=None):
         """Subspaces of the retained data's inputs."""
         del key, progress  # nothing is drawn, and the pass is short
         if task.retain is None or len(task.retain) == 0:
@@ -60,17 +61,23 @@ class UNSC(ProjectedDescent):
         watch = Stopwatch()
         with watch.stage("statistics"):
             if self.subspace == "merged" and self.projection == "hard":
-                projection, ranks = self._merged(classifier, task)
+                projection, ranks = self._merged(classifier, task, mesh)
             else:
-                moments = second_moments(classifier, task.retain.images)
+                share = parallel.own_share(len(task.retain), mesh)
+                images = task.retain.images[share]
+                moments = second_moments(classifier, images, mesh=mesh)
                 projection, ranks = self.protected(moments)
         read = {"retain": len(task.retain)}
         return projection, Trace(ranks=ranks, seconds=watch.seconds, samples_read=read)
 
-    def _merged(self, classifier, task):
-        retain = task.retain
+    def _merged(self, classifier, task, mesh):
+        retain, share = task.retain, parallel.own_share(len(task.retain), mesh)
         moments = class_moments(
-            classifier, retain.images, retain.labels, num_classes=task.num_classes
+            classifier,
+            retain.images[share],
+            retain.labels[share],
+            num_classes=task.num_classes,
+            mesh=mesh,
         )
         present = sorted(set(retain.labels.tolist()))
         trees = [subspaces(sum_classes(moments, [c]), **self.rule) for c in present]

@@ -47,9 +47,10 @@ def fit(
     """Train a classifier with the cross-entropy loss, deterministically in `key`.
 
     The data are placed on the device once, as they are, and minibatches are gathered
-    there. What is compiled depends on the network and the shape of a minibatch: another
-    key, learning rate or number of samples compiles nothing of weight, so that
-    retraining without a forget set starts at once.
+    there; of several devices each is sent its share of every minibatch. What is
+    compiled depends on the network and the shape of a minibatch: another key, learning
+    rate or number of samples compiles nothing of weight, so that retraining without a
+    forget set starts at once.
 
     A training that was killed and resumed ends with the very bits of one that was not,
     given the same versions and the same kind and number of devices (and cores of a
@@ -73,7 +74,8 @@ def fit(
         NNX module's own parameters do not matter then.
       keep: how many of the newest checkpoints stay.
       mesh: a one-axis mesh whose devices share each minibatch. By default, on a GPU or
-        TPU, as many local devices as divide it; on a CPU one.
+        TPU, as many local devices as divide it; on a CPU one. Under several processes
+        all arguments are the same in each.
       callback: `(step, loss)`, for every step in order, shortly after it.
       log: takes a dictionary for every step: step, epoch, loss and learning_rate, and
         at the end of an epoch images_per_second and validation_accuracy in percent.
@@ -86,7 +88,8 @@ def fit(
       TypeError: the images are of a type that the classifier does not take.
       ValueError: there are no samples, or labels beyond the network's logits; a
         patience without validation data; `checkpoint_dir` holds checkpoints and
-        `resume` is not set, or those of another training; numbers out of range.
+        `resume` is not set, or those of another training, or `mesh` holds devices of
+        several processes; numbers out of range.
       FloatingPointError: the loss or a parameter is infinite or not a number.
 
     >>> from jaxunlearn import datasets, models
@@ -111,6 +114,12 @@ def fit(
     batch_size = min(recipe.batch_size, len(train))
     steps = len(train) // batch_size
     mesh = parallel.mesh_for_batch(mesh, batch_size)
+    if checkpoints is not None and mesh is not None and mesh.is_multi_process:
+        msg = (
+            "checkpoint_dir is for one process, and mesh holds devices of several: "
+            "train without checkpoints there."
+        )
+        raise ValueError(msg)
     step = TrainingStep.of(recipe, mesh)
     best = None if recipe.patience is None else Best(classifier, -1.0, 0)
     start = Position(0, step.start(classifier), best, finished=False)

@@ -94,7 +94,7 @@ class Loop:
     Args:
       step: what to do with a minibatch.
       recipe: how often.
-      train: placed on the device once.
+      train: placed on the device once; with several, cut minibatch by minibatch.
       validation: likewise; judged after each epoch if anybody wants to know.
       reports: told of every step.
       order_key: draws the order of the samples, anew in each epoch.
@@ -157,7 +157,7 @@ class Loop:
             self._reports.send(first, stop, losses)
             finished, first = stop == total, stop
             if stop % self._steps == 0 and self._validation is not None:
-                judge = functools.partial(_accuracy, carry[0], self._validation)
+                judge = functools.partial(self._accuracy, carry[0])
                 accuracy = self._reports.wait(judge)
                 if best is not None and accuracy is not None:
                     best = best.after(carry[0], accuracy)
@@ -179,7 +179,15 @@ class Loop:
 
     def _place(self, data):
         pair = (data.images, data.labels)
-        return jax.device_put(parallel.place_whole(pair, self._step.mesh))
+        if self._step.mesh is None:
+            return jax.device_put(pair)
+        # Each device is sent its share of every minibatch, and holds no others.
+        return jax.device_get(pair)
+
+    def _accuracy(self, classifier):
+        images, labels = self._validation
+        outputs = logits(classifier, images, mesh=self._step.mesh)
+        return 100 * float(np.mean(outputs.argmax(axis=1) == np.asarray(labels)))
 
     def _feed(self, first, stop):
         """Minibatches and learning rates of these steps, all of them in one epoch."""
@@ -188,16 +196,13 @@ class Loop:
         places = np.minimum(np.arange(begin, begin + stop - first), self._steps - 1)
         order = self._order(epoch)[: self._steps * self._batch_size]
         rows = order.reshape(self._steps, self._batch_size)[places]
-        rows = parallel.place_columns(rows, self._step.mesh)
-        # A program apart, or that of the steps would depend on the number of samples.
-        images, labels = _gather(*self._samples, rows)
+        if self._step.mesh is None:
+            # A program apart, or that of the steps would depend on how many there are.
+            images, labels = _gather(*self._samples, rows)
+        else:
+            cut = parallel.place_gathered(self._samples, rows, self._step.mesh)
+            images, labels = cut
         return images, labels, self._rates[epoch * self._steps + places]
-
-
-def _accuracy(classifier, validation):
-    images, labels = validation
-    guesses = logits(classifier, images).argmax(axis=1)
-    return 100 * float(np.mean(guesses == np.asarray(labels)))
 
 
 def _order(key, size, epoch):
