@@ -71,8 +71,10 @@ def full_batches(
         for slot in np.unique(slots):
             index = np.flatnonzero(slots == slot)
             for start in range(0, len(index), batch_size):
-                part = images[index[start : start + batch_size]]
-                yield _pad(part, batch_size, int(slot))
+                part = index[start : start + batch_size]
+                # Padded before it is gathered, so that one program gathers all.
+                padded = part[_full(len(part), batch_size)]
+                yield Batch(images[padded], len(part), int(slot))
         return
     pending: dict[int, list[Any]] = {}
     for item in images:
@@ -113,7 +115,13 @@ def _split(item, labelled: bool):
 def _pad(part, batch_size: int, slot: int) -> Batch:
     count = len(part)
     if count < batch_size:
-        # A copy of a real image: zeros could make a NaN, which masking alone would
-        # not keep out of gradients.
-        part = part[np.minimum(np.arange(batch_size), count - 1)]
+        part = part[_full(count, batch_size)]
     return Batch(part, count, slot)
+
+
+def _full(count: int, batch_size: int) -> np.ndarray:
+    """Places of a full batch. What is missing is a copy of a real image.
+
+    Zeros could make a NaN, which masking alone would not keep out of gradients.
+    """
+    return np.minimum(np.arange(batch_size), count - 1)

@@ -12,7 +12,13 @@ from jaxtyping import Array, Float, PyTree
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.layout import Layout, Renumbering, path_name
 from jaxunlearn.preconditions import check_program
-from jaxunlearn.products import flatten_scans, group_grams, group_rows
+from jaxunlearn.products import (
+    Product,
+    flatten_scans,
+    group_grams,
+    group_rows,
+    group_sums,
+)
 from jaxunlearn.program import Capture, Use, capture
 
 
@@ -105,10 +111,46 @@ jax.tree_util.register_dataclass(
 )
 
 
-def layer_grams(
+@dataclasses.dataclass(frozen=True)
+class LayerSums:
+    """What a `LayerGram` is made of: blocks that add up over images.
+
+    Attributes:
+      parts: for each of `products`, the `sums` of all rows that it brings.
+      rows: how many rows those are.
+      products: distinct ones, and how each reads the leaf.
+      layout: how the weight is read.
+      inputs: how many numbers of an image meet the weight.
+      written: how many of an image are at most written out to make them rows.
+    """
+
+    parts: tuple[Float[Array, "s g r w w"] | Any, ...]
+    rows: Float[Array, ""] | Any
+    products: tuple[tuple[Product, Layout], ...]
+    layout: Layout
+    inputs: int
+    written: int
+
+    def gram(self) -> LayerGram:
+        """The blocks put together."""
+        grams = [
+            self.layout.renumber(layout)(group_grams(product, part), 1, 2)
+            for (product, layout), part in zip(self.products, self.parts, strict=True)
+        ]
+        return LayerGram(sum(grams), self.rows, self.layout)
+
+
+jax.tree_util.register_dataclass(
+    LayerSums,
+    data_fields=["parts", "rows"],
+    meta_fields=["products", "layout", "inputs", "written"],
+)
+
+
+def layer_sums(
     classifier: Classifier, images: Array, mask: Float[Array, " n"]
-) -> list[LayerGram | None]:
-    """The gram of each leaf's inputs, over the images that `mask` keeps.
+) -> list[LayerSums | None]:
+    """What the gram of each leaf's inputs is made of, over images that `mask` keeps.
 
     Args:
       classifier: a `Classifier`.
@@ -122,35 +164,56 @@ def layer_grams(
         captured = capture(classifier, classifier.prepare(images))
     found = layers(captured, len(jax.tree.leaves(classifier.params)))
     return [
-        None if isinstance(layer, str) else captured_gram(captured, layer, mask)
+        None if isinstance(layer, str) else _captured_sums(captured, layer, mask)
         for layer in found
     ]
+
+
+def layer_grams(
+    classifier: Classifier, images: Array, mask: Float[Array, " n"]
+) -> list[LayerGram | None]:
+    """The gram of each leaf's inputs; arguments as of `layer_sums`."""
+    return [sums and sums.gram() for sums in layer_sums(classifier, images, mask)]
 
 
 def captured_gram(
     captured: Capture, layer: Layer, mask: Float[Array, " n"]
 ) -> LayerGram:
     """The gram of one leaf's inputs, over the captured images that `mask` keeps."""
-    parts, counts = [], []
-    for key, use, renumber in layer.uses:
+    return _captured_sums(captured, layer, mask).gram()
+
+
+def _captured_sums(captured, layer, mask) -> LayerSums:
+    parts: dict[tuple[Product, Layout], Array] = {}
+    counts, sizes, written = [], [], []
+    for key, use, _ in layer.uses:
         operand, weight = captured.operands[key]
         keep = mask.reshape(-1, *(1,) * (operand.ndim - 1)) > 0
         operand = jnp.where(keep, operand, jnp.zeros((), operand.dtype))
-        part = group_grams(use.product, operand, use.scans)
-        parts.append(renumber(part, 1, 2))
+        part = group_sums(use.product, operand, use.scans)
+        which = (use.product, use.product.layout(use.view))
+        parts[which] = parts[which] + part if which in parts else part
         weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
         per_group = flatten_scans(weight, use.scans).sum(axis=1).mean()
         counts.append(per_group * use.product.count)
-    return LayerGram(sum(parts), sum(counts), layer.layout)
+        sizes.append(operand.size // len(mask))
+        written.append(use.product.written)
+    static = (tuple(parts), layer.layout, sum(sizes), max(written))
+    return LayerSums(tuple(parts.values()), sum(counts), *static)
 
 
-def gram_shapes(classifier: Classifier, images: Any) -> list[LayerGram | None]:
-    """The shapes of `layer_grams`; traced once for each network and image shape.
+def sum_shapes(classifier: Classifier, images: Any) -> list[LayerSums | None]:
+    """The shapes of `layer_sums`; traced once for each network and image shape.
 
     Only the images' shape and type matter.
     """
     image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
-    return _grams.eval_shape(classifier, image, jnp.ones(1))
+    return _sums.eval_shape(classifier, image, jnp.ones(1))
+
+
+def gram_shapes(classifier: Classifier, images: Any) -> list[LayerGram | None]:
+    """The shapes of `layer_grams`, as `sum_shapes`."""
+    return jax.eval_shape(_grams, sum_shapes(classifier, images))
 
 
 def layouts(classifier: Classifier, images: Any) -> PyTree:
@@ -159,7 +222,11 @@ def layouts(classifier: Classifier, images: Any) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(classifier.params), found)
 
 
-_grams = jax.jit(layer_grams)
+_sums = jax.jit(layer_sums)
+
+
+def _grams(sums):
+    return [layer and layer.gram() for layer in sums]
 
 
 def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:

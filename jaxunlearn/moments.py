@@ -11,11 +11,14 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
+from jaxunlearn import parallel
 from jaxunlearn.batches import Images, first_images, is_stream
 from jaxunlearn.checks import check_count, is_traced
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.inputs import LayerGram, layer_grams
 from jaxunlearn.layout import Layout
+from jaxunlearn.memory import class_passes as class_passes
+from jaxunlearn.parallel import Transform
 from jaxunlearn.streaming import stream_grams
 
 OTHERS = "others"
@@ -48,8 +51,9 @@ def second_moments(
     classifier: Classifier,
     images: Images,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
+    transform: Transform = "shard_map",
 ) -> PyTree:
     """`C = sum(x xT)` over the input rows `x` of every weight, in one pass.
 
@@ -59,12 +63,18 @@ def second_moments(
     Args:
       classifier: a `Classifier`.
       images: `[n, h, w, c]`, or a re-iterable of such batches for data larger than
-        memory. Under several processes: this process's share.
-      batch_size: images per compiled step, over all devices of `mesh`.
-      mesh: a one-axis mesh over whose devices each batch is cut.
+        memory. With a mesh over several processes: this process's share, at least
+        one image; shares may be of different lengths.
+      batch_size: images per compiled step, over all devices of this process; None for
+        256, or what memory allows.
+      mesh: a one-axis mesh over whose devices each batch is cut, of several processes
+        too, all of which must call. None: on a GPU or TPU all devices of this process,
+        on a CPU one.
+      transform: what runs a step on every device, `jax.shard_map` or `jax.pmap`.
 
     Returns:
-      A tree like `classifier.params` of `Moment`, None where a leaf has no input.
+      A tree like `classifier.params` of `Moment`, None where a leaf has no input; the
+      same in every process.
 
     Raises:
       ValueError: what `layer_inputs` refuses.
@@ -84,7 +94,8 @@ def second_moments(
     >>> float(ju.second_moments(classifier, images)["Dense_0"]["kernel"].gram[0, 0, 0])
     5.0
     """
-    return _moments(classifier, images, None, (0,), None, batch_size, mesh)
+    how = (batch_size, mesh, transform)
+    return _moments(classifier, images, None, (0,), None, *how)
 
 
 def class_moments(
@@ -94,8 +105,9 @@ def class_moments(
     *,
     num_classes: int,
     classes: Sequence[int] | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
+    transform: Transform = "shard_map",
 ) -> PyTree:
     """`second_moments` for each class apart, in the same single pass.
 
@@ -109,8 +121,9 @@ def class_moments(
       num_classes: how many classes there are.
       classes: only these apart, then all others together as a last entry, where a
         moment for every class would not fit.
-      batch_size: images per compiled step.
-      mesh: as in `second_moments`.
+      batch_size: as in `second_moments`.
+      mesh: as in `second_moments`; processes may have different classes.
+      transform: as in `second_moments`.
 
     Returns:
       A tree like `classifier.params` of `Moment` with a leading class axis.
@@ -130,6 +143,7 @@ def class_moments(
     [3.0, 0.0, 2.0]
     """
     held = _held_classes(num_classes, classes)
+    how = (batch_size, mesh, transform)
     table = np.full(num_classes, len(held) - 1)
     named = [c for c in held if c != OTHERS]
     table[named] = np.arange(len(named))
@@ -144,7 +158,7 @@ def class_moments(
         )
         raise ValueError(msg)
     if labels is None:
-        return _moments(classifier, images, slot_of, held, held, batch_size, mesh)
+        return _moments(classifier, images, slot_of, held, held, *how)
     if is_stream(images):
         msg = "A stream yields (images, labels) pairs and takes labels=None."
         raise ValueError(msg)
@@ -155,7 +169,7 @@ def class_moments(
         slots = jnp.asarray(table)[labels]
     else:
         slots = slot_of(labels)
-    return _moments(classifier, images, slots, held, held, batch_size, mesh)
+    return _moments(classifier, images, slots, held, held, *how)
 
 
 def sum_classes(
@@ -236,14 +250,22 @@ def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
     return (*held, OTHERS)
 
 
-def _moments(classifier, images, slots, held, classes, batch_size, mesh) -> PyTree:
-    check_count("batch_size", batch_size)
+def _moments(
+    classifier, images, slots, held, classes, batch_size, mesh, transform
+) -> PyTree:
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    parallel.check_transform(transform)
     sample = first_images(classifier, images, labelled=callable(slots))
     if is_traced((classifier, sample)):
         grams = _traced(classifier, sample, slots, len(held), mesh)
     else:
-        streamed = (classifier, images, sample, slots, len(held))
-        grams = stream_grams(*streamed, batch_size=batch_size, mesh=mesh)
+        grams = stream_grams(
+            *(classifier, images, sample, slots, len(held)),
+            batch_size=batch_size,
+            mesh=parallel.mesh_for_rows(mesh),
+            transform=transform,
+        )
     result: list[Moment | None] = []
     for gram in grams:
         if gram is not None and classes is None:

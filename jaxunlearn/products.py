@@ -9,13 +9,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
+from jaxunlearn import symmetric
 from jaxunlearn.convolution import Convolution, widened
 from jaxunlearn.layout import Layout, View
-
-_HIGHEST = lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +73,11 @@ class DotProduct:
         """Rows that one operand brings to each group."""
         return math.prod(self.shape[axis] for axis in self.free)
 
+    @property
+    def written(self) -> int:
+        """How many numbers of one operand `sums` may write out at once."""
+        return math.prod(self.shape)
+
     def rows(self, x: Float[Array, "m ..."]) -> Float[Array, "g n d"]:
         """The input's rows, in at least float32."""
         lead = len(x.shape) - len(self.shape)
@@ -84,10 +87,19 @@ class DotProduct:
         fan_in = math.prod(self.shape[axis] for axis in self.contract)
         return widened(x).reshape(groups, -1, fan_in)
 
-    def gram(self, x: Float[Array, "m ..."]) -> Float[Array, "g d d"]:
-        """`sum(x xT)` over rows."""
-        rows = self.rows(x)
-        return jnp.einsum("gnd,gne->gde", rows, rows, precision=_HIGHEST)
+    def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
+        """What `whole` makes `sum(x xT)` over rows of: additive over images."""
+        rows = self.rows(x).swapaxes(0, 1)
+        return symmetric.upper_blocks(jnp.split(rows, self._blocks, axis=-1))
+
+    def whole(self, sums: Float[Array, "g r w w"]) -> Float[Array, "g d d"]:
+        """`sum(x xT)` over rows, of their `sums`."""
+        return symmetric.whole(sums, self._blocks)
+
+    @property
+    def _blocks(self) -> int:
+        fan_in = math.prod(self.shape[axis] for axis in self.contract)
+        return symmetric.block_count(fan_in, 1)
 
 
 def pair_axes(pairs, side: int) -> tuple[int, ...]:
@@ -114,10 +126,16 @@ def flatten_scans(
     return x.reshape(groups, images, *x.shape[len(scans) + 1 :])
 
 
-def group_grams(product: Product, x, scans) -> Float[Array, "g d d"]:
-    """The gram of every slice and group of one product."""
-    x = flatten_scans(x, scans)
-    grams = jax.vmap(product.gram)(x)
+def group_sums(product: Product, x, scans) -> Float[Array, "s g r w w"]:
+    """The `sums` of every slice and group of one product."""
+    return jax.vmap(product.sums)(flatten_scans(x, scans))
+
+
+def group_grams(
+    product: Product, sums: Float[Array, "s g r w w"]
+) -> Float[Array, "s*g d d"]:
+    """The gram of every slice and group of one product, of their `sums`."""
+    grams = jax.vmap(product.whole)(sums)
     return grams.reshape(-1, *grams.shape[2:])
 
 

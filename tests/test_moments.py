@@ -1,6 +1,9 @@
 """Streamed second moments against explicit rows, in every order, place and size."""
 
+import contextlib
+import dataclasses
 import functools
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -22,6 +25,13 @@ from networks import (
 from oracles import Tape, by_path, double, relative_error
 
 import jaxunlearn as ju
+from jaxunlearn import convolution as convolving
+from jaxunlearn import models, parallel, symmetric
+from jaxunlearn.convolution import Convolution
+from jaxunlearn.inputs import layer_sums
+from jaxunlearn.memory import batch_that_fits, moment_bytes, step_bytes
+from jaxunlearn.moments import class_passes
+from jaxunlearn.program import capture
 
 
 def present(tree) -> dict:
@@ -183,29 +193,6 @@ class Flat(nn.Module):
 def one_kernel(d) -> ju.Classifier:
     model = Flat(nn.Dense(1, use_bias=False))
     return ju.freeze(model, {"params": {"layer": {"kernel": jnp.ones((d, 1))}}})
-
-
-@pytest.mark.core
-@pytest.mark.parametrize(
-    ("devices", "axis", "batch_size"),
-    [(1, "i", 5), (2, "data", 5), (4, "x", 5), (8, "d", 5), (8, "all", 256)],
-)
-def test_the_number_of_devices_does_not_matter(devices, axis, batch_size):
-    """23 images are divisible by none of them, nor are batches of five."""
-    classifier, images, whole = small()
-    mesh = jax.make_mesh((devices,), (axis,))
-    moments = ju.second_moments(classifier, images, batch_size=batch_size, mesh=mesh)
-    assert_close(moments, whole, 1e-6)
-
-
-def test_class_moments_on_a_mesh_are_those_of_one_device():
-    classifier, images, _ = small()
-    labels = np.arange(23) % 5
-    one, four = (
-        ju.class_moments(classifier, images, labels, num_classes=6, mesh=mesh)
-        for mesh in (None, jax.make_mesh((4,), ("data",)))
-    )
-    assert_close(four, one, 1e-6)
 
 
 @pytest.mark.core
@@ -466,13 +453,69 @@ def test_memory_does_not_grow_with_the_data():
 
 
 def test_moments_larger_than_memory_are_refused_before_the_pass():
-    """A million classes of a fan-in of a thousand: eight terabytes."""
+    """A million classes of a fan-in of a thousand: more than four terabytes."""
     classifier = one_kernel(1000)
     images = np.zeros((1, 10, 10, 10), np.float32)
     stream = Stream([(images, np.zeros(1, int))] * 50)
-    with pytest.raises(ValueError, match=r"8,\d{3},\d{3},\d{3},\d{3} bytes.*classes="):
+    words = r"[4-9],\d{3},\d{3},\d{3},\d{3} bytes.*classes=.*\d+ passes.*class_passes"
+    with pytest.raises(ValueError, match=words):
         ju.class_moments(classifier, stream, None, num_classes=1_000_000)
     assert stream.read <= 3
+
+
+@pytest.mark.parametrize(("held", "groups"), [(9, 1), (8, 1), (7, 2), (4, 3), (2, 7)])
+def test_classes_are_split_into_passes_that_fit(held, groups, monkeypatch):
+    """Into as few as can be, each of which is not refused with that much memory."""
+    classifier, images, _ = small()
+    labels, by_class = classes()
+    limit = held * moment_bytes(classifier, images, 1)
+    passes = class_passes(classifier, images, 7, limit=limit)
+    assert len(passes) == groups
+    assert sum(passes, ()) == tuple(range(7))
+    monkeypatch.setattr(parallel, "memory_limit", lambda devices: limit)
+    call = functools.partial(ju.class_moments, classifier, images, labels)
+    for group in passes if held == 4 else passes[:1]:
+        moments = call(num_classes=7, classes=group)
+        for path, moment in present(moments).items():
+            assert moment.classes == (*group, "others")
+            whole = np.asarray(present(by_class)[path].gram)
+            assert relative_error(moment.gram[:-1], whole[list(group)]) <= 1e-6
+    if held < 7:
+        with pytest.raises(ValueError, match=f"{groups} passes of up to {held - 1} "):
+            call(num_classes=7)
+
+
+def test_one_class_that_does_not_fit_is_refused():
+    classifier, images, _ = small()
+    with pytest.raises(ValueError, match=r"one class and of all others .* set limit"):
+        class_passes(classifier, images, 7, limit=100)
+
+
+@pytest.mark.parametrize(("name", "side"), [("smallcnn", 8), ("lenet5", 28)])
+def test_the_estimate_of_a_step_holds_what_the_compiled_step_takes(name, side):
+    model = models.create(name, num_classes=3)
+    image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    classifier = ju.freeze(model, variables)
+    fixed, each = step_bytes(classifier, image)
+    for count in (16, 48):
+        images = jax.ShapeDtypeStruct((count, *image.shape[1:]), image.dtype)
+        mask = jax.ShapeDtypeStruct((count,), jnp.float32)
+        step = jax.jit(layer_sums).lower(classifier, images, mask).compile()
+        taken = step.memory_analysis().temp_size_in_bytes
+        # And is no wild guess.
+        assert taken <= fixed + count * each <= 8 * taken
+
+
+def test_the_batch_is_as_large_as_memory_allows(monkeypatch):
+    classifier, images, _ = small()
+    fixed, each = step_bytes(classifier, images)
+    for free, expected in [(10**12, 256), (2 * (fixed + 100 * each), 64), (0, 1)]:
+        monkeypatch.setattr(parallel, "free_memory", lambda devices, free=free: free)
+        assert batch_that_fits(classifier, images, 1) == expected
+    monkeypatch.setattr(parallel, "free_memory", lambda _: 2 * (fixed + 100 * each))
+    assert batch_that_fits(classifier, images, 2) == 128
 
 
 # Compilation.
@@ -560,3 +603,71 @@ def test_any_convolution_has_the_moment_of_its_patches(case):
     assert moment.rows == rows.shape[1] == tape.count("layer/kernel")
     assert relative_error(moment.gram, truth) <= 1e-5
     assert relative_error(rows.mT @ rows, truth) <= 1e-5
+
+
+class Shifted(Convolution):
+    """By offsets, whatever the costs say."""
+
+    by_offsets = True
+
+
+class Patched(Convolution):
+    """By blocks of patches, whatever the costs say."""
+
+    by_offsets = False
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("in_parts", [False, True])
+@settings(max_examples=5, deadline=None)
+@given(case=convolutions())
+def test_every_formulation_has_the_moment_of_the_rows(in_parts, case):
+    """Those that costs would choose only for many channels, and for large batches."""
+    captured = capture(case.classifier(), case.images(5))
+    ((key, use),) = captured.uses.items()
+    product = dataclasses.asdict(use.product)
+    kinds = (Shifted, Patched) if set(use.product.stride) == {1} else (Patched,)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
+        if in_parts:
+            small = [(parallel, "product_bytes", lambda: 1), (convolving, "_ROWS", 1)]
+            # With blocks as narrow as may be, and results that cost nothing to add.
+            small += [(symmetric, "_BLOCK", 1)]
+            for where, name, value in small:
+                stack.enter_context(mock.patch.object(where, name, value))
+        x = jnp.asarray(double(captured.operands[key][0]))
+        rows = double(use.product.rows(x))
+        for kind in kinds:
+            gram = kind(**product).whole(kind(**product).sums(x))
+            assert gram.dtype == np.float64
+            assert relative_error(gram, rows.mT @ rows) <= 1e-12
+
+
+@pytest.mark.core
+def test_a_wide_layer_has_the_moment_of_its_rows():
+    """A dense layer in symmetric blocks, and what costs choose for many channels."""
+
+    class Wide(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            x = nn.Conv(20, (3, 3), name="narrow")(images)
+            x = nn.Conv(24, (3, 3), name="shifted")(jnp.tanh(x))
+            x = nn.Conv(8, (3, 3), 2, name="strided")(jnp.tanh(x))
+            return nn.Dense(3, name="head")(x.reshape(images.shape[0], -1))
+
+    images = np.random.default_rng(0).normal(size=(5, 12, 12, 2)).astype(np.float32)
+    classifier = ju.freeze(Wide(), Wide().init(jax.random.key(0), images))
+    moments, inputs = (
+        by_path(f(classifier, images)) for f in (ju.second_moments, ju.layer_inputs)
+    )
+    blocks = {}
+    for layer in layer_sums(classifier, jnp.asarray(images), jnp.ones(5)):
+        if layer is not None:
+            ((product, layout),) = layer.products
+            blocks[layout.fan_in] = layer.parts[0].shape[2:]
+    assert blocks[180] == (29, 20, 20)
+    assert blocks[288] == (3, 144, 144)
+    for path in ("narrow", "shifted", "strided", "head"):
+        rows = double(inputs[f"{path}/kernel"].inputs)
+        gram = moments[f"{path}/kernel"].gram
+        assert relative_error(gram, rows.mT @ rows) <= 1e-5

@@ -183,7 +183,7 @@ class Loop:
             *parallel.place_whole(whole, mesh),
         )
         # Once: what is on the host would travel again with every step.
-        return jax.device_put(constants)
+        return jax.device_put(constants) if mesh is None else constants
 
     def _rates(self, first: int, stop: int) -> Float[np.ndarray, " rows"]:
         rates = self.rates[first:stop]

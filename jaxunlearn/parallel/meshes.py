@@ -1,0 +1,120 @@
+"""Which devices share the work, and which part of it a process has."""
+
+import logging
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+_log = logging.getLogger(__name__)
+
+
+def axis_of(mesh: Mesh) -> str:
+    """The name of a mesh's only axis, or a sentence."""
+    if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
+        msg = (
+            "mesh must be a jax.sharding.Mesh with one axis, such as "
+            f"jax.make_mesh((jax.device_count(),), ('data',)); it is {mesh!r}."
+        )
+        raise ValueError(msg)
+    return mesh.axis_names[0]
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices with an automatic axis, over which XLA cuts a whole program.
+
+    Explicit axes would ask every operation of a network for its sharding.
+    """
+    return Mesh(mesh.devices, (axis_of(mesh),), axis_types=(AxisType.Auto,))
+
+
+def mesh_for_batch(mesh: Mesh | None, batch_size: int) -> Mesh | None:
+    """The devices that share a minibatch of training, or None for a single one.
+
+    Without a `mesh`: on a GPU or TPU as many of this process's devices as divide the
+    minibatch, on a CPU one, as simulated devices only share its cores.
+
+    Raises:
+      ValueError: the mesh has several axes, or does not divide the minibatch.
+    """
+    if mesh is not None:
+        mesh = automatic(mesh)
+        if batch_size % mesh.size:
+            msg = (
+                f"A minibatch of {batch_size} samples cannot be shared evenly by the "
+                f"{mesh.size} devices of mesh: change batch_size or the mesh."
+            )
+            raise ValueError(msg)
+        return mesh
+    if jax.default_backend() == "cpu":
+        return None
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if len(devices) > 1:
+        _log.info(
+            "training on %d of %d devices, %d samples of a minibatch on each",
+            count,
+            len(devices),
+            batch_size // count,
+        )
+    if count == 1:
+        return None
+    return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
+
+
+def mesh_for_rows(mesh: Mesh | None) -> Mesh | None:
+    """The devices over which independent rows are cut, or None for a single one.
+
+    Without a `mesh`: on a GPU or TPU all of this process's devices, on a CPU one.
+    """
+    if mesh is not None:
+        return automatic(mesh)
+    devices = jax.local_devices()
+    if jax.default_backend() == "cpu" or len(devices) == 1:
+        return None
+    _log.info("each batch is cut over %d devices", len(devices))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+
+
+def own_mesh(mesh: Mesh | None) -> Mesh | None:
+    """What this process has of `mesh`: its own devices, in the same order.
+
+    Raises:
+      ValueError: it has none of them.
+    """
+    if mesh is None or not mesh.is_multi_process:
+        return mesh
+    index = jax.process_index()
+    own = [device for device in mesh.devices.flat if device.process_index == index]
+    if not own:
+        msg = (
+            f"mesh holds no device of process {index}, which cannot take part: make it "
+            "of jax.devices(), or call from the processes whose devices it holds."
+        )
+        raise ValueError(msg)
+    return Mesh(np.array(own), (axis_of(mesh),), axis_types=(AxisType.Auto,))
+
+
+def global_mesh() -> Mesh | None:
+    """All devices of all processes, those of one next to each other.
+
+    None where there is one process, whose parts choose devices themselves.
+    """
+    if jax.process_count() == 1:
+        return None
+    return Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+
+
+def own_share(count: int, mesh: Mesh | None) -> slice:
+    """Which of `count` samples are this process's own: as many as each other's, or one.
+
+    >>> own_share(5, None)
+    slice(0, 5, None)
+    """
+    if mesh is None or not mesh.is_multi_process:
+        return slice(0, count)
+    processes = sorted({device.process_index for device in mesh.devices.flat})
+    number = processes.index(jax.process_index())
+    return slice(
+        number * count // len(processes), (number + 1) * count // len(processes)
+    )
