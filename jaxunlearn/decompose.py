@@ -22,10 +22,12 @@ def float64() -> Iterator[None]:
         yield
 
 
-def eigenpairs(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def eigenpairs(
+    gram: Array | np.ndarray, device: jax.Device | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Descending eigenvalues (clipped at zero) and eigenvectors of `gram [d, d]`."""
     with float64():
-        values, vectors = jnp.linalg.eigh(_placed(gram))
+        values, vectors = jnp.linalg.eigh(placed(gram, device))
     return np.maximum(np.asarray(values)[::-1], 0), np.asarray(vectors)[:, ::-1]
 
 
@@ -35,8 +37,23 @@ def singular_pairs(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Zero columns make the vectors a whole basis of R^d.
     columns = np.pad(columns, ((0, 0), (0, max(d - n, 0))))
     with float64():
-        vectors, sigma, _ = jnp.linalg.svd(_placed(columns), full_matrices=False)
+        vectors, sigma, _ = jnp.linalg.svd(placed(columns), full_matrices=False)
     return np.asarray(sigma) ** 2, np.asarray(vectors)
+
+
+def merged_pairs(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`singular_pairs` of the concatenated columns of several bases `[d, n]`.
+
+    From single precision their squares lose nothing in float64, and `eigh` of one
+    `[d, d]` product is many times faster than the SVD of a wide matrix.
+    """
+    d, n = columns.shape
+    if n <= d or columns.dtype != np.float32:
+        return singular_pairs(columns)
+    with float64():
+        wide = placed(columns)
+        product = jnp.matmul(wide, wide.T, precision=jax.lax.Precision.HIGHEST)
+        return eigenpairs(product)
 
 
 def complement(columns: np.ndarray) -> np.ndarray:
@@ -45,7 +62,7 @@ def complement(columns: np.ndarray) -> np.ndarray:
     # Square, so that one program serves every rank; zero columns reflect nothing.
     square = np.pad(columns, ((0, 0), (0, d - r)))
     with float64():
-        q, _ = jnp.linalg.qr(_placed(square))
+        q, _ = jnp.linalg.qr(placed(square))
     return np.asarray(q)[:, r:]
 
 
@@ -60,11 +77,13 @@ def absorb(
     piece = max(2 * d, 2**22 // d)
     for start in range(0, rows.shape[0], piece):
         with float64():
-            part = _placed(rows[start : start + piece])
-            stacked = jnp.concatenate([_placed(triangle), part])
+            part = placed(rows[start : start + piece])
+            stacked = jnp.concatenate([placed(triangle), part])
             triangle = jnp.linalg.qr(stacked, mode="r")
     return triangle
 
 
-def _placed(array: Array | np.ndarray) -> Array:
-    return jax.device_put(array, linear_algebra_device()).astype(jnp.float64)
+def placed(array: Array | np.ndarray, device: jax.Device | None = None) -> Array:
+    """In float64 on a device, by default the one for decompositions."""
+    device = linear_algebra_device() if device is None else device
+    return jax.device_put(array, device).astype(jnp.float64)

@@ -22,10 +22,8 @@ class Rule:
           resolution: `energy` takes for zero what is at most this times the largest.
         """
         d, largest = len(spectrum), spectrum[0]
-        if self.name == "rank":
-            return min(int(self.value), d)
-        if self.name == "protected_fraction":
-            return round(float(self.value) * d)
+        if self.name in ("rank", "protected_fraction"):
+            return self.upper_bound(d)
         if largest == 0:
             return 0
         if self.name == "rtol":
@@ -33,10 +31,51 @@ class Rule:
         resolved = np.where(spectrum > resolution * largest, spectrum, 0)
         if self.value == 1:
             return int(np.count_nonzero(resolved))
-        shares = np.cumsum(resolved) / np.sum(resolved)
+        return int(np.argmax(self._reached(resolved, np.sum(resolved), d))) + 1
+
+    def rank_of_leading(
+        self, leading: np.ndarray, rest: float, d: int, resolution: float
+    ) -> int | None:
+        """The same from the leading eigenvalues alone, or None if these are too few.
+
+        Args:
+          leading: the largest eigenvalues, float64, descending, at least one.
+          rest: what all others add up to. None of them is larger than that. Where
+            some of them are not resolved, `energy` counts them nevertheless, so that
+            it may keep a little more than `rank` does, and never less.
+          d: how many eigenvalues there are.
+          resolution: as for `rank`.
+        """
+        found, largest = len(leading), leading[0]
+        if self.name in ("rank", "protected_fraction"):
+            rank = self.upper_bound(d)
+            return rank if rank <= found else None
+        if largest <= 0:
+            return 0
+        threshold = largest * (self.value**2 if self.name == "rtol" else resolution)
+        above = int(np.count_nonzero(leading > threshold))
+        # All of them are known that are above the threshold.
+        complete = above < found or found == d or rest <= threshold
+        if self.name == "rtol" or self.value == 1:
+            return above if complete else None
+        leading = leading[:above]
+        total = np.sum(leading) + (0 if complete else rest)
+        reached = self._reached(leading, total, d)
+        return int(np.argmax(reached)) + 1 if reached.any() else None
+
+    def upper_bound(self, d: int) -> int:
+        """The largest rank in `d` dimensions that is possible before data are seen."""
+        if self.name == "rank":
+            return min(int(self.value), d)
+        if self.name == "protected_fraction":
+            return round(float(self.value) * d)
+        return d
+
+    def _reached(self, spectrum: np.ndarray, total: float, d: int) -> np.ndarray:
+        """Whether the first 1, 2, ... eigenvalues reach the energy."""
         # Four units in the last place for each term: shares are sums of rounded terms.
         noise = 4 * d * np.finfo(np.float64).eps
-        return int(np.argmax(shares >= self.value - noise)) + 1
+        return np.cumsum(spectrum) / total >= self.value - noise
 
 
 def choose_rule(energy: Any, rank: Any, protected_fraction: Any, rtol: Any) -> Rule:

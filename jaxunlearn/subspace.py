@@ -6,22 +6,25 @@ Host-side: a rank depends on the data, so nothing here can be traced.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxunlearn import decompose
+from jaxunlearn import decompose, parallel
 from jaxunlearn.batches import Images, first_images, full_batches
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.inputs import LayerInput, layer_inputs
 from jaxunlearn.layout import Layout, path_name
 from jaxunlearn.moments import Moment
+from jaxunlearn.partial_eigen import FULL_UP_TO, leading_eigenpairs
 from jaxunlearn.ranks import Rule, choose_rule
 from jaxunlearn.records import check_concrete, check_structure, leaf_test, map_records
+
+Solver = Literal["auto", "full", "partial"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Subspace:
       basis: orthonormal columns; zero columns are padding, where groups or stacked
         requests differ in rank.
       spectrum: all eigenvalues of the second moment, descending: always the *squares*
-        of the rows' singular values, whichever way they were found.
+        of the rows' singular values, whichever way they were found. Where a partial
+        solver found the leading ones alone, the others are given as their mean, so that
+        the spectrum still descends, adds up to the trace and holds what `basis` does.
       layout: how the weight is read as matrices `[g, d, o]`.
     """
 
@@ -54,12 +59,15 @@ def subspaces(
     rank: int | None = None,
     protected_fraction: float | None = None,
     rtol: float | None = None,
+    solver: str = "auto",
 ) -> PyTree:
     """The leading eigenvectors of second moments, by exactly one rule.
 
     `C = U diag(s) UT`, of which the first `r` columns are kept. A moment cannot resolve
     directions below `sqrt(eps)` of its own dtype, relative to the largest singular
     value of the rows: 3.5e-4 in float32, 1.5e-8 in float64. `row_subspaces` can.
+
+    Decompositions run in float64, those of different layers on different devices.
 
     Args:
       moments: like params: `Moment`, or None where a leaf has no input. A class axis
@@ -71,6 +79,10 @@ def subspaces(
         even; `1 - p` where CovarNav keeps a share `p` of null directions.
       rtol: in (0, 1): keep singular values of the *rows* above `rtol` times their
         largest, that is eigenvalues above `rtol**2` times theirs.
+      solver: "full" finds all eigenvectors. "partial" finds the leading ones by a block
+        Krylov method, up to the rounding of the moment, where `r` is a small share of
+        `d`, and else does as "full". "auto" is "full" up to a `d` of 4608, "partial"
+        above.
 
     Returns:
       Like params: `Subspace` in the moment's dtype, or None. By `energy` or `rtol`, a
@@ -79,7 +91,8 @@ def subspaces(
     Raises:
       TypeError: a leaf is no `Moment`, or is traced, or `rank` is no integer.
       ValueError: not exactly one rule, a value out of range, an `rtol` that the moment
-        cannot resolve, a moment that is not finite, or no moment at all.
+        cannot resolve, a moment that is not finite, no moment at all, or no such
+        solver.
 
     Source: CovarNav (arXiv 2311.12999), step 3; UNSC (arXiv 2404.13588), Alg. 1.
 
@@ -91,22 +104,65 @@ def subspaces(
     (1, 2, 1)
     """
     rule = choose_rule(energy, rank, protected_fraction, rtol)
+    if solver not in Solver.__args__:
+        msg = f'solver must be "auto", "full" or "partial"; it is {solver!r}.'
+        raise ValueError(msg)
+    # All are checked before the first is decomposed.
+    works: dict[str, list[_Work]] = {}
+
+    def check(name: str, moment: Moment) -> None:
+        check_concrete(name, moment.gram, "choosing ranks")
+        resolution = _resolution(name, moment, rule)
+        grams = host_grams(name, moment)
+        works[name] = [_Work(gram, rule, resolution, solver) for gram in grams]
+
+    map_records(check, Moment, "moments", moments)
+    every = [work for some in works.values() for work in some]
+    sizes = [len(work.gram) for work in every]
+    found = iter(parallel.spread_over_devices(_Work.kept, every, sizes))
 
     def basis(name: str, moment: Moment) -> Subspace:
-        gram, dtype = moment.gram, moment.gram.dtype
-        check_concrete(name, gram, "choosing ranks")
-        resolution = float(jnp.finfo(dtype).eps)
-        if rule.name == "rtol" and rule.value < math.sqrt(resolution):
-            msg = (
-                f"rtol is {rule.value}, and the moment of {name} is {dtype}, which "
-                f"resolves singular values down to {math.sqrt(resolution):.3g} of the "
-                "largest. Raise rtol, or use row_subspaces, which never squares them."
-            )
-            raise ValueError(msg)
-        pairs = map(decompose.eigenpairs, host_grams(name, moment))
-        return _subspace(pairs, rule, resolution, gram.shape[:-1], dtype, moment.layout)
+        pairs = [next(found) for _ in works[name]]
+        gram = moment.gram
+        return _subspace(pairs, gram.shape[:-1], gram.dtype, moment.layout)
 
     return map_records(basis, Moment, "moments", moments)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Work:
+    """One decomposition to be made."""
+
+    gram: np.ndarray
+    rule: Rule
+    resolution: float
+    solver: str
+
+    def kept(self, device: jax.Device) -> tuple[np.ndarray, np.ndarray]:
+        """The spectrum, and the eigenvectors that the rule keeps."""
+        rule, resolution = self.rule, self.resolution
+        large = len(self.gram) > FULL_UP_TO
+        if self.solver == "partial" or (self.solver == "auto" and large):
+            found = leading_eigenpairs(self.gram, rule, resolution, device)
+            if found is not None:
+                spectrum, vectors = found
+                return spectrum, vectors.astype(self.gram.dtype)
+        pair = decompose.eigenpairs(self.gram, device)
+        return _kept(pair, rule, resolution, self.gram.dtype)
+
+
+def _resolution(name: str, moment: Moment, rule: Rule) -> float:
+    """`eps` of a moment, which the rule must not ask more of."""
+    dtype = moment.gram.dtype
+    resolution = float(jnp.finfo(dtype).eps)
+    if rule.name == "rtol" and rule.value < math.sqrt(resolution):
+        msg = (
+            f"rtol is {rule.value}, and the moment of {name} is {dtype}, which "
+            f"resolves singular values down to {math.sqrt(resolution):.3g} of the "
+            "largest. Raise rtol, or use row_subspaces, which never squares them."
+        )
+        raise ValueError(msg)
+    return resolution
 
 
 def row_subspaces(
@@ -185,7 +241,8 @@ def row_subspaces(
         resolution = layout.fan_in * float(jnp.finfo(dtype).eps) ** 2
         shape = (layout.groups, layout.fan_in)
         pairs = map(decompose.singular_pairs, columns)
-        return _subspace(pairs, rule, resolution, shape, dtype, layout)
+        kept = [_kept(pair, rule, resolution, dtype) for pair in pairs]
+        return _subspace(kept, shape, dtype, layout)
 
     return map_records(basis, LayerInput, "the layer inputs", seen)
 
@@ -239,9 +296,10 @@ def merge_subspaces(trees: Sequence[PyTree], *, energy: float) -> PyTree:
             bases.extend(basis.reshape(lead, *basis.shape[-3:]))
         columns = np.concatenate(bases, axis=-1)
         shape, dtype, layout = columns.shape[:2], columns.dtype, records[0].layout
-        pairs = map(decompose.singular_pairs, columns)
+        pairs = map(decompose.merged_pairs, columns)
         resolution = float(jnp.finfo(dtype).eps)
-        return _subspace(pairs, rule, resolution, shape, dtype, layout)
+        kept = [_kept(pair, rule, resolution, dtype) for pair in pairs]
+        return _subspace(kept, shape, dtype, layout)
 
     others = {f"trees[{index}]": tree for index, tree in enumerate(trees) if index}
     return map_records(merge, Subspace, "trees[0]", trees[0], **others)
@@ -268,20 +326,23 @@ def _check_layouts(index: int, path, first: Any, other: Any) -> None:
         raise ValueError(msg)
 
 
+def _kept(
+    pair: tuple[np.ndarray, np.ndarray], rule: Rule, resolution: float, dtype: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """A spectrum, and of its vectors those that the rule keeps, in this dtype."""
+    spectrum, vectors = pair
+    # A copy, so that the other vectors may go.
+    return spectrum, vectors[:, : rule.rank(spectrum, resolution)].astype(dtype)
+
+
 def _subspace(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
-    rule: Rule,
-    resolution: float,
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     shape: tuple[int, ...],
     dtype: Any,
     layout: Layout,
 ) -> Subspace:
-    """The record of these eigenvalues and vectors, in order; spectrum of `shape`."""
-    spectra, bases = [], []
-    for spectrum, vectors in pairs:
-        spectra.append(spectrum)
-        # A copy, so that the other vectors may go.
-        bases.append(vectors[:, : rule.rank(spectrum, resolution)].astype(dtype))
+    """The record of these spectra and kept vectors, in order; spectrum of `shape`."""
+    spectra, bases = zip(*pairs, strict=True)
     width = max(basis.shape[1] for basis in bases)
     padded = [np.pad(b, ((0, 0), (0, width - b.shape[1]))) for b in bases]
     with decompose.float64():

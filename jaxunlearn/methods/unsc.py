@@ -4,10 +4,11 @@ import dataclasses
 from typing import Literal
 
 import jax
+import numpy as np
 
 from jaxunlearn import parallel
 from jaxunlearn.methods.descent import ProjectedDescent, subspace_ranks
-from jaxunlearn.moments import class_moments, second_moments, sum_classes
+from jaxunlearn.moments import class_moments, second_moments
 from jaxunlearn.projection import project_to_null_space
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.subspace import merge_subspaces, subspaces
@@ -79,8 +80,13 @@ class UNSC(ProjectedDescent):
             num_classes=task.num_classes,
             mesh=mesh,
         )
-        present = sorted(set(retain.labels.tolist()))
-        trees = [subspaces(sum_classes(moments, [c]), **self.rule) for c in present]
-        merged = merge_subspaces(trees, energy=self.merge_energy)
+        present = np.unique(retain.labels)
+        apart = [subspaces(_of_classes(moments, present), **self.rule)]
+        merged = merge_subspaces(apart, energy=self.merge_energy)
         jax.block_until_ready(merged)
         return project_to_null_space(merged), subspace_ranks(merged)
+
+
+def _of_classes(moments, classes):
+    """With a class axis of these alone: a rank would be given to empty ones too."""
+    return jax.tree.map(lambda x: x[classes], moments)
