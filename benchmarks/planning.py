@@ -1,0 +1,142 @@
+"""What `plan` predicts, against what happens.
+
+    python benchmarks/planning.py [--models allcnn resnet18 vit] [--batch 64]
+
+For each network: seconds of a calibrated plan against those of the library's own
+functions on as many random images, in a second call, whose programs are compiled; and
+memory by estimate against what XLA asks for the compiled programs. Prints JSON lines
+with the ratio of prediction to measurement.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxunlearn as ju
+from jaxunlearn import models, parallel
+from jaxunlearn.planning import Request, plan
+from jaxunlearn.ranks import Rule
+
+# Name, options, number of classes; images are 32 x 32 x 3.
+NETWORKS = {
+    "allcnn": {"width": 0.5},
+    "resnet18": {"width": 16},
+    "vit": {"depth": 4},
+}
+SHAPE, CLASSES = (32, 32, 3), 10
+STEPS, INVERSION_STEPS = 4, 3
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Of the faster of two calls after a first one."""
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def classifier_of(name: str) -> ju.Classifier:
+    """Freshly drawn."""
+    model = models.create(name, num_classes=CLASSES, **NETWORKS[name])
+    images = jnp.zeros((1, *SHAPE))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    return ju.freeze(model, variables, preprocess=ju.Preprocess(0.5, 0.25))
+
+
+def measured(classifier: ju.Classifier, request: Request) -> dict[str, float]:
+    """Seconds of every stage as the library runs it."""
+    size, key = request.batch_size, jax.random.key(0)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (request.images, *SHAPE), dtype=np.uint8)
+    labels = np.arange(request.images, dtype=np.int32) % CLASSES
+    rule = {request.rule.name: request.rule.value}
+    moments = ju.second_moments(classifier, images, batch_size=size)
+    found = ju.subspaces(moments, **rule)
+    chain = optax.chain(optax.sgd(0.01), ju.project_to_null_space(found))
+
+    def invert(steps):
+        return ju.invert(
+            classifier,
+            labels[:size],
+            image_shape=SHAPE,
+            key=key,
+            steps=steps,
+            jitter=0,
+            batch_size=size,
+        )
+
+    def unlearn(steps):
+        given = (classifier, images, labels, chain)
+        done = ju.unlearn(*given, steps=steps, key=key, batch_size=size)
+        return done.classifier.params
+
+    # What a call does besides its steps, as checks, is not part of a plan.
+    return {
+        "inversion": seconds(lambda: invert(1 + INVERSION_STEPS))
+        - seconds(lambda: invert(1)),
+        "statistics": seconds(
+            lambda: ju.second_moments(classifier, images, batch_size=size)
+        ),
+        "subspaces": seconds(lambda: ju.subspaces(moments, **rule)),
+        "steps": seconds(lambda: unlearn(1 + STEPS)) - seconds(lambda: unlearn(1)),
+    }
+
+
+def report(name: str, batch: int) -> None:
+    """One line for every stage."""
+    classifier = classifier_of(name)
+    request = Request(
+        images=4 * batch,
+        batch_size=batch,
+        rule=Rule("protected_fraction", 0.5),
+        inverted=batch,
+        inversion_steps=INVERSION_STEPS,
+        inversion_batch_size=batch,
+        steps=STEPS,
+        step_batch_size=batch,
+    )
+    begun = time.perf_counter()
+    predicted = plan(classifier, SHAPE, request)
+    calibration = time.perf_counter() - begun
+    asked = plan(classifier, SHAPE, request, calibrate=False, compiled=True)
+    found = measured(classifier, request)
+    for stage, exact in zip(predicted.stages, asked.stages, strict=True):
+        line = {
+            "model": name,
+            "batch": batch,
+            "stage": stage.name,
+            "flops": stage.flops,
+            "predicted_s": stage.seconds,
+            "measured_s": found[stage.name],
+            "seconds_ratio": round(stage.seconds / found[stage.name], 2),
+            "estimated_bytes": stage.bytes,
+            "compiled_bytes": exact.bytes,
+            "bytes_ratio": round(stage.bytes / exact.bytes, 2),
+            "plan_s": round(calibration, 1),
+            "device": parallel.device_kind(),
+            "jax": jax.__version__,
+        }
+        print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """Report on each network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--batch", type=int, default=64)
+    arguments = parser.parse_args()
+    for name in arguments.models:
+        report(name, arguments.batch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""`jaxunlearn plan`: what a request would take, before anything of it runs."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from tyro.conf import arg
+
+from jaxunlearn import datasets, models
+from jaxunlearn.classifier import Preprocess, freeze
+from jaxunlearn.cli.console import consoles
+from jaxunlearn.cli.settings import check_forget
+from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
+from jaxunlearn.planning import Plan as Planned
+from jaxunlearn.planning import Request, StagePlan, abstract_classifier, plan
+from jaxunlearn.ranks import choose_rule
+from jaxunlearn.saving import Card, read_card
+
+# Pixels are standardised, with numbers that make no difference to the cost.
+_PIXELS = Preprocess(0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Predict the memory, operations and time of a request from shapes alone.
+
+    Attributes:
+      model: name of a network.
+      options: of the network, such as width=0.5.
+      checkpoint: plan for the classifier in this .safetensors file instead.
+      dataset: count the images and classes of this data set.
+      data_dir: where data sets are kept that are read from disk.
+      image_shape: of images that are not at hand.
+      num_classes: likewise.
+      images: how many retained images there are, likewise.
+      forget: the classes to forget.
+      method: covarnav inverts images and takes their moments, unsc takes moments of
+        each retained class.
+      batch_size: images of a batch of moments.
+      images_per_class: inverted images of each retained class.
+      inversion_steps: steps of the inversion.
+      inversion_batch_size: images optimised together.
+      steps: unlearning steps.
+      step_batch_size: images of each.
+      energy: protect this share of the inputs' energy; the default rule, with .99.
+      rank: or so many directions of each layer.
+      protected_fraction: or this share of a layer's directions.
+      rtol: or directions above this share of the largest singular value.
+      calibrate: "products" times every different product of the request on this
+        machine, which takes seconds to minutes; "none" predicts no times.
+      compile: compile the programs, and say what memory they ask for, to the byte.
+      json: print JSON instead of tables.
+    """
+
+    model: Annotated[str, arg(metavar="|".join(models.names()))] = "smallcnn"
+    options: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
+    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
+    dataset: Annotated[str | None, DataSet] = None
+    data_dir: Folder = None
+    image_shape: Annotated[
+        tuple[int, int, int] | None, arg(metavar="HEIGHT WIDTH CHANNELS")
+    ] = None
+    num_classes: int | None = None
+    images: int | None = None
+    forget: Annotated[tuple[int, ...], Classes] = (0,)
+    method: Literal["covarnav", "unsc"] = "covarnav"
+    batch_size: int = 256
+    images_per_class: int = 32
+    inversion_steps: int = 500
+    inversion_batch_size: int = 256
+    steps: int = 100
+    step_batch_size: int = 256
+    energy: float | None = None
+    rank: int | None = None
+    protected_fraction: float | None = None
+    rtol: float | None = None
+    calibrate: Literal["products", "none"] = "products"
+    compile: bool = False
+    json: bool = False
+
+    def request(self, retained: int, num_classes: int) -> Request:
+        """How much there is to do, of `retained` images of `num_classes` classes."""
+        rules = (self.energy, self.rank, self.protected_fraction, self.rtol)
+        energy = 0.99 if rules == (None,) * 4 else self.energy
+        rule = choose_rule(energy, *rules[1:])
+        classes = num_classes - len(self.forget)
+        inverts = self.method == "covarnav"
+        inverted = classes * self.images_per_class if inverts else 0
+        return Request(
+            images=inverted if inverts else retained,
+            batch_size=self.batch_size,
+            sets=1 if inverts else classes,
+            rule=rule,
+            inverted=inverted,
+            inversion_steps=self.inversion_steps,
+            inversion_batch_size=self.inversion_batch_size,
+            steps=self.steps,
+            step_batch_size=self.step_batch_size,
+        )
+
+
+def print_plan(settings: Plan) -> None:
+    """Print the layers and the stages."""
+    results, progress = consoles()
+    shape, classes, images = _sizes(settings)
+    check_forget(settings.forget, classes)
+    request = settings.request(images, classes)
+    network = freeze(_module(settings, classes), {"params": {}}).network
+    classifier = abstract_classifier(network, shape, _PIXELS)
+    if settings.calibrate == "products":
+        progress.print("Timing the products of this request on this machine.")
+    found = plan(
+        classifier,
+        shape,
+        request,
+        calibrate=settings.calibrate == "products",
+        compiled=settings.compile,
+    )
+    if settings.json:
+        results.print(json.dumps(dataclasses.asdict(found), indent=1))
+        return
+    results.print(_layers(found))
+    results.print(_stages(found))
+    results.print(
+        "rows: of one image. rank: by data, where these decide. Compilation comes on\n"
+        "top of the seconds. Memory is "
+        + ("what XLA asks for." if settings.compile else "estimated; see --compile.")
+    )
+
+
+def _sizes(settings: Plan) -> tuple[tuple[int, ...], int, int]:
+    """Shape of an image, number of classes, number of retained images."""
+    shape, classes, images = (
+        settings.image_shape,
+        settings.num_classes,
+        settings.images,
+    )
+    if settings.checkpoint is not None:
+        card = _card(settings.checkpoint)
+        shape, classes = shape or card.image_shape, classes or card.num_classes
+    if settings.dataset is not None:
+        folder = None if settings.data_dir is None else str(settings.data_dir)
+        data = datasets.load(settings.dataset, "train", data_dir=folder)
+        retained = ~np.isin(data.labels, settings.forget)
+        shape = shape or data.images.shape[1:]
+        images = images or int(retained.sum())
+        classes = classes or datasets.num_classes(settings.dataset, data_dir=folder)
+    needed = {"--image-shape": shape, "--num-classes": classes}
+    if settings.method == "unsc":
+        needed["--images"] = images
+    missing = [flag for flag, value in needed.items() if value is None]
+    if missing:
+        msg = f"The sizes of the data are unknown: give --dataset, or {' and '.join(missing)}."  # noqa: E501
+        raise ValueError(msg)
+    return tuple(shape or ()), int(classes or 0), int(images or 0)
+
+
+def _card(path: Path) -> Card:
+    found = (
+        read_card(path) if path.suffix == ".safetensors" and path.is_file() else None
+    )
+    if found is None:
+        msg = f"--checkpoint takes a .safetensors file that jaxunlearn wrote; it is {path}."  # noqa: E501
+        raise ValueError(msg)
+    return found[0]
+
+
+def _module(settings: Plan, classes: int):
+    if settings.checkpoint is not None:
+        card = _card(settings.checkpoint)
+        return models.create(card.model, num_classes=classes, **card.options)
+    check_names("model", [settings.model], models.names())
+    options = models.parse_options(settings.model, settings.options)
+    return models.create(settings.model, num_classes=classes, **options)
+
+
+def _layers(found: Planned) -> Table:
+    table = Table(title="layers", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("weight", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    for heading in ("g", "d", "out", "rows", "rank", "moment"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in found.layers:
+        sizes = (layer.g, layer.d, layer.out, layer.rows)
+        rank = "by data" if layer.rank is None else str(layer.rank)
+        table.add_row(
+            layer.path, layer.kind, *map(str, sizes), rank, _bytes(layer.moment_bytes)
+        )
+    return table
+
+
+def _stages(found: Planned) -> Table:
+    table = Table(title="stages", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("stage", no_wrap=True)
+    for heading in ("runs", "FLOPs", "memory", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for stage in found.stages:
+        table.add_row(
+            stage.name,
+            str(stage.runs),
+            f"{stage.flops:.2e}",
+            _bytes(stage.bytes),
+            _seconds(stage),
+        )
+    return table
+
+
+def _seconds(stage: StagePlan) -> str:
+    return "" if stage.seconds is None else f"{stage.seconds:.3g}"
+
+
+def _bytes(count: float) -> str:
+    """In decimal units, three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
