@@ -42,6 +42,8 @@ from jaxunlearn.subspace import Subspace as Subspace
 from jaxunlearn.subspace import merge_subspaces as merge_subspaces
 from jaxunlearn.subspace import row_subspaces as row_subspaces
 from jaxunlearn.subspace import subspaces as subspaces
+from jaxunlearn.sweeping import Sweep as Sweep
+from jaxunlearn.sweeping import sweep as sweep
 from jaxunlearn.tasks import Data as Data
 from jaxunlearn.tasks import Task as Task
 from jaxunlearn.tasks import split_by_class as split_by_class

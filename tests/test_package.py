@@ -24,6 +24,7 @@ STREAM = [
     {"projection"},
     {"inversion", "metrics", "relabel", "unlearning"},
     {"methods", "proxies"},
+    {"sweeping"},
     {"datasets", "models", "training"},
     {"report"},
     {"cli"},

@@ -1,0 +1,130 @@
+"""The requests of a sweep: which classes each forgets, its samples and new labels."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Int, Shaped
+
+from jaxunlearn.methods.descent import Targets
+from jaxunlearn.relabel import (
+    nearest_retained_labels,
+    random_retained_labels,
+    retained_probabilities,
+)
+from jaxunlearn.tasks import Data, check_classes
+
+# "each" class by itself, or sets of classes.
+Requests = str | Iterable[Any]
+
+
+class Request(NamedTuple):
+    """One of the requests.
+
+    Attributes:
+      classes: which it forgets.
+      rows: where its samples are in the training data.
+      targets: their new labels `[n]`, or probabilities `[n, k]`.
+    """
+
+    classes: tuple[int, ...]
+    rows: Int[np.ndarray, " n"]
+    targets: Shaped[np.ndarray, "n ..."]
+
+
+def class_sets(
+    requests: Requests, train: Data, num_classes: int, *, name: str = "requests"
+) -> tuple[tuple[int, ...], ...]:
+    """The classes of each request, checked.
+
+    Args:
+      requests: "each" is every class that the data hold, by itself.
+      train: what is forgotten and retained.
+      num_classes: how many classes the classifier tells apart.
+      name: what the caller calls the requests.
+
+    Raises:
+      TypeError: a class is no integer, or requests are no sets of classes.
+      ValueError: there is no request, one is empty or given twice, a class does not
+        exist or has no samples, or a request leaves none to retain.
+
+    >>> data = Data(np.zeros((3, 8, 8, 1), np.uint8), [0, 1, 2])
+    >>> class_sets("each", data, 3), class_sets([[0, 1], [2]], data, 3)
+    (((0,), (1,), (2,)), ((0, 1), (2,)))
+    """
+    present = np.unique(train.labels).tolist()
+    if isinstance(requests, str):
+        if requests != "each":
+            msg = f'{name} must be "each" or sets of classes, such as [[0, 1], [2]]; they are {requests!r}.'  # noqa: E501
+            raise ValueError(msg)
+        requests = [[c] for c in present]
+    found = tuple(
+        check_classes(classes, num_classes, name=f"{name}[{number}]")
+        for number, classes in enumerate(requests)
+    )
+    if not found:
+        msg = f"{name} are empty: name at least one set of classes."
+        raise ValueError(msg)
+    for number, classes in enumerate(found):
+        _check_set(f"{name}[{number}]", classes, present)
+        same = [n for n in range(number) if set(found[n]) == set(classes)]
+        if same:
+            msg = f"{name}[{same[0]}] and {name}[{number}] are the same classes, {list(classes)}: leave one out."  # noqa: E501
+            raise ValueError(msg)
+    return found
+
+
+def _check_set(name, classes, present):
+    absent = sorted(set(classes) - set(present))
+    if not classes:
+        msg = f"{name} is empty: name at least one class to forget."
+        raise ValueError(msg)
+    if absent:
+        msg = (
+            f"{name} names {absent}, of which there are no training samples; their "
+            f"labels are {present}."
+        )
+        raise ValueError(msg)
+    if set(classes) == set(present):
+        msg = (
+            f"{name} names every class of the training data, {present}: leave at least "
+            "one to retain."
+        )
+        raise ValueError(msg)
+
+
+def new_labels(
+    kind: Targets,
+    outputs: Any,
+    train: Data,
+    sets: tuple[tuple[int, ...], ...],
+    num_classes: int,
+    *,
+    key: Array,
+) -> list[Request]:
+    """Every request with what its samples are to become.
+
+    Args:
+      kind: as in `Descent`. For whole classes the runner-up is the likeliest retained
+        class.
+      outputs: the original's logits `[n, k]` on the training data; None where `kind`
+        does without.
+      train: the training data.
+      sets: the classes of each request.
+      num_classes: how many classes there are.
+      key: the same for every request, as if it were the only one.
+    """
+    requests = []
+    for classes in sets:
+        rows = np.flatnonzero(np.isin(train.labels, classes))
+        # Of all samples, so that requests of different sizes share programs.
+        if kind == "true":
+            targets = train.labels[rows]
+        elif kind == "random":
+            targets = random_retained_labels(key, len(rows), num_classes, classes)
+        elif kind == "retained-probabilities":
+            targets = np.asarray(retained_probabilities(outputs, classes))[rows]
+        else:
+            targets = np.asarray(nearest_retained_labels(outputs, classes))[rows]
+        requests.append(Request(classes, rows, np.asarray(targets)))
+    return requests
