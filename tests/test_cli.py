@@ -20,6 +20,8 @@ from PIL import Image
 import jaxunlearn
 from jaxunlearn import methods, training
 from jaxunlearn.cli import main
+from jaxunlearn.cli.compilation import keep_programs
+from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.folder import RunFolder
 from jaxunlearn.cli.forget import Forgotten, keys
 from jaxunlearn.cli.settings import Run, read_config
@@ -389,6 +391,60 @@ def test_help_shows_every_knob_with_its_default_and_its_meaning(capsys):
         text, shown, _ = entries[flag].partition(f"(default: {default})")
         assert shown, f"{flag} does not show its default, {default}"
         assert len(text.split()) > 3, f"{flag} does not say what it is"
+
+
+@pytest.fixture
+def programs(monkeypatch):
+    """Asks for the compilation cache; gives its folder. JAX's settings are put back."""
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.delenv("JAXUNLEARN_COMPILATION_CACHE")
+    jax.config.update("jax_compilation_cache_dir", None)
+
+    def ask():
+        keep_programs(consoles()[1])
+        return jax.config.jax_compilation_cache_dir
+
+    yield ask
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_are_kept_where_the_user_keeps_what_can_go(
+    programs, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert programs() == str(tmp_path / "cache" / "jaxunlearn")
+    # Another place that JAX was told of stays, and so does its least time.
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 2.0)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "2")
+    assert programs() == str(tmp_path / "mine")
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 2
+    assert (tmp_path / "mine").is_dir()
+    assert capsys.readouterr().err == ""
+
+
+def test_programs_are_not_kept_where_that_is_switched_off(programs, monkeypatch):
+    monkeypatch.setenv("JAXUNLEARN_COMPILATION_CACHE", "off")
+    assert programs() is None
+    monkeypatch.setenv("JAXUNLEARN_COMPILATION_CACHE", "no")
+    with pytest.raises(ValueError, match='must be "on" or "off"; it is \'no\''):
+        programs()
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_reason_to_fail(
+    programs, monkeypatch, tmp_path, capsys
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert programs() is None
+    said = capsys.readouterr().err
+    assert said.startswith("Compiled programs are not kept:")
+    assert f"{tmp_path / 'file' / 'jaxunlearn'} cannot be written to" in said
 
 
 def test_every_method_can_be_asked_for():

@@ -10,7 +10,11 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg, subcommand
 
+from jaxunlearn.cli.compilation import keep_programs
+from jaxunlearn.cli.console import consoles
+from jaxunlearn.cli.distributed import SENTENCES, Worker
 from jaxunlearn.cli.invert import Invert
+from jaxunlearn.cli.plan import Plan
 from jaxunlearn.cli.settings import (
     Evaluate,
     Methods,
@@ -20,25 +24,22 @@ from jaxunlearn.cli.settings import (
     check_flags,
     read_config,
 )
+from jaxunlearn.cli.sweep import Sweep
 from jaxunlearn.cli.train import Train
 
-Settings = Run | Train | Invert | Unlearn | Evaluate | Prepare
-
-
-# What the library raises with a sentence for its user.
-_SENTENCES = (ValueError, TypeError, FloatingPointError, OSError, ImportError)
+Settings = Run | Sweep | Train | Invert | Unlearn | Evaluate | Plan | Prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command: 0 if it did what it was told, 2 if a sentence says why not."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _start(_parse(arguments))
+        _start(_parse(arguments), arguments)
     except BrokenPipeError:
         # The reader, such as `head`, has had enough; Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except _SENTENCES as error:
+    except SENTENCES as error:
         print(f"jaxunlearn: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
@@ -50,10 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments) -> Settings:
     kinds = Annotated[
         Annotated[Run, subcommand("run", default=_stored(arguments))]
+        | Annotated[Sweep, subcommand("sweep", default=_sweep(arguments))]
         | Annotated[Train, subcommand("train")]
         | Annotated[Invert, subcommand("invert")]
         | Annotated[Unlearn, subcommand("unlearn")]
         | Annotated[Evaluate, subcommand("evaluate")]
+        | Annotated[Plan, subcommand("plan")]
         | Annotated[Prepare, subcommand("prepare")],
         arg(name=""),
     ]
@@ -85,6 +88,14 @@ def _stored(arguments) -> Run:
     return run
 
 
+def _sweep(arguments) -> Sweep:
+    """The defaults of `sweep`: those of a checkpoint."""
+    checkpoint = _path(arguments, "--checkpoint")
+    if arguments[:1] != ["sweep"] or checkpoint is None:
+        return Sweep()
+    return Sweep().of_checkpoint(checkpoint)
+
+
 def _path(arguments, flag) -> Path | None:
     """What follows a flag, without the help of tyro."""
     for number, argument in enumerate(arguments):
@@ -94,12 +105,24 @@ def _path(arguments, flag) -> Path | None:
     return None
 
 
-def _start(settings: Settings) -> None:
+def _start(settings: Settings, arguments: Sequence[str]) -> None:
     # Imported here: `--help` and a mistyped flag answer at once.
+    if isinstance(settings, Run) and settings.several and not Worker.here():
+        from jaxunlearn.cli.processes import start
+
+        settings.check()
+        start(arguments, settings, settings.place)
+        return
+    if not isinstance(settings, Prepare):
+        keep_programs(consoles()[1])
     if isinstance(settings, Run):
         from jaxunlearn.cli.run import run
 
         run(settings)
+    elif isinstance(settings, Sweep):
+        from jaxunlearn.cli.sweep import sweep_classes
+
+        sweep_classes(settings)
     elif isinstance(settings, Train):
         from jaxunlearn.cli.train import train
 
@@ -116,6 +139,10 @@ def _start(settings: Settings) -> None:
         from jaxunlearn.cli.saved import evaluate_saved
 
         evaluate_saved(settings)
+    elif isinstance(settings, Plan):
+        from jaxunlearn.cli.plan import print_plan
+
+        print_plan(settings)
     else:
         from jaxunlearn.cli.prepare import prepare_data_set
 

@@ -22,12 +22,17 @@ from rich.text import Text
 _APART = ("compile", "rates")
 
 
-def consoles() -> tuple[Console, Console]:
+def consoles(*, quiet: bool = False) -> tuple[Console, Console]:
     """One for results, on stdout, and one for progress, on stderr.
 
     Text is printed as it is: a path may hold brackets.
+
+    Args:
+      quiet: print nothing, as of several processes all but one do.
     """
-    plain = functools.partial(Console, markup=False, highlight=False, soft_wrap=True)
+    plain = functools.partial(
+        Console, markup=False, highlight=False, soft_wrap=True, quiet=quiet
+    )
     return plain(), plain(stderr=True)
 
 

@@ -1,6 +1,7 @@
 """A run's folder: built under another name, there complete or not at all."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,18 @@ from jaxunlearn.classifier import Classifier
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.plain import read_json, to_json
-from jaxunlearn.saving import Card, load_classifier, save_with_card, written_whole
+from jaxunlearn.report.plots import plot_accuracies, plot_images
+from jaxunlearn.saving import (
+    Card,
+    load_classifier,
+    load_images,
+    save_images,
+    save_with_card,
+    written_whole,
+)
+from jaxunlearn.tasks import Data
+
+_PROXIES = "proxies.npz"
 
 
 class RunFolder:
@@ -31,7 +43,7 @@ class RunFolder:
     def __init__(self, run: Run):
         self.final = run.place
         self._check_final(run.overwrite)
-        self.partial = self.final.with_name(f"{self.final.name}.partial")
+        self.partial = partial_of(self.final)
         request = run.plain()
         self.resumed = self.partial.exists() and self._take_up(request, run.overwrite)
         if not self.resumed:
@@ -145,6 +157,22 @@ class RunFolder:
         save_with_card(path, classifier, card, {"accuracies": accuracies})
         self.save_record(name, record)
 
+    def save_proxies(self, proxies: Data, seed: int) -> None:
+        """Write images, and a picture of them."""
+        plot_images(self.partial / "proxies.png", proxies.images, proxies.labels)
+        save_images(self.partial / _PROXIES, proxies, seed)
+
+    def load_proxies(self) -> Data:
+        """The images that `save_proxies` wrote."""
+        return load_images(self.partial / _PROXIES)
+
+    def save_accuracies(
+        self, records: Mapping[str, Any], forget: Sequence[int]
+    ) -> None:
+        """Draw the accuracies on test data of each classifier's record."""
+        per_class = {name: r["test"]["per_class"] for name, r in records.items()}
+        plot_accuracies(self.partial / "accuracies.png", per_class, forget)
+
     def finish(self) -> Path:
         """Give the folder its name; a run that it replaces goes only then."""
         old = self.final.with_name(f".{self.final.name}.replaced")
@@ -157,6 +185,11 @@ class RunFolder:
         (self.final / "request.json").unlink()
         shutil.rmtree(old, ignore_errors=True)
         return self.final
+
+
+def partial_of(final: Path) -> Path:
+    """Where a run is until it has finished."""
+    return final.with_name(f"{final.name}.partial")
 
 
 def _unborn(path: Path) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn.classifier import Classifier
@@ -33,6 +34,7 @@ def forget(
     *,
     key: Array,
     progress: Progress,
+    mesh: Mesh | None = None,
 ) -> Forgotten:
     """What `method(classifier, task, key=key)` does, at the best of the rates.
 
@@ -44,12 +46,14 @@ def forget(
       rates: the grid; where it is empty the method keeps its own rate.
       key: a `jax.random.key`.
       progress: `(stage, done, total)`.
+      mesh: as for the methods.
     """
     if not isinstance(method, Descent):
-        return Forgotten(method(classifier, task, key=key), None, [])
+        return Forgotten(method(classifier, task, key=key, mesh=mesh), None, [])
     # As in `Descent.__call__`, so that a script gets the same from the chosen rate.
     setting_key, steps_key = jax.random.split(key)
-    setting = method.prepare(classifier, task, key=setting_key, progress=progress)
+    shown = {"progress": progress, "mesh": mesh}
+    setting = method.prepare(classifier, task, key=setting_key, **shown)
     trials: list[Trial] = []
     watch = Stopwatch()
     if rates:
@@ -64,9 +68,10 @@ def forget(
                 rates,
                 key=steps_key,
                 progress=lambda done, total: progress("rates", done, total),
+                mesh=mesh,
             )
         method = method.replace(learning_rate=rate)
-    result = method.descend(classifier, task, setting, key=steps_key, progress=progress)
+    result = method.descend(classifier, task, setting, key=steps_key, **shown)
     watch.add(result.trace.seconds)
     trace = dataclasses.replace(result.trace, seconds=watch.seconds)
     result = dataclasses.replace(result, trace=trace)

@@ -5,21 +5,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from jaxunlearn import training
+from jaxunlearn import parallel, training
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.cli.console import Bars
-from jaxunlearn.cli.folder import RunFolder
 from jaxunlearn.cli.forget import forget, keys
 from jaxunlearn.cli.settings import Run
+from jaxunlearn.cli.shared import SharedFolder
 from jaxunlearn.cli.trained import of_classes
 from jaxunlearn.evaluation import evaluate, logits
 from jaxunlearn.metrics import relative_change
 from jaxunlearn.moments import second_moments
 from jaxunlearn.plain import to_plain
 from jaxunlearn.proxies import proxy_quality
-from jaxunlearn.report.plots import plot_images
-from jaxunlearn.saving import load_images, save_images
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Data, Task, split_by_class
 from jaxunlearn.unlearning import Trace
@@ -32,13 +31,14 @@ class Pieces:
         self,
         settings: Run,
         splits: Mapping[str, Data],
-        folder: RunFolder,
+        folder: SharedFolder,
         bars: Bars,
         *,
         given: Classifier | None,
+        mesh: Mesh | None = None,
     ):
         self._settings, self._splits, self._given = settings, splits, given
-        self._folder, self._bars = folder, bars
+        self._folder, self._bars, self._mesh = folder, bars, mesh
         forgotten, retained = split_by_class(splits["train"], settings.forget)
         self._task = Task(
             forgotten,
@@ -46,8 +46,8 @@ class Pieces:
             settings.forget,
             num_classes=settings.num_classes(),
         )
+        self._retained = retained.images
         self._original_key, self._method_key = keys(settings.seed)
-        self._proxies_file = folder.partial / "proxies.npz"
         self._test = split_by_class(splits["test"], settings.forget)[1].images
 
     def original(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Pieces:
                 jax.block_until_ready(classifier.params)
             trace = Trace(seconds=watch.seconds)
             record = self._save("original", classifier, trace, {"learning_rate": None})
-        self._original, self._logits = classifier, logits(classifier, self._test)
+        self._original, self._logits = classifier, self._outputs(classifier)
         return record
 
     def unlearned(self, name: str) -> dict[str, Any]:
@@ -92,13 +92,12 @@ class Pieces:
                 self._settings.learning_rates,
                 key=self._method_key,
                 progress=progress,
+                mesh=self._mesh,
             )
         classifier, trace = found.result.classifier, found.result.trace
         if trace.proxies is not None:
-            path = self._folder.partial / "proxies.png"
-            plot_images(path, trace.proxies.images, trace.proxies.labels)
-            save_images(self._proxies_file, trace.proxies, self._settings.seed)
-        change = relative_change(self._logits, logits(classifier, self._test))
+            self._folder.save_proxies(trace.proxies, self._settings.seed)
+        change = relative_change(self._logits, self._outputs(classifier))
         details = {
             "retained_logit_change": change,
             "learning_rate": found.learning_rate,
@@ -120,12 +119,14 @@ class Pieces:
         method = settings.settings_of("covarnav")
         with self._bars.row("proxies") as progress:
             progress("statistics", 0, 1)
-            retained = second_moments(self._original, self._task.retain.images)
+            images = self._retained
+            share = parallel.own_share(len(images), self._mesh)
+            retained = second_moments(self._original, images[share], mesh=self._mesh)
             retrained = self._folder.load("retrained")
             rule = method.rule if method.projection == "hard" else {}
             quality = proxy_quality(
                 self._original,
-                load_images(self._proxies_file),
+                self._folder.load_proxies(),
                 retained,
                 second=None if retrained is None else retrained[1],
                 **rule,
@@ -139,9 +140,10 @@ class Pieces:
                 settings.learning_rates,
                 key=self._method_key,
                 progress=progress,
+                mesh=self._mesh,
             )
         classifier = found.result.classifier
-        instead = evaluate(classifier, self._splits["test"], settings.forget)
+        instead = self._evaluate(classifier, "test")
         record = to_plain(
             {
                 **to_plain(quality),
@@ -149,7 +151,7 @@ class Pieces:
                     "retained": instead.retained,
                     "forgotten": instead.forgotten,
                     "retained_logit_change": relative_change(
-                        self._logits, logits(classifier, self._test)
+                        self._logits, self._outputs(classifier)
                     ),
                     "learning_rate": found.learning_rate,
                     "images": len(found.result.trace.proxies),
@@ -171,14 +173,20 @@ class Pieces:
             preprocess=preprocess,
             validation=of_classes(self._splits["validation"], data.labels),
             callback=lambda step, _: progress("training", step + 1, total),
+            mesh=self._mesh,
         )
+
+    def _outputs(self, classifier):
+        """Logits of the retained test images."""
+        return logits(classifier, self._test, mesh=self._mesh)
+
+    def _evaluate(self, classifier, split):
+        data = self._splits[split]
+        return evaluate(classifier, data, self._settings.forget, mesh=self._mesh)
 
     def _save(self, title, classifier, trace, details) -> dict[str, Any]:
         settings = self._settings
-        record = {
-            split: evaluate(classifier, data, settings.forget)
-            for split, data in self._splits.items()
-        }
+        record = {split: self._evaluate(classifier, split) for split in self._splits}
         record |= {"retained_logit_change": None, **details}
         record |= {
             field.name: getattr(trace, field.name)

@@ -6,12 +6,12 @@ from typing import Any
 from jaxunlearn import parallel
 from jaxunlearn.cli.checkpoint import load_original
 from jaxunlearn.cli.console import bars, comparison, consoles
-from jaxunlearn.cli.folder import RunFolder
+from jaxunlearn.cli.distributed import is_writer, joined
 from jaxunlearn.cli.pieces import Pieces, title_of
 from jaxunlearn.cli.settings import Run
+from jaxunlearn.cli.shared import SharedFolder
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods.selection import TOLERANCE
-from jaxunlearn.report.plots import plot_accuracies
 from jaxunlearn.saving import versions
 from jaxunlearn.tasks import Data, split_by_class
 
@@ -24,21 +24,27 @@ rate: learning rate, """
 
 
 def run(settings: Run) -> None:
-    """Do all of it, and print the table."""
-    results, progress = consoles()
+    """Do all of it, and print the table; alone, or as one of several processes."""
     settings.check()
+    with joined(settings):
+        _run(settings)
+
+
+def _run(settings: Run) -> None:
+    results, progress = consoles(quiet=not is_writer())
     splits = _load(settings)
     given, images = None, splits["train"].images
     if settings.checkpoint is None:
         settings.check_images(images)
     else:
         given = load_original(settings, images.shape[1:])
-    folder = RunFolder(settings)
+    folder = SharedFolder(settings)
     if folder.resumed:
         progress.print(f"Taking up the unfinished run in {folder.partial}.")
     try:
         with bars(progress) as shown:
-            pieces = Pieces(settings, splits, folder, shown, given=given)
+            mesh = parallel.global_mesh()
+            pieces = Pieces(settings, splits, folder, shown, given=given, mesh=mesh)
             records = {"original": pieces.original()}
             for name in settings.methods:
                 records[title_of(name)] = pieces.unlearned(name)
@@ -72,7 +78,7 @@ def _load(settings: Run) -> dict[str, Data]:
 
 def _write(
     settings: Run,
-    folder: RunFolder,
+    folder: SharedFolder,
     splits: dict[str, Data],
     records: dict[str, dict[str, Any]],
     proxies: dict[str, Any] | None,
@@ -92,13 +98,11 @@ def _write(
         "samples": {split: len(data) for split, data in splits.items()},
         "versions": versions(),
         "device": parallel.device_kind(),
+        "devices": parallel.device_count(),
+        "processes": parallel.process_count(),
     }
     folder.write_json("metrics.json", metrics)
-    plot_accuracies(
-        folder.partial / "accuracies.png",
-        {name: record["test"]["per_class"] for name, record in records.items()},
-        settings.forget,
-    )
+    folder.save_accuracies(records, settings.forget)
 
 
 def _judgement(proxies: dict[str, Any]) -> str:

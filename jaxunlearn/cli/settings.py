@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from jaxunlearn import methods
+from jaxunlearn.cli.distributed import Several
 from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
 from jaxunlearn.cli.trained import Trained
 from jaxunlearn.methods import UNSC, CovarNav, Descent, Unprojected
@@ -22,8 +23,11 @@ _File = Annotated[Path, arg(metavar="FILE")]
 _Rates = Annotated[tuple[float, ...], arg(metavar="[RATE ...]")]
 _Methods = Annotated[tuple[str, ...], arg(metavar=f"{'|'.join(methods.by_name)} ...")]
 
-# Where a run goes is not part of what it is.
-_PLACES = ("out", "overwrite", "config")
+# Where a run goes, and on how many processes, is not part of what it is.
+_PLACES = (
+    *("out", "overwrite", "config"),
+    *(field.name for field in dataclasses.fields(Several)),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ class Methods:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Methods, Trained):
+class Run(Several, Methods, Trained):
     """Train a classifier, forget classes with several methods, compare them.
 
     Attributes:
@@ -98,6 +102,7 @@ class Run(Methods, Trained):
           ValueError: names, classes, rates or a seed are not what they can be.
         """
         super().check()
+        self.check_processes()
         check_names("method", self.methods, list(methods.by_name))
         check_forget(self.forget, self.num_classes())
         self.check_rates()
