@@ -17,6 +17,30 @@ def allcnn(classes: int, width: float = 0.5) -> nn.Module:
     return AllCNN(classes, width)
 
 
+class Standardised(nn.Module):
+    """A network that takes pixels: bytes, or floats in [0, 1].
+
+    Args:
+      network: takes standardised images.
+      mean: of pixels, per channel.
+      std: likewise.
+    """
+
+    def __init__(
+        self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]
+    ):
+        super().__init__()
+        self.network, self.means, self.stds = network, mean, std
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of pixels `[n, c, h, w]`."""
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        return self.network((images - self.mean) / self.std)
+
+
 class Block(nn.Module):
     """Two 3 x 3 convolutions and a shortcut."""
 

@@ -1,0 +1,1 @@
+"""Measurements of jaxunlearn, by itself and beside PyTorch."""
