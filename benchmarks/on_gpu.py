@@ -47,6 +47,7 @@ ENTRIES = [
         4,
     ),
     ("sweep", "benchmarks/sweep.py", 5),
+    ("large", "benchmarks/planning.py --large --batch 64", 4),
     ("plan", "benchmarks/planning.py", 5),
     ("partial-eigen", "benchmarks/partial_eigen.py", 4),
     (

@@ -1,11 +1,13 @@
 """What `plan` predicts, against what happens.
 
     python benchmarks/planning.py [--models allcnn resnet18 vit] [--batch 64]
+    python benchmarks/planning.py --large --batch 64      # for a GPU
 
 For each network: seconds of a calibrated plan against those of the library's own
 functions on as many random images, in a second call, whose programs are compiled; and
 memory by estimate against what XLA asks for the compiled programs. Prints JSON lines
-with the ratio of prediction to measurement.
+with the ratio of prediction to measurement. `--large`: one pass of second moments of
+ResNet-50 and ViT-B/16 at 224 x 224 beside its plan.
 """
 
 import argparse
@@ -31,6 +33,11 @@ NETWORKS = {
     "vit": {"depth": 4},
 }
 SHAPE, CLASSES = (32, 32, 3), 10
+LARGE = {
+    "resnet50": {"stem": "imagenet"},
+    "vit": {"size": "base", "patch": 16},
+}
+LARGE_SHAPE, LARGE_CLASSES = (224, 224, 3), 1000
 STEPS, INVERSION_STEPS = 4, 3
 
 
@@ -128,12 +135,46 @@ def report(name: str, batch: int) -> None:
         print(json.dumps(line), flush=True)
 
 
+def report_large(name: str, batch: int) -> None:
+    """One line for one pass over four batches of large images."""
+    model = models.create(name, num_classes=LARGE_CLASSES, **LARGE[name])
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *LARGE_SHAPE)))
+    classifier = ju.freeze(model, variables, preprocess=ju.Preprocess(0.5, 0.25))
+    request = Request(images=4 * batch, batch_size=batch, steps=0)
+    stages = plan(classifier, LARGE_SHAPE, request).stages
+    predicted = next(stage for stage in stages if stage.name == "statistics")
+    shape = (request.images, *LARGE_SHAPE)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    found = seconds(lambda: ju.second_moments(classifier, images, batch_size=batch))
+    held = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    line = {
+        "model": name,
+        "batch": batch,
+        "images": request.images,
+        "stage": "statistics",
+        "flops": predicted.flops,
+        "flops_per_second": predicted.flops / found,
+        "predicted_s": predicted.seconds,
+        "measured_s": found,
+        "estimated_bytes": predicted.bytes,
+        "peak_bytes_in_use": held,
+        "device": parallel.device_kind(),
+        "jax": jax.__version__,
+    }
+    print(json.dumps(line), flush=True)
+
+
 def main() -> None:
     """Report on each network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--large", action="store_true", help="ResNet-50 and ViT-B/16")
     arguments = parser.parse_args()
+    if arguments.large:
+        for name in LARGE:
+            report_large(name, arguments.batch)
+        return
     for name in arguments.models:
         report(name, arguments.batch)
 
