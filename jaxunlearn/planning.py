@@ -15,7 +15,7 @@ from jaxunlearn.calibration import Rates, measure
 from jaxunlearn.checks import check_count
 from jaxunlearn.classifier import Classifier, Preprocess
 from jaxunlearn.costs import Cost, program_cost
-from jaxunlearn.inputs import LayerRecord, gram_shapes, layer_grams, layer_table
+from jaxunlearn.inputs import LayerRecord, gram_shapes, layer_sums, layer_table
 from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.network import Network
 from jaxunlearn.objective import cross_entropy
@@ -246,9 +246,9 @@ def _programs(classifier, image, request: Request, compiled: bool) -> list[_Stag
         masks = jax.ShapeDtypeStruct((size,), jnp.float32)
         arguments = (classifier, batch(size), masks)
         runs = request.sets * math.ceil(share / size)
-        found.append(_stage("statistics", runs, layer_grams, arguments, compiled))
+        found.append(_stage("statistics", runs, layer_sums, arguments, compiled))
         # What is carried from batch to batch: sums, and their compensation.
-        sums = 2 * request.sets * _size(jax.eval_shape(layer_grams, *arguments))
+        sums = 2 * request.sets * _size(jax.eval_shape(layer_sums, *arguments))
         found[-1] = dataclasses.replace(found[-1], bytes=found[-1].bytes + sums)
     if request.steps:
         size = request.step_batch_size
