@@ -32,7 +32,7 @@ def mesh_for_batch(mesh: Mesh | None, batch_size: int) -> Mesh | None:
     """The devices that share a minibatch of training, or None for a single one.
 
     Without a `mesh`: on a GPU or TPU as many of this process's devices as divide the
-    minibatch, on a CPU one, as simulated devices only share its cores.
+    minibatch, on a CPU one: simulated ones gain only where a step is long.
 
     Raises:
       ValueError: the mesh has several axes, or does not divide the minibatch.
