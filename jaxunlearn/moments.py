@@ -255,7 +255,7 @@ def _moments(
 ) -> PyTree:
     if batch_size is not None:
         check_count("batch_size", batch_size)
-    parallel.check_transform(transform)
+    parallel.check_transform(transform, mesh)
     sample = first_images(classifier, images, labelled=callable(slots))
     if is_traced((classifier, sample)):
         grams = _traced(classifier, sample, slots, len(held), mesh)

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 from spectra import classifier as drawn
 
-from jaxunlearn import calibration, planning
-from jaxunlearn.calibration import Rates, measure
 from jaxunlearn.classifier import Preprocess, freeze
-from jaxunlearn.costs import product_flops, program_cost
 from jaxunlearn.inputs import layer_grams
-from jaxunlearn.planning import Request, abstract_classifier, plan
+from jaxunlearn.planning import (
+    Request,
+    abstract_classifier,
+    calibration,
+    plan,
+    prediction,
+)
+from jaxunlearn.planning.calibration import Rates, measure
+from jaxunlearn.planning.costs import product_flops, program_cost
 from jaxunlearn.ranks import Rule
 
 
@@ -255,7 +260,7 @@ def test_times_of_decompositions_follow_a_power():
 
 def test_a_calibrated_plan_predicts_every_stage(network, monkeypatch):
     monkeypatch.setattr(
-        planning,
+        prediction,
         "measure",
         lambda costs: Rates(
             {p.signature: 1e-9 for cost in costs for p in cost.products},

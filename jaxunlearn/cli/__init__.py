@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jaxunlearn: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
-        print(f"jaxunlearn: {interruption or 'interrupted.'}", file=sys.stderr)
+        print(f"jaxunlearn: {str(interruption) or 'interrupted.'}", file=sys.stderr)
         return 130
     return 0
 

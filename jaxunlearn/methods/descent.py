@@ -178,15 +178,11 @@ class Descent:
         mesh: Mesh | None = None,
     ) -> Result:
         """The steps themselves, at this method's learning rate."""
-        # The rate in the state, not in the program: a grid of rates compiles once.
-        sgd = optax.inject_hyperparams(optax.sgd)(
-            learning_rate=self.learning_rate, momentum=self.momentum
-        )
         result = unlearn(
             classifier,
             task.forget.images,
             setting.targets,
-            optax.chain(sgd, setting.projection),
+            self.optimizer(setting.projection),
             steps=self.steps,
             batch_size=self.batch_size,
             key=key,
@@ -201,6 +197,16 @@ class Descent:
             samples_read=_sum(setting.trace.samples_read, result.trace.samples_read),
         )
         return Result(result.classifier, trace)
+
+    def optimizer(
+        self, projection: optax.GradientTransformation
+    ) -> optax.GradientTransformation:
+        """SGD, then the projection."""
+        # The rate in the state, not in the program: a grid of rates compiles once.
+        sgd = optax.inject_hyperparams(optax.sgd)(
+            learning_rate=self.learning_rate, momentum=self.momentum
+        )
+        return optax.chain(sgd, projection)
 
     def replace(self, **fields) -> "Descent":
         """A copy with these fields replaced."""

@@ -1,6 +1,6 @@
 """The learning rate, chosen on validation data by one rule for every method."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -76,6 +76,18 @@ def choose_learning_rate(
     if not trials:
         msg = f"No learning rate of {rates} leads to a finite loss: extend the grid downwards."  # noqa: E501
         raise FloatingPointError(msg)
+    return smallest_good_rate(trials), trials
+
+
+def smallest_good_rate(trials: Sequence[Trial]) -> float:
+    """The first rate whose `Acc_r - Acc_f` is within a point of the best.
+
+    Args:
+      trials: at least one, in the order of their rates.
+
+    >>> smallest_good_rate([Trial(0.1, 97.5, 4.0), Trial(1.0, 98.0, 4.0)])
+    0.1
+    """
     best = max(t.retained - t.forgotten for t in trials)
-    chosen = next(t for t in trials if t.retained - t.forgotten >= best - TOLERANCE)
-    return chosen.learning_rate, trials
+    good = (t for t in trials if t.retained - t.forgotten >= best - TOLERANCE)
+    return next(good).learning_rate

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxunlearn import parallel
 from jaxunlearn.methods.descent import ProjectedDescent, subspace_ranks
-from jaxunlearn.moments import class_moments, second_moments
+from jaxunlearn.moments import Moment, class_moments, second_moments
 from jaxunlearn.projection import project_to_null_space
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.subspace import merge_subspaces, subspaces
@@ -80,7 +80,7 @@ class UNSC(ProjectedDescent):
             num_classes=task.num_classes,
             mesh=mesh,
         )
-        present = np.unique(retain.labels)
+        present = tuple(np.unique(retain.labels).tolist())
         apart = [subspaces(_of_classes(moments, present), **self.rule)]
         merged = merge_subspaces(apart, energy=self.merge_energy)
         jax.block_until_ready(merged)
@@ -89,4 +89,9 @@ class UNSC(ProjectedDescent):
 
 def _of_classes(moments, classes):
     """With a class axis of these alone: a rank would be given to empty ones too."""
-    return jax.tree.map(lambda x: x[classes], moments)
+
+    def chosen(moment):
+        gram, rows = (x[np.array(classes)] for x in (moment.gram, moment.rows))
+        return Moment(gram, rows, moment.layout, classes)
+
+    return jax.tree.map(chosen, moments, is_leaf=lambda x: isinstance(x, Moment))

@@ -15,7 +15,7 @@ from jaxunlearn.classifier import Classifier
 from jaxunlearn.evaluation import evaluate, logits, num_classes
 from jaxunlearn.methods import Descent
 from jaxunlearn.methods.descent import Progress, no_progress
-from jaxunlearn.methods.selection import TOLERANCE, Trial
+from jaxunlearn.methods.selection import Trial, smallest_good_rate
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.sweeping.protection import Protection, check_method, protect_each
 from jaxunlearn.sweeping.record import Sweep
@@ -216,9 +216,7 @@ def _chosen(
     if not trials:
         msg = f"At no learning rate of {rates} are the losses of all requests finite: extend the grid downwards."  # noqa: E501
         raise FloatingPointError(msg)
-    best = max(t.retained - t.forgotten for t in trials)
-    chosen = next(t for t in trials if t.retained - t.forgotten >= best - TOLERANCE)
-    return method.replace(learning_rate=chosen.learning_rate), trials
+    return method.replace(learning_rate=smallest_good_rate(trials)), trials
 
 
 def _results(

@@ -118,21 +118,16 @@ class Stack:
         batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), dtype)
         augment = augmentation.by_name[method.augment]
         augmented = trace_augment(augment, self._augment_key, batch)
-        # The rate in the state, not in the program: a grid of rates compiles once.
-        sgd = optax.inject_hyperparams(optax.sgd)(
-            learning_rate=method.learning_rate, momentum=method.momentum
-        )
         protection = self._protection
         one = jax.tree.map(lambda x: jnp.asarray(x[0]), protection.state)
         projection = optax.GradientTransformation(
             lambda params: one, protection.projection.update
         )
         params = self._classifier.params
-        chain = optax.chain(sgd, projection)
         logits = jax.eval_shape(self._classifier, augmented.shapes)
         # Weights are float32.
         dtype = jnp.promote_types(logits.dtype, jnp.float32)
-        update, consts, state = prepare(chain, params, dtype)
+        update, consts, state = prepare(method.optimizer(projection), params, dtype)
         constants = (
             self._classifier.replace(params=None),
             self._augment_key,

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn import decompose
-from jaxunlearn.costs import Cost, Product, product_flops
 from jaxunlearn.jaxprs import bind
+from jaxunlearn.planning.costs import Cost, Product, product_flops
 
 # A product is cut along its batch until it is no larger than this.
 _LARGEST = 1e9
