@@ -277,15 +277,46 @@ def new_targets(
     mesh: Mesh | None = None,
 ) -> Array:
     """Labels `[n]` or probabilities `[n, k]` for the forget set; see `Descent`."""
-    labels, classes = jnp.asarray(task.forget.labels), task.forget_classes
+    outputs = None
+    if needs_logits(kind):
+        outputs = logits(classifier, task.forget.images, mesh=mesh)
+    samples = (outputs, task.forget.labels)
+    return relabelled(kind, *samples, task.forget_classes, task.num_classes, key=key)
+
+
+def needs_logits(kind: Targets) -> bool:
+    """Whether new labels of this kind are read off the original's logits."""
+    return kind not in ("true", "random")
+
+
+def relabelled(
+    kind: Targets,
+    outputs: Array | np.ndarray | None,
+    labels: Array | np.ndarray,
+    classes: tuple[int, ...],
+    num_classes: int,
+    *,
+    key: Array,
+) -> Array:
+    """New labels of samples, given their logits.
+
+    Args:
+      kind: as in `Descent`.
+      outputs: the original's logits `[n, k]`, or None where `needs_logits` says so.
+      labels: Int[n], as they are.
+      classes: forgotten ones; `()` where samples are forgotten.
+      num_classes: how many classes there are.
+      key: for random labels.
+    """
+    labels = jnp.asarray(labels)
     if kind == "true":
         return labels
     if kind == "random":
         if classes:
-            return random_retained_labels(key, len(labels), task.num_classes, classes)
-        shift = jax.random.randint(key, labels.shape, 1, task.num_classes)
-        return (labels + shift) % task.num_classes
-    outputs = jnp.asarray(logits(classifier, task.forget.images, mesh=mesh))
+            return random_retained_labels(key, len(labels), num_classes, classes)
+        shift = jax.random.randint(key, labels.shape, 1, num_classes)
+        return (labels + shift) % num_classes
+    outputs = jnp.asarray(outputs)
     if kind == "runner-up" or (kind == "nearest-retained" and not classes):
         return runner_up_labels(outputs, labels, exclude=classes)
     if kind == "nearest-retained":

@@ -6,12 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Int, Shaped
 
-from jaxunlearn.methods.descent import Targets
-from jaxunlearn.relabel import (
-    nearest_retained_labels,
-    random_retained_labels,
-    retained_probabilities,
-)
+from jaxunlearn.methods.descent import Targets, needs_logits, relabelled
 from jaxunlearn.tasks import Data, check_classes
 
 # "each" class by itself, or sets of classes.
@@ -105,8 +100,7 @@ def new_labels(
     """Every request with what its samples are to become.
 
     Args:
-      kind: as in `Descent`. For whole classes the runner-up is the likeliest retained
-        class.
+      kind: as in `Descent`.
       outputs: the original's logits `[n, k]` on the training data; None where `kind`
         does without.
       train: the training data.
@@ -117,14 +111,13 @@ def new_labels(
     requests = []
     for classes in sets:
         rows = np.flatnonzero(np.isin(train.labels, classes))
-        # Of all samples, so that requests of different sizes share programs.
-        if kind == "true":
-            targets = train.labels[rows]
-        elif kind == "random":
-            targets = random_retained_labels(key, len(rows), num_classes, classes)
-        elif kind == "retained-probabilities":
-            targets = np.asarray(retained_probabilities(outputs, classes))[rows]
+        if needs_logits(kind):
+            # Of all samples, so that requests of different sizes share programs.
+            targets = relabelled(
+                kind, outputs, train.labels, classes, num_classes, key=key
+            )[rows]
         else:
-            targets = np.asarray(nearest_retained_labels(outputs, classes))[rows]
+            own = train.labels[rows]
+            targets = relabelled(kind, None, own, classes, num_classes, key=key)
         requests.append(Request(classes, rows, np.asarray(targets)))
     return requests

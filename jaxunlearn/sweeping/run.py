@@ -14,7 +14,7 @@ from jaxunlearn.checks import check_key
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.evaluation import evaluate, logits, num_classes
 from jaxunlearn.methods import Descent
-from jaxunlearn.methods.descent import Progress, no_progress
+from jaxunlearn.methods.descent import Progress, needs_logits, no_progress
 from jaxunlearn.methods.selection import Trial, smallest_good_rate
 from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.sweeping.protection import Protection, check_method, protect_each
@@ -103,7 +103,7 @@ def sweep(
     setting_key, steps_key = jax.random.split(key)
     labels_key, protect_key = jax.random.split(setting_key)
     with watch.stage("labels"):
-        reads = method.targets not in ("true", "random")
+        reads = needs_logits(method.targets)
         outputs = logits(classifier, train.images, mesh=mesh) if reads else None
         labelled = new_labels(
             method.targets, outputs, train, sets, count, key=labels_key
