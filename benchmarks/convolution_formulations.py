@@ -1,4 +1,4 @@
-"""Ways to compute a convolution and its gradient with respect to the input.
+"""Ways to compute a convolution and its gradients.
 
     python benchmarks/convolution_formulations.py [--batch 32] [--threads 1]
 
@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from jaxunlearn import parallel
+from jaxunlearn.pieces import PiecewiseConvolution
 
 try:
     import torch
@@ -278,6 +279,18 @@ def gradient_scattered(g, kernel, layer, batch):
     return total[:, inside, inside]
 
 
+def kernel_by_xla(x, g, kernel, layer):
+    """XLA's differentiation of its own convolution."""
+    return jax.linear_transpose(lambda k: convolution(x, k, layer), kernel)(g)[0]
+
+
+def kernel_in_pieces(x, g, kernel, layer):
+    """As the library takes it on a CPU."""
+    border = (layer.side // 2, layer.side // 2)
+    kind = PiecewiseConvolution((layer.stride,) * 2, (border, border))
+    return kind.kernel_gradient(x, g, kernel)
+
+
 FORWARD = {
     "xla": convolution,
     "xla first": convolution_first,
@@ -294,11 +307,12 @@ BACKWARD = {
     "shifted": gradient_in_phases(phase_shifted),
     "scattered": gradient_scattered,
 }
+KERNEL = {"xla": kernel_by_xla, "pieces": kernel_in_pieces}
 
 
 def torch_sides(x, kernel, g, layer) -> tuple[dict[str, Callable], ...]:
-    """PyTorch's forward and backward, with channels first and last in memory."""
-    forward, backward = {}, {}
+    """PyTorch's three operations, with channels first and last in memory."""
+    forward, backward, of_kernel = {}, {}, {}
     for name, memory in (
         ("torch", torch.contiguous_format),
         ("torch last", torch.channels_last),
@@ -320,8 +334,14 @@ def torch_sides(x, kernel, g, layer) -> tuple[dict[str, Callable], ...]:
         def run_backward(x=theirs, kernel=wide, g=theirs_g, options=options):
             return torch.nn.grad.conv2d_input(x.shape, kernel, g, **options)
 
+        def run_kernel(x=theirs, kernel=wide, g=theirs_g, options=options):
+            found = torch.nn.grad.conv2d_weight(x, kernel.shape, g, **options)
+            # What `value` brings to the order of our kernels.
+            return found.permute(2, 0, 3, 1)
+
         forward[name], backward[name] = run_forward, run_backward
-    return forward, backward
+        of_kernel[name] = run_kernel
+    return forward, backward, of_kernel
 
 
 def value(result) -> np.ndarray:
@@ -355,7 +375,7 @@ def check(functions: dict[str, Callable]) -> float:
 def sides(
     layer: Layer, batch: int, wanted: list[str] | None
 ) -> dict[str, dict[str, Callable]]:
-    """What is measured of a layer: forward and backward, by name."""
+    """What is measured of a layer, by direction and name."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (batch, layer.map, layer.map, layer.before))
     kernel = jax.random.normal(
@@ -370,12 +390,15 @@ def sides(
     for name, function in BACKWARD.items():
         compiled = jax.jit(lambda g, k, f=function: f(g, k, layer, batch))
         backward[name] = lambda f=compiled: f(g, kernel)
+    of_kernel = {}
+    for name, function in KERNEL.items():
+        compiled = jax.jit(lambda x, g, k, f=function: f(x, g, k, layer))
+        of_kernel[name] = lambda f=compiled: f(x, g, kernel)
     if torch is not None:
-        for ours, theirs in zip(
-            (forward, backward), torch_sides(x, kernel, g, layer), strict=True
-        ):
-            ours.update(theirs)
-    found = {"forward": forward, "backward": backward}
+        theirs = torch_sides(x, kernel, g, layer)
+        for ours, others in zip((forward, backward, of_kernel), theirs, strict=True):
+            ours.update(others)
+    found = {"forward": forward, "backward": backward, "kernel": of_kernel}
     if wanted is None:
         return found
     return {
@@ -441,7 +464,7 @@ def main() -> None:
 
 def print_tables(least: dict[tuple[Layer, str], dict[str, float]]) -> None:
     """Milliseconds, the least of all repeats."""
-    for direction in ("forward", "backward"):
+    for direction in ("forward", "backward", "kernel"):
         rows = {layer: row for (layer, way), row in least.items() if way == direction}
         names = list(next(iter(rows.values())))
         print(f"\n{direction:18}" + "".join(f"{name:>11}" for name in names))

@@ -50,3 +50,34 @@ def bind(eqn, arrays):
         functions, params = params if isinstance(params, tuple) else ((), params)
         outputs = eqn.primitive.bind(*functions, *arrays, **params)
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
+
+
+def evaluate(jaxpr, consts, arrays, replacement) -> list:
+    """A program's outputs, some of its equations replaced.
+
+    Args:
+      jaxpr: the program; what it calls through `jit` belongs to it, other calls, loops
+        and branches are equations.
+      consts: its constants.
+      arrays: its inputs.
+      replacement: from an equation to a function of its inputs with a single output, or
+        to None where the equation stays.
+    """
+    known = dict(
+        zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arrays), strict=True)
+    )
+
+    def value(v):
+        return v.val if hasattr(v, "val") else known[v]
+
+    for eqn in jaxpr.eqns:
+        given = [value(v) for v in eqn.invars]
+        function = replacement(eqn)
+        if function is not None:
+            outputs = [function(*given)]
+        elif eqn.primitive.name in ("jit", "pjit"):
+            outputs = evaluate(*inner_jaxpr(eqn), given, replacement)
+        else:
+            outputs = bind(eqn, given)
+        known.update(zip(eqn.outvars, outputs, strict=True))
+    return [value(v) for v in jaxpr.outvars]

@@ -17,6 +17,7 @@ from jaxunlearn.checks import check_count, check_key, check_optimizer, check_tar
 from jaxunlearn.classifier import Classifier, check_images
 from jaxunlearn.layout import path_name
 from jaxunlearn.objective import Augment, Loss, cross_entropy, trace_augment, trace_loss
+from jaxunlearn.pieces import in_pieces
 from jaxunlearn.preconditions import check_finite
 from jaxunlearn.steps import CHUNK, minibatches, run_steps
 from jaxunlearn.stopwatch import Stopwatch
@@ -208,12 +209,16 @@ class UnlearningStep:
         images = _pixels(images)
         images = self.augment(augment_consts, jax.random.fold_in(key, index), images)
 
-        def mean_loss(params):
-            logits = self._logits(classifier.replace(params=params), images)
+        def mean_loss(logits_of, params):
+            logits = logits_of(classifier.replace(params=params), images)
             return jnp.mean(self.loss(loss_consts, logits, targets))
 
-        value, grads = jax.value_and_grad(mean_loss)(params)
-        given = (grads, state, params, value, mean_loss)
+        logits_of = in_pieces(_logits) if self.mesh is None else self._logits
+        loss = functools.partial(mean_loss, logits_of)
+        value, grads = jax.value_and_grad(loss)(params)
+        # Optimizers get the loss as it stands, to differentiate it as they like.
+        plain = functools.partial(mean_loss, self._logits)
+        given = (grads, state, params, value, plain)
         updates, state = self.update(update_consts, *given)
         carry = (optax.apply_updates(params, updates), state)
         return parallel.keep_whole(carry, self.mesh), value

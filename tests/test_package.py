@@ -37,7 +37,7 @@ ALONE = {
     "models": {"classifier"},
     "training": {
         *("augmentation", "checkpoints", "classifier", "evaluation", "fingerprint"),
-        *("layout", "parallel", "plain", "steps", "tasks"),
+        *("layout", "parallel", "pieces", "plain", "steps", "tasks"),
     },
 }
 

@@ -1,6 +1,7 @@
 """One step of several requests: all at once, in a loop, or one on each device."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 
 from jaxunlearn import parallel
 from jaxunlearn.objective import cross_entropy
+from jaxunlearn.pieces import in_pieces
 from jaxunlearn.traced import Opaque, Program
 from jaxunlearn.updates import Update
 
@@ -56,11 +58,17 @@ class StackedStep:
             images = images.astype(jnp.float32) / 255
         images = self.augment(augment_consts, jax.random.fold_in(key, index), images)
 
-        def mean_loss(params):
-            logits = classifier.replace(params=params)(images)
+        def mean_loss(logits_of, params):
+            logits = logits_of(classifier.replace(params=params), images)
             return jnp.sum(weights * cross_entropy(logits, targets))
 
-        value, grads = jax.value_and_grad(mean_loss)(params)
-        given = (grads, state, params, value, mean_loss)
+        logits_of = in_pieces(_logits)
+        loss = functools.partial(mean_loss, logits_of)
+        value, grads = jax.value_and_grad(loss)(params)
+        given = (grads, state, params, value, functools.partial(mean_loss, _logits))
         updates, state = self.update(update_consts, *given)
         return (optax.apply_updates(params, updates), state), value
+
+
+def _logits(classifier, images):
+    return classifier(images)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.augmentation import augment
 from jaxunlearn.classifier import Classifier
+from jaxunlearn.pieces import in_pieces
 from jaxunlearn.training.recipe import Recipe
 
 # What a step takes from the recipe as numbers: another value compiles nothing.
@@ -76,9 +77,13 @@ class TrainingStep:
             augment_key, images, crop_padding=self.crop_padding, flip=self.flip
         )
 
+        # The compiler does not cut a loop over pieces among devices.
+        network = classifier.network.apply_train
+        network = in_pieces(network) if self.mesh is None else network
+
         def loss_function(params):
             inputs = self._cast((params, classifier.prepare(images)))
-            outputs, state = classifier.network.apply_train(
+            outputs, state = network(
                 inputs[0], classifier.state, inputs[1], network_key
             )
             outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
