@@ -13,6 +13,7 @@ from jaxunlearn.classifier import Classifier
 from jaxunlearn.inputs import gram_shapes, layer_sums
 from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.objective import cross_entropy
+from jaxunlearn.pieces import in_pieces
 from jaxunlearn.planning.costs import Cost, program_cost
 from jaxunlearn.planning.records import Request
 from jaxunlearn.projector import Projector, project
@@ -100,7 +101,8 @@ def _step(classifier: Classifier, projectors: PyTree, images: Any, labels: Any) 
     """One projected step of SGD."""
 
     def loss(params):
-        return cross_entropy(classifier.replace(params=params)(images), labels).mean()
+        logits = in_pieces(Classifier.__call__)(classifier.replace(params=params), images)
+        return cross_entropy(logits, labels).mean()
 
     leaves, structure = jax.tree.flatten(classifier.params)
     updates = jax.tree.leaves(jax.grad(loss)(classifier.params))
