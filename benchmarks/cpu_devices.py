@@ -2,10 +2,9 @@
 
     python benchmarks/cpu_devices.py --devices 1 2 4
 
-XLA runs some of a convolution's gradients on one core. As many simulated devices as
-cores, each with its share of the minibatch, use them all. Each number of devices has a
-process of its own; the numbers that they compute are the same but for rounding. Prints
-JSON lines of images per second.
+Each device has its share of the minibatch. Each number of devices has a process of its
+own; the numbers that they compute are the same but for rounding. Prints JSON lines of
+images per second.
 """
 
 import argparse
