@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxunlearn.parallel.control_groups import memory_limits
+
 
 def linear_algebra_device() -> jax.Device:
     """Where float64 `eigh` and `qr` run: the GPU where there is one, else the CPU.
@@ -35,12 +37,14 @@ def device_kind() -> str:
 def memory_limit(devices: int = 1) -> int:
     """Bytes that each of so many devices can hold: its own limit, else of the host's.
 
-    A CPU's simulated devices share the host's memory.
+    A CPU's simulated devices share the host's memory, or what a container or a batch
+    system leaves to this process of it.
     """
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // devices
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([whole, *(limit for limit, _ in memory_limits())]) // devices
 
 
 def free_memory(devices: int = 1) -> int:
@@ -51,10 +55,11 @@ def free_memory(devices: int = 1) -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         sizes = dict(line.split(":") for line in lines)
-        return int(sizes["MemAvailable"].split()[0]) * 1024 // devices
+        available = int(sizes["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         # Not Linux, which alone says so without a further package.
         return memory_limit(devices)
+    return min([available, *(free for _, free in memory_limits())]) // devices
 
 
 def product_bytes() -> int:

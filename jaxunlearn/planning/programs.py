@@ -101,7 +101,9 @@ def _step(classifier: Classifier, projectors: PyTree, images: Any, labels: Any) 
     """One projected step of SGD."""
 
     def loss(params):
-        logits = in_pieces(Classifier.__call__)(classifier.replace(params=params), images)
+        logits = in_pieces(Classifier.__call__)(
+            classifier.replace(params=params), images
+        )
         return cross_entropy(logits, labels).mean()
 
     leaves, structure = jax.tree.flatten(classifier.params)
