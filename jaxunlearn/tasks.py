@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -137,27 +137,43 @@ def split_by_class(data: Data, forget_classes: Iterable) -> tuple[Data, Data]:
     """
     present = np.unique(data.labels).tolist()
     classes = _as_integers(forget_classes, "forget_classes")
-    if not classes:
-        msg = "forget_classes is empty: name at least one class to split off."
-        raise ValueError(msg)
-    absent = sorted(set(classes) - set(present))
-    if absent:
-        msg = (
-            f"No sample of the data belongs to {_name(absent)}, named in "
-            f"forget_classes; its labels are {present}."
-        )
-        raise ValueError(msg)
-    if set(classes) == set(present):
-        msg = (
-            f"forget_classes names every class of the data, {present}: leave at least "
-            "one to retain."
-        )
-        raise ValueError(msg)
+    check_leaves_some("forget_classes", classes, present)
     chosen = np.isin(data.labels, classes)
     forget, retain = (
         Data(data.images[part], data.labels[part]) for part in (chosen, ~chosen)
     )
     return forget, retain
+
+
+def check_leaves_some(
+    name: str, classes: Sequence[int], present: Sequence[int]
+) -> None:
+    """Refuse classes of which there are no samples, none of them, or all of them.
+
+    Args:
+      name: of the argument, for the error.
+      classes: to forget.
+      present: labels of the data.
+
+    Raises:
+      ValueError: as above.
+    """
+    absent = sorted(set(classes) - set(present))
+    if not classes:
+        msg = f"{name} is empty: name at least one class to forget."
+        raise ValueError(msg)
+    if absent:
+        msg = (
+            f"No sample of the data belongs to {_name(absent)}, named in {name}; its "
+            f"labels are {list(present)}."
+        )
+        raise ValueError(msg)
+    if set(classes) == set(present):
+        msg = (
+            f"{name} names every class of the data, {list(present)}: leave at least "
+            "one to retain."
+        )
+        raise ValueError(msg)
 
 
 def check_classes(

@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.checks import check_count, check_key, check_optimizer, check_targets
 from jaxunlearn.classifier import Classifier, check_images
+from jaxunlearn.kernel_gradients import in_pieces
 from jaxunlearn.layout import path_name
 from jaxunlearn.objective import Augment, Loss, cross_entropy, trace_augment, trace_loss
-from jaxunlearn.pieces import in_pieces
 from jaxunlearn.preconditions import check_finite
 from jaxunlearn.steps import CHUNK, minibatches, run_steps
 from jaxunlearn.stopwatch import Stopwatch

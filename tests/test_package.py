@@ -37,7 +37,7 @@ ALONE = {
     "models": {"classifier"},
     "training": {
         *("augmentation", "checkpoints", "classifier", "evaluation", "fingerprint"),
-        *("layout", "parallel", "pieces", "plain", "steps", "tasks"),
+        *("kernel_gradients", "layout", "parallel", "plain", "steps", "tasks"),
     },
 }
 

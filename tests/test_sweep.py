@@ -249,7 +249,7 @@ def test_a_request_that_diverges_is_named(mlp, data):
         ({"requests": [0, 1]}, TypeError, "must be a sequence of class numbers"),
         ({"requests": [[0, 1], [1, 0]]}, ValueError, "are the same classes"),
         ({"requests": [[0, 1, 2]]}, ValueError, "leave at least one to retain"),
-        ({"requests": [[3]]}, ValueError, "no training samples"),
+        ({"requests": [[3]]}, ValueError, r"class 3, named in requests\[0\]"),
         ({"method": ju.Retrain()}, TypeError, "its method is a Retrain"),
         ({"how": "pmap"}, ValueError, "how must be one of"),
         ({"rates": [0.1]}, ValueError, "rates are judged on validation data"),

@@ -12,8 +12,8 @@ from jaxtyping import PyTree
 from jaxunlearn.classifier import Classifier
 from jaxunlearn.inputs import gram_shapes, layer_sums
 from jaxunlearn.inversion import ImagePrior, inversion_terms
+from jaxunlearn.kernel_gradients import in_pieces
 from jaxunlearn.objective import cross_entropy
-from jaxunlearn.pieces import in_pieces
 from jaxunlearn.planning.costs import Cost, program_cost
 from jaxunlearn.planning.records import Request
 from jaxunlearn.projector import Projector, project

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Int, Shaped
 
 from jaxunlearn.methods.descent import Targets, needs_logits, relabelled
-from jaxunlearn.tasks import Data, check_classes
+from jaxunlearn.tasks import Data, check_classes, check_leaves_some
 
 # "each" class by itself, or sets of classes.
 Requests = str | Iterable[Any]
@@ -61,31 +61,12 @@ def class_sets(
         msg = f"{name} are empty: name at least one set of classes."
         raise ValueError(msg)
     for number, classes in enumerate(found):
-        _check_set(f"{name}[{number}]", classes, present)
+        check_leaves_some(f"{name}[{number}]", classes, present)
         same = [n for n in range(number) if set(found[n]) == set(classes)]
         if same:
             msg = f"{name}[{same[0]}] and {name}[{number}] are the same classes, {list(classes)}: leave one out."  # noqa: E501
             raise ValueError(msg)
     return found
-
-
-def _check_set(name, classes, present):
-    absent = sorted(set(classes) - set(present))
-    if not classes:
-        msg = f"{name} is empty: name at least one class to forget."
-        raise ValueError(msg)
-    if absent:
-        msg = (
-            f"{name} names {absent}, of which there are no training samples; their "
-            f"labels are {present}."
-        )
-        raise ValueError(msg)
-    if set(classes) == set(present):
-        msg = (
-            f"{name} names every class of the training data, {present}: leave at least "
-            "one to retain."
-        )
-        raise ValueError(msg)
 
 
 def new_labels(

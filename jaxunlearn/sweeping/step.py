@@ -10,8 +10,8 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jaxunlearn import parallel
+from jaxunlearn.kernel_gradients import in_pieces
 from jaxunlearn.objective import cross_entropy
-from jaxunlearn.pieces import in_pieces
 from jaxunlearn.traced import Opaque, Program
 from jaxunlearn.updates import Update
 

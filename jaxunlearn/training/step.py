@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.augmentation import augment
 from jaxunlearn.classifier import Classifier
-from jaxunlearn.pieces import in_pieces
+from jaxunlearn.kernel_gradients import in_pieces
 from jaxunlearn.training.recipe import Recipe
 
 # What a step takes from the recipe as numbers: another value compiles nothing.

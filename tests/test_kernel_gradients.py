@@ -8,8 +8,8 @@ import optax
 import pytest
 
 import jaxunlearn as ju
-from jaxunlearn import parallel, pieces
-from jaxunlearn.pieces import PiecewiseConvolution, in_pieces
+from jaxunlearn import kernel_gradients, parallel
+from jaxunlearn.kernel_gradients import PiecewiseConvolution, in_pieces
 from jaxunlearn.training import Recipe
 
 pytestmark = pytest.mark.core
@@ -109,7 +109,7 @@ def test_only_large_operands_are_cut(monkeypatch):
 )
 def test_pieces_are_even_where_that_is_possible(count, most, pieces_of, left):
     images = jnp.arange(2 * count).reshape(count, 2)
-    (whole,), rest = pieces._cut((images,), most)
+    (whole,), rest = kernel_gradients._cut((images,), most)
     assert whole.shape[1] == pieces_of
     assert (0 if rest is None else len(rest[0])) == left
     parts = [whole.reshape(-1, 2), *(rest or ())]
