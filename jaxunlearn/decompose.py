@@ -31,17 +31,21 @@ def eigenpairs(
     return np.maximum(np.asarray(values)[::-1], 0), np.asarray(vectors)[:, ::-1]
 
 
-def singular_pairs(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def singular_pairs(
+    columns: np.ndarray, device: jax.Device | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Descending *squared* singular values `[d]` and left vectors of `[d, n]`."""
     d, n = columns.shape
     # Zero columns make the vectors a whole basis of R^d.
     columns = np.pad(columns, ((0, 0), (0, max(d - n, 0))))
     with float64():
-        vectors, sigma, _ = jnp.linalg.svd(placed(columns), full_matrices=False)
+        vectors, sigma, _ = jnp.linalg.svd(placed(columns, device), full_matrices=False)
     return np.asarray(sigma) ** 2, np.asarray(vectors)
 
 
-def merged_pairs(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def merged_pairs(
+    columns: np.ndarray, device: jax.Device | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """`singular_pairs` of the concatenated columns of several bases `[d, n]`.
 
     From single precision their squares lose nothing in float64, and `eigh` of one
@@ -49,11 +53,11 @@ def merged_pairs(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     d, n = columns.shape
     if n <= d or columns.dtype != np.float32:
-        return singular_pairs(columns)
+        return singular_pairs(columns, device)
     with float64():
-        wide = placed(columns)
+        wide = placed(columns, device)
         product = jnp.matmul(wide, wide.T, precision=jax.lax.Precision.HIGHEST)
-        return eigenpairs(product)
+        return eigenpairs(product, device)
 
 
 def complement(columns: np.ndarray) -> np.ndarray:

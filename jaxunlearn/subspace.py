@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn import decompose, parallel
@@ -60,6 +61,7 @@ def subspaces(
     protected_fraction: float | None = None,
     rtol: float | None = None,
     solver: str = "auto",
+    mesh: Mesh | None = None,
 ) -> PyTree:
     """The leading eigenvectors of second moments, by exactly one rule.
 
@@ -83,6 +85,8 @@ def subspaces(
         Krylov method, up to the rounding of the moment, where `r` is a small share of
         `d`, and else does as "full". "auto" is "full" up to a `d` of 4608, "partial"
         above.
+      mesh: over several processes: each decomposes its part of the layers, and all get
+        everything, so that all must call with equal moments. None: this process alone.
 
     Returns:
       Like params: `Subspace` in the moment's dtype, or None. By `energy` or `rtol`, a
@@ -118,8 +122,8 @@ def subspaces(
 
     map_records(check, Moment, "moments", moments)
     every = [work for some in works.values() for work in some]
-    sizes = [len(work.gram) for work in every]
-    found = iter(parallel.spread_over_devices(_Work.kept, every, sizes))
+    sizes = [len(work.gram) ** 3 for work in every]
+    found = iter(parallel.spread(_Work.kept, every, sizes, mesh))
 
     def basis(name: str, moment: Moment) -> Subspace:
         pairs = [next(found) for _ in works[name]]
@@ -247,7 +251,9 @@ def row_subspaces(
     return map_records(basis, LayerInput, "the layer inputs", seen)
 
 
-def merge_subspaces(trees: Sequence[PyTree], *, energy: float) -> PyTree:
+def merge_subspaces(
+    trees: Sequence[PyTree], *, energy: float, mesh: Mesh | None = None
+) -> PyTree:
     """One subspace for several, such as those of the retained classes.
 
     The SVD of the concatenated bases, `[U_1 ... U_k] = Q diag(sigma) VT`, of which the
@@ -258,6 +264,7 @@ def merge_subspaces(trees: Sequence[PyTree], *, energy: float) -> PyTree:
     Args:
       trees: like params each: `Subspace` or None. What leading axes hold is merged too.
       energy: in (0, 1], as in `subspaces`.
+      mesh: as in `subspaces`.
 
     Returns:
       Like params: `Subspace`, whose spectrum is that of `sum(U_i U_iT)`, or None.
@@ -287,22 +294,39 @@ def merge_subspaces(trees: Sequence[PyTree], *, energy: float) -> PyTree:
         check = functools.partial(_check_layouts, index)
         jax.tree.map_with_path(check, trees[0], tree, is_leaf=leaf_test(Subspace))
 
-    def merge(name: str, *records: Subspace) -> Subspace:
+    columns: dict[str, np.ndarray] = {}
+
+    def join(name: str, *records: Subspace) -> None:
         bases = []
         for record in records:
             check_concrete(name, record.basis, "choosing ranks")
             basis = np.asarray(record.basis)
             lead = math.prod(basis.shape[:-3])
             bases.extend(basis.reshape(lead, *basis.shape[-3:]))
-        columns = np.concatenate(bases, axis=-1)
-        shape, dtype, layout = columns.shape[:2], columns.dtype, records[0].layout
-        pairs = map(decompose.merged_pairs, columns)
-        resolution = float(jnp.finfo(dtype).eps)
-        kept = [_kept(pair, rule, resolution, dtype) for pair in pairs]
-        return _subspace(kept, shape, dtype, layout)
+        columns[name] = np.concatenate(bases, axis=-1)
 
     others = {f"trees[{index}]": tree for index, tree in enumerate(trees) if index}
-    return map_records(merge, Subspace, "trees[0]", trees[0], **others)
+    map_records(join, Subspace, "trees[0]", trees[0], **others)
+    every = [group for groups in columns.values() for group in groups]
+    sizes = [len(group) ** 2 * max(group.shape) for group in every]
+    work = functools.partial(_merged, rule)
+    found = iter(parallel.spread(work, every, sizes, mesh))
+
+    def basis(name: str, first: Subspace) -> Subspace:
+        groups = columns.pop(name)
+        pairs = [next(found) for _ in groups]
+        return _subspace(pairs, groups.shape[:2], groups.dtype, first.layout)
+
+    return map_records(basis, Subspace, "trees[0]", trees[0])
+
+
+def _merged(
+    rule: Rule, columns: np.ndarray, device: jax.Device
+) -> tuple[np.ndarray, np.ndarray]:
+    """The spectrum of several bases' columns, and the vectors that the rule keeps."""
+    pair = decompose.merged_pairs(columns, device)
+    resolution = float(jnp.finfo(columns.dtype).eps)
+    return _kept(pair, rule, resolution, columns.dtype)
 
 
 def host_grams(name: str, moment: Moment) -> np.ndarray:

@@ -1,12 +1,10 @@
 """Leading eigenvectors found without the others, against the full decomposition."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from spectra import LAYOUTS, dense, moment, projectors, ranks, rotation
+from spectra import dense, moment, projectors, ranks, rotation
 
-from jaxunlearn import decompose, parallel, partial_eigen
+from jaxunlearn import partial_eigen
 from jaxunlearn.partial_eigen import leading_eigenpairs
 from jaxunlearn.ranks import Rule
 from jaxunlearn.subspace import subspaces
@@ -156,56 +154,3 @@ def test_ranks_from_leading_eigenvalues_are_those_from_all_or_unknown():
                 known += rank is not None
             assert rank == full
     assert known > 1000
-
-
-# Devices.
-
-
-def test_layers_are_spread_over_devices_the_largest_first():
-    devices = jax.devices()[:3]
-    begun = []
-
-    def work(size, device):
-        begun.append((size, device))
-        with decompose.float64():
-            return size, decompose.placed(np.eye(size), device).device
-
-    sizes = [2, 5, 3, 4, 1]
-    found = parallel.spread_over_devices(work, sizes, sizes, devices)
-    assert [size for size, _ in found] == sizes
-    assert found == [(size, dict(begun)[size]) for size in sizes]
-    assert {device for _, device in begun} <= set(devices)
-    assert max(size for size, _ in begun[:3]) == 5
-
-
-def test_every_device_gives_the_same_subspaces(monkeypatch):
-    tree = {
-        name: moment(np.ones(layout.fan_in) / np.arange(1, layout.fan_in + 1), layout)
-        for name, layout in LAYOUTS.items()
-    }
-    one = subspaces(tree, rank=2)
-    spread = parallel.spread_over_devices
-    used = set()
-
-    def over_all(function, items, sizes):
-        def call(item, device):
-            used.add(device)
-            return function(item, device)
-
-        return spread(call, items, sizes, jax.devices())
-
-    monkeypatch.setattr(parallel, "spread_over_devices", over_all)
-    jax.tree.map(np.testing.assert_array_equal, one, subspaces(tree, rank=2))
-    assert len(used) > 1
-    assert next(iter(jax.tree.leaves(one))).devices() == {jnp.ones(1).device}
-
-
-def test_what_a_device_raises_is_raised_here():
-    def work(item, device):
-        if item == 3:
-            msg = "three"
-            raise ValueError(msg)
-        return item
-
-    with pytest.raises(ValueError, match="three"):
-        parallel.spread_over_devices(work, [1, 2, 3], [1, 2, 3], jax.devices()[:2])

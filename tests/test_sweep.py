@@ -1,5 +1,7 @@
 """Sweeps: every request as if it were alone, at the cost of one."""
 
+import types
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ import jaxunlearn as ju
 from jaxunlearn import parallel
 from jaxunlearn.methods.descent import Setting
 from jaxunlearn.methods.selection import TOLERANCE
-from jaxunlearn.sweeping import protection, stacked
+from jaxunlearn.sweeping import protection, room, stacked
 
 K, KEY = 4, jax.random.key(3)
 # Of unequal sizes, one of them less than a minibatch.
@@ -209,11 +211,49 @@ def test_passes_by_memory_give_the_same(subspace, mlp, data, monkeypatch):
 
 def test_off_the_cpu_the_faster_way_is_measured(mlp, data, reference, monkeypatch):
     assert reference.how == "one by one"
+    assert reference.at_once == 1
     assert reference.step_seconds == {}
     monkeypatch.setattr(parallel, "loops_are_slow", lambda: False)
     swept = ju.sweep(mlp, data, SETS, unsc(), key=KEY)
     assert set(swept.step_seconds) == {"vmap", "map"}
     assert swept.how == min(swept.step_seconds, key=swept.step_seconds.get)
+    assert_same(swept, reference, data.images)
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_as_many_requests_at_once_as_memory_holds(
+    how, mlp, data, reference, monkeypatch
+):
+    taken, run_steps = [], stacked.run_steps
+
+    def spy(step, carry, constants, *, feed, **options):
+        program = jax.jit(step, donate_argnums=0)
+        given = carry, constants, np.int32(0), jax.tree.map(lambda x: x[0], feed(0, 1))
+        memory = program.lower(*given).compile().memory_analysis()
+        taken.append(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
+        return run_steps(step, carry, constants, feed=feed, **options)
+
+    def leave(free):
+        # To the statistics of the same sweep memory is as it is.
+        there = types.SimpleNamespace(free_memory=lambda devices: free)
+        monkeypatch.setattr(room, "parallel", there)
+        taken.clear()
+
+    monkeypatch.setattr(stacked, "run_steps", spy)
+    counts = []
+    for free in (2**30, 130_000, 1):
+        leave(free)
+        swept = ju.sweep(mlp, data, SETS, unsc(), key=KEY, how=how)
+        assert_same(swept, reference, data.images)
+        assert len(taken) == -(-len(SETS) // swept.at_once)
+        assert free == 1 or max(taken) < free
+        counts.append(swept.at_once)
+    assert counts == [3, 2, 1]
+    # Each of two devices holds two.
+    leave(130_000)
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    swept = ju.sweep(mlp, data, SETS, unsc(), key=KEY, how=how, mesh=mesh)
+    assert (swept.at_once, len(taken)) == (4, 1)
     assert_same(swept, reference, data.images)
 
 

@@ -145,9 +145,11 @@ def cost(swept: Sweep, seconds: dict[str, float], samples: int) -> str:
         source = f"{passes['statistics']} over {samples:,} training images"
     else:
         source = f"{passes['statistics']} over {len(swept.proxies):,} proxies"
+    turns = "" if swept.at_once == 1 else f", {swept.at_once} at a time"
     text = (
         f"{len(swept.requests)} requests at learning rate {swept.learning_rate:g}, "
-        f"steps {swept.how}. Data passes: {source} for statistics, {passes['labels']} "
-        f"for new labels. Seconds: {timed}; compilation apart {seconds['compile']:.1f}."
+        f"steps {swept.how}{turns}. Data passes: {source} for statistics, "
+        f"{passes['labels']} for new labels. Seconds: {timed}; compilation apart "
+        f"{seconds['compile']:.1f}."
     )
     return textwrap.fill(text, 80)

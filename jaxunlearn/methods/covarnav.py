@@ -91,7 +91,7 @@ class CovarNav(ProjectedDescent):
         with watch.stage("statistics"):
             share = parallel.own_share(len(proxies), mesh)
             moments = second_moments(classifier, proxies.images[share], mesh=mesh)
-            projection, ranks = self.protected(moments)
+            projection, ranks = self.protected(moments, mesh)
             jax.block_until_ready(moments)
         read = {"retain": len(proxies) if self.stand_in == "retained" else 0}
         trace = Trace(

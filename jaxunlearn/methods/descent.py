@@ -259,12 +259,14 @@ class ProjectedDescent(Descent):
         names = ("energy", "rank", "protected_fraction", "rtol")
         return {name: getattr(self, name) for name in names}
 
-    def protected(self, moments: PyTree) -> tuple[optax.GradientTransformation, dict]:
+    def protected(
+        self, moments: PyTree, mesh: Mesh | None = None
+    ) -> tuple[optax.GradientTransformation, dict]:
         """The projection that these moments of retained inputs ask for, and ranks."""
         if self.projection == "ridge":
             return shrink_to_null_space(moments, damping=self.damping), {}
         rule = self.rule if self.projection == "hard" else {"rank": 0}
-        protected = subspaces(moments, **rule)
+        protected = subspaces(moments, **rule, mesh=mesh)
         return project_to_null_space(protected), subspace_ranks(protected)
 
 

@@ -67,7 +67,7 @@ class UNSC(ProjectedDescent):
                 share = parallel.own_share(len(task.retain), mesh)
                 images = task.retain.images[share]
                 moments = second_moments(classifier, images, mesh=mesh)
-                projection, ranks = self.protected(moments)
+                projection, ranks = self.protected(moments, mesh)
         read = {"retain": len(task.retain)}
         return projection, Trace(ranks=ranks, seconds=watch.seconds, samples_read=read)
 
@@ -81,8 +81,8 @@ class UNSC(ProjectedDescent):
             mesh=mesh,
         )
         present = tuple(np.unique(retain.labels).tolist())
-        apart = [subspaces(_of_classes(moments, present), **self.rule)]
-        merged = merge_subspaces(apart, energy=self.merge_energy)
+        apart = [subspaces(_of_classes(moments, present), **self.rule, mesh=mesh)]
+        merged = merge_subspaces(apart, energy=self.merge_energy, mesh=mesh)
         jax.block_until_ready(merged)
         return project_to_null_space(merged), subspace_ranks(merged)
 

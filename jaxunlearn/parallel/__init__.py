@@ -25,6 +25,7 @@ from jaxunlearn.parallel.placement import place_whole as place_whole
 from jaxunlearn.parallel.placement import zeros as zeros
 from jaxunlearn.parallel.processes import broadcast as broadcast
 from jaxunlearn.parallel.processes import device_count as device_count
+from jaxunlearn.parallel.processes import exchange as exchange
 from jaxunlearn.parallel.processes import initialize as initialize
 from jaxunlearn.parallel.processes import leave as leave
 from jaxunlearn.parallel.processes import process_count as process_count
@@ -34,5 +35,6 @@ from jaxunlearn.parallel.shares import check_transform as check_transform
 from jaxunlearn.parallel.shares import on_leading_shares as on_leading_shares
 from jaxunlearn.parallel.shares import on_shares as on_shares
 from jaxunlearn.parallel.shares import over_devices as over_devices
-from jaxunlearn.parallel.shares import spread_over_devices as spread_over_devices
 from jaxunlearn.parallel.shares import sum_over_devices as sum_over_devices
+from jaxunlearn.parallel.spreading import spread as spread
+from jaxunlearn.parallel.spreading import spread_over_devices as spread_over_devices

@@ -6,6 +6,9 @@ import time
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxunlearn.parallel.placement import fetch, place_rows
 
 
 def initialize(
@@ -105,7 +108,7 @@ def leave() -> None:
     jax.distributed.shutdown()
 
 
-# Bytes at a time, as each device holds a copy of them meanwhile.
+# Bytes at a time, as a device of each process holds a copy of them meanwhile.
 _BROADCAST = 2**26
 
 
@@ -134,3 +137,32 @@ def broadcast(data: bytes) -> bytes:
         received = multihost_utils.broadcast_one_to_all(piece)
         pieces.append(np.asarray(received)[:length].tobytes())
     return b"".join(pieces)
+
+
+def exchange(data: bytes, mesh: Mesh) -> list[bytes]:
+    """What each process of `mesh` has, in their order; every one of them must call it.
+
+    >>> exchange(b"one process", jax.make_mesh((1,), ("data",)))
+    [b'one process']
+    """
+    # One device of each process: more would hold further copies.
+    firsts: dict[int, jax.Device] = {}
+    for device in mesh.devices.flat:
+        firsts.setdefault(device.process_index, device)
+    ordered = [firsts[index] for index in sorted(firsts)]
+    one_each = Mesh(np.array(ordered), ("process",))
+
+    def gather(row: np.ndarray) -> np.ndarray:
+        return np.asarray(fetch(place_rows(row[None], one_each), one_each))
+
+    parts = gather(np.array(divmod(len(data), _BROADCAST), np.uint32)).tolist()
+    lengths = [whole * _BROADCAST + rest for whole, rest in parts]
+    most = max(_BROADCAST // len(ordered), 1)
+    received = []
+    for start in range(0, max(lengths), most):
+        own = np.frombuffer(data[start : start + most], np.uint8)
+        # Of few lengths, as each is a program of its own.
+        width = 1 << (min(most, max(lengths) - start) - 1).bit_length()
+        received.append(gather(np.pad(own, (0, width - len(own))))[:, :most])
+    joined = np.concatenate(received, axis=1) if received else np.zeros((len(parts), 0))
+    return [row[:length].tobytes() for row, length in zip(joined, lengths, strict=True)]

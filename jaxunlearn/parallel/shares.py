@@ -1,17 +1,13 @@
-"""One function on every device's share, by `shard_map`, `pmap` or threads."""
+"""One function on every device's share, by `shard_map` or `pmap`."""
 
-import collections
-import concurrent.futures
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import jax
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PyTree
 
-from jaxunlearn.parallel.hardware import linear_algebra_device
 from jaxunlearn.parallel.meshes import automatic, axis_of
 
 # What JAX has to run a function on each of several devices.
@@ -176,45 +172,3 @@ def sum_over_devices(
         out_specs=PartitionSpec(),
         check_vma=False,
     )(tree)
-
-
-def spread_over_devices(
-    function: Callable[[Any, jax.Device], Any],
-    items: Sequence[Any],
-    sizes: Sequence[float],
-    devices: Sequence[jax.Device] | None = None,
-) -> list[Any]:
-    """`function(item, device)` for every item, in their order; the largest begin.
-
-    Whichever device is free takes the largest item left. By default these are the
-    devices that `linear_algebra_device` is one of, without the simulated ones, which
-    share their cores. What a call raises is raised here; no further item is begun.
-
-    >>> spread_over_devices(lambda item, device: 2 * item, [1, 3, 2], sizes=[1, 3, 2])
-    [2, 6, 4]
-    """
-    if devices is None:
-        on_gpu = jax.default_backend() == "gpu"
-        devices = jax.local_devices() if on_gpu else [linear_algebra_device()]
-    ahead = collections.deque(np.argsort(-np.asarray(sizes), kind="stable").tolist())
-    found: list[Any] = [None] * len(items)
-
-    def work(device: jax.Device) -> None:
-        while True:
-            try:
-                index = ahead.popleft()
-            except IndexError:
-                return
-            try:
-                found[index] = function(items[index], device)
-            except BaseException:
-                ahead.clear()
-                raise
-
-    if len(devices) == 1 or len(items) == 1:
-        work(devices[0])
-        return found
-    with concurrent.futures.ThreadPoolExecutor(len(devices)) as threads:
-        for _ in threads.map(work, devices):
-            pass
-    return found

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxunlearn import decompose
+from jaxunlearn import decompose, parallel
 from jaxunlearn.moments import Moment, sum_classes
 from jaxunlearn.ranks import choose_rule
 from jaxunlearn.records import map_records
@@ -60,10 +60,13 @@ def merged_bases(bases: dict[int, PyTree], sets: Sets, energy: float) -> PyTree:
             for c, record in zip(classes, records, strict=True)
         }
         total = _sum_of_products(columns.values())
-        merged = []
-        for own in sets:
+
+        def decomposed(own: tuple[int, ...], device: jax.Device) -> list:
             gram = total - _sum_of_products(columns[c] for c in own)
-            pairs = [decompose.eigenpairs(group) for group in gram]
+            return [decompose.eigenpairs(group, device) for group in gram]
+
+        merged = []
+        for pairs in parallel.spread(decomposed, sets, [1] * len(sets)):
             kept = [V[:, : rule.rank(values, resolution)] for values, V in pairs]
             width = max(V.shape[1] for V in kept)
             padded = [np.pad(V, ((0, 0), (0, width - V.shape[1]))) for V in kept]

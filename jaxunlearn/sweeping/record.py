@@ -24,6 +24,7 @@ class Sweep:
       trials: what each rate of the grid led to on validation data, as means over the
         requests.
       how: how one step of many requests was computed: "vmap", "map" or "one by one".
+      at_once: of how many requests, over all devices: all, or as many as memory held.
       step_seconds: where that was chosen by measurement, seconds of a step of all
         requests each way.
       passes: how often the training data were read for "statistics" and for "labels".
@@ -38,6 +39,7 @@ class Sweep:
     learning_rate: float
     trials: tuple[Trial, ...]
     how: str
+    at_once: int
     step_seconds: Mapping[str, float]
     passes: Mapping[str, int]
     samples_read: Mapping[str, int]

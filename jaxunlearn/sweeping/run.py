@@ -50,7 +50,8 @@ def sweep(
     - one forward pass gives all new labels;
     - one compiled program runs the steps of all requests, whose parameters, bases and
       minibatches are stacked: all at once under `vmap`, in turns on the device under
-      `map`, or one request after another.
+      `map` (of either, as many at a time as memory holds), or one request after
+      another.
 
     Args:
       classifier: is not modified.
@@ -147,6 +148,7 @@ def sweep(
         learning_rate=method.learning_rate,
         trials=tuple(trials),
         how=stack.how,
+        at_once=stack.at_once,
         step_seconds=stack.step_seconds,
         passes=passes,
         samples_read={

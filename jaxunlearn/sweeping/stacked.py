@@ -20,6 +20,7 @@ from jaxunlearn.objective import trace_augment
 from jaxunlearn.steps import CHUNK, minibatches, run_steps
 from jaxunlearn.sweeping.protection import Protection
 from jaxunlearn.sweeping.requests import Request
+from jaxunlearn.sweeping.room import requests_at_once
 from jaxunlearn.sweeping.step import StackedStep
 from jaxunlearn.tasks import Data
 from jaxunlearn.traced import Opaque, Program
@@ -48,6 +49,7 @@ class Stack:
     Attributes:
       how: how a step of many requests is computed; chosen by the first descent where it
         is None.
+      at_once: how many requests a step computes; likewise.
       step_seconds: what that choice measured.
     """
 
@@ -63,6 +65,7 @@ class Stack:
         mesh: Mesh | None,
     ):
         self.how: Any = how
+        self.at_once = 0
         self.step_seconds: dict[str, float] = {}
         self._classifier, self._requests = classifier, requests
         self._images = np.asarray(train.images)
@@ -78,8 +81,10 @@ class Stack:
         program = self._program(method)
         if self.how is None:
             self.how, self.step_seconds = self._fastest(program, method)
-        step = StackedStep(program.augment, program.update, self.how, self._mesh)
-        width = self._devices if self.how == "one by one" else self._padded
+        step = self._step(program, self.how)
+        if not self.at_once:
+            self.at_once = self._width(step, program, method)
+        width = self.at_once
         starts = range(0, len(self._requests), width)
         total, params, losses = method.steps * len(starts), [], []
         for number, start in enumerate(starts):
@@ -106,10 +111,22 @@ class Stack:
     def _devices(self) -> int:
         return 1 if self._mesh is None else self._mesh.size
 
-    @property
-    def _padded(self) -> int:
-        """As many requests as the devices share evenly."""
-        return -(-len(self._requests) // self._devices) * self._devices
+    def _step(self, program, how) -> StackedStep:
+        return StackedStep(program.augment, program.update, how, self._mesh)
+
+    def _width(self, step, program, method) -> int:
+        """How many requests one call of `step` takes, over all devices."""
+        if step.how == "one by one":
+            return self._devices
+        params, shared = program.shared
+        own = jax.tree.map(lambda x: x[0], self._protection.state)
+        rows = self._rows(np.arange(1), method, program.size)(0, 1)
+        row = jax.tree.map(lambda x: x[0, 0], rows)
+        carry, count = (params, (shared, own)), len(self._requests)
+        each = requests_at_once(
+            step, carry, program.constants, row, count, self._devices
+        )
+        return each * self._devices
 
     def _program(self, method: Descent) -> "_Program":
         size = max(min(len(r.rows), method.batch_size) for r in self._requests)
@@ -146,18 +163,19 @@ class Stack:
 
         params, shared = jax.tree.map(repeat, program.shared)
         own = jax.tree.map(lambda x: x[chosen], self._protection.state)
+        rows = self._rows(chosen, method, program.size)
         bytes_each = len(chosen) * program.size * self._images[:1].size * 4
         return run_steps(
             step,
             parallel.place_rows((params, (shared, own)), self._mesh),
             parallel.place_whole(program.constants, self._mesh),
             steps=steps,
-            feed=self._feed(chosen, method, program.size),
+            feed=lambda *steps: parallel.place_columns(rows(*steps), self._mesh),
             chunk=max(1, min(CHUNK, _CHUNK_BYTES // bytes_each)),
             on_chunk=on_chunk,
         )
 
-    def _feed(self, chosen, method, size) -> Callable[[int, int], PyTree]:
+    def _rows(self, chosen, method, size) -> Callable[[int, int], PyTree]:
         """Minibatches `[steps, requests, size]`, in the order that each has alone.
 
         A request of fewer samples fills its minibatches up with images that weigh
@@ -172,7 +190,7 @@ class Stack:
         weights = np.stack([np.where(np.arange(size) < n, 1 / n, 0) for n in sizes])
         weights = weights.astype(np.float32)
 
-        def feed(first, stop):
+        def rows(first, stop):
             images, targets = [], []
             for request, order in zip(requests, orders, strict=True):
                 places = order(first, stop)
@@ -181,10 +199,9 @@ class Stack:
                 images.append(self._images[request.rows[places]])
                 targets.append(request.targets[places])
             steps = np.broadcast_to(weights, (stop - first, *weights.shape))
-            rows = (np.stack(images, 1), np.stack(targets, 1), steps)
-            return parallel.place_columns(rows, self._mesh)
+            return np.stack(images, 1), np.stack(targets, 1), steps
 
-        return feed
+        return rows
 
     def _fastest(self, program, method) -> tuple[str, dict[str, float]]:
         """How to compute a step of all requests: by rule on a CPU, else measured.
@@ -192,12 +209,13 @@ class Stack:
         `benchmarks/sweep.py`: on a CPU a loop makes gradients of convolutions slow, and
         so does vmap, which turns convolutions of many kernels into grouped ones.
         """
-        if parallel.loops_are_slow() or self._padded == self._devices:
+        if parallel.loops_are_slow() or len(self._requests) <= self._devices:
             return "one by one", {}
-        group, seconds = np.arange(self._padded), {}
+        seconds = {}
         for how in ("vmap", "map"):
-            step = StackedStep(program.augment, program.update, how, self._mesh)
-            taken = []
+            step, taken = self._step(program, how), []
+            group = np.arange(self._width(step, program, method))
+            rounds = -(-len(self._requests) // len(group))
             # The first time compiles.
             for _ in range(3):
                 start = time.perf_counter()
@@ -205,7 +223,7 @@ class Stack:
                     self._run(step, program, method, group, _TIMED_STEPS)
                 )
                 taken.append((time.perf_counter() - start) / _TIMED_STEPS)
-            seconds[how] = min(taken)
+            seconds[how] = rounds * min(taken)
         return min(seconds, key=seconds.__getitem__), seconds
 
     def _check_losses(self, stop, history, group):
