@@ -49,7 +49,8 @@ ENTRIES = [
     ("sweep", "benchmarks/sweep.py", 5),
     ("large", "benchmarks/planning.py --large --batch 64", 4),
     ("plan", "benchmarks/planning.py", 5),
-    ("partial-eigen", "benchmarks/partial_eigen.py", 4),
+    ("stacking", "benchmarks/stacking.py", 2),
+    ("partial-eigen", "benchmarks/partial_eigen.py --sizes 1024 2304 4608", 6),
     (
         "growth",
         "-m benchmarks.cost_growth --images 2048 4096 8192 16384 --batch 256 "
