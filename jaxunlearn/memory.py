@@ -15,8 +15,8 @@ from jaxunlearn.jaxprs import open_jaxpr
 
 # A batch of more images is hardly faster.
 _BATCH = 256
-# Of what is free: the rest is for what a step's estimate leaves out, and for others.
-_SHARE = 0.5
+# Of what is free: the rest is for what an estimate leaves out, and for others.
+SHARE = 0.5
 
 
 def batch_that_fits(classifier: Classifier, sample: Any, devices: int) -> int:
@@ -30,7 +30,7 @@ def batch_that_fits(classifier: Classifier, sample: Any, devices: int) -> int:
       devices: among which each batch is cut.
     """
     fixed, each = step_bytes(classifier, sample)
-    limit = _SHARE * parallel.free_memory(devices)
+    limit = SHARE * parallel.free_memory(devices)
     batch = _BATCH
     while batch > devices and fixed + -(-batch // devices) * each > limit:
         batch //= 2
@@ -149,7 +149,7 @@ def class_passes(
     own = parallel.own_mesh(parallel.mesh_for_rows(mesh))
     if limit is None:
         devices = 1 if own is None else own.size
-        limit = int(_SHARE * parallel.free_memory(devices))
+        limit = int(SHARE * parallel.free_memory(devices))
     each = moment_bytes(classifier, images, 1)
     held = limit // each - 1
     if held < 1:

@@ -248,6 +248,8 @@ def test_as_many_requests_at_once_as_memory_holds(
         assert len(taken) == -(-len(SETS) // swept.at_once)
         assert free == 1 or max(taken) < free
         counts.append(swept.at_once)
+        leaves = jax.tree.leaves([r.classifier.params for r in swept.results])
+        assert all(isinstance(x, np.ndarray) == (free == 1) for x in leaves)
     assert counts == [3, 2, 1]
     # Each of two devices holds two.
     leave(130_000)

@@ -95,10 +95,14 @@ def from_mesh(tree: PyTree, mesh: Mesh | None) -> PyTree:
     return jax.tree.map(copy, tree)
 
 
+# Defined once, so that every shape compiles once.
+_whole = jax.jit(keep_whole, static_argnums=1)
+
+
 def fetch(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """What lies on the devices of `mesh`, cut or whole, as NumPy arrays everywhere."""
     if mesh is not None and mesh.is_multi_process:
-        tree = jax.jit(lambda t: keep_whole(t, mesh))(tree)
+        tree = _whole(tree, mesh)
     return jax.device_get(tree)
 
 

@@ -19,7 +19,8 @@ class Sweep:
     Attributes:
       requests: the classes that each request forgets.
       results: a classifier for each, with its losses and ranks. What requests share is
-        counted here and not in their traces.
+        counted here and not in their traces. Parameters that together would fill a
+        device stay on the host, as NumPy arrays.
       learning_rate: the one of all.
       trials: what each rate of the grid led to on validation data, as means over the
         requests.

@@ -1,15 +1,16 @@
-"""How many requests a device's memory holds at once."""
+"""How many requests, and how many results, a device's memory holds at once."""
+
+from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from jaxunlearn import parallel
+from jaxunlearn.memory import SHARE
 from jaxunlearn.planning.costs import program_cost
 from jaxunlearn.sweeping.step import StackedStep
-
-# Of what is free: the rest is for what the estimate leaves out, and for others.
-_SHARE = 0.5
 
 
 def requests_at_once(
@@ -42,7 +43,7 @@ def requests_at_once(
         cost = program_cost(step, held, constants, np.int32(0), rows)
         return cost.held + 2 * _bytes(held) + _bytes(rows)
 
-    limit = _SHARE * parallel.free_memory(devices)
+    limit = SHARE * parallel.free_memory(devices)
     whole = needed(own)
     if whole <= limit or own == 1:
         return own
@@ -51,6 +52,16 @@ def requests_at_once(
     room = max(1, int((limit - one) / each) + 1)
     rounds = -(-own // room)
     return -(-own // rounds)
+
+
+def on_device_if_they_fit(trees: Sequence[PyTree]) -> list[PyTree]:
+    """Arrays of the host on the default device, or all as they are.
+
+    They fit where half of the memory that is free now holds them.
+    """
+    if sum(map(_bytes, trees)) > SHARE * parallel.free_memory(1):
+        return list(trees)
+    return jax.tree.map(jnp.asarray, list(trees))
 
 
 def _stacked(tree: PyTree, count: int) -> PyTree:

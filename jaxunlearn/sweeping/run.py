@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -20,6 +19,7 @@ from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.sweeping.protection import Protection, check_method, protect_each
 from jaxunlearn.sweeping.record import Sweep
 from jaxunlearn.sweeping.requests import Request, Requests, class_sets, new_labels
+from jaxunlearn.sweeping.room import on_device_if_they_fit
 from jaxunlearn.sweeping.stacked import Descended, Stack
 from jaxunlearn.sweeping.step import WAYS
 from jaxunlearn.tasks import Data, split_by_class
@@ -81,6 +81,7 @@ def sweep(
         of the grid, if there is one).
 
     >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
     >>> import numpy as np
     >>> import jaxunlearn as ju
     >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
@@ -229,10 +230,10 @@ def _results(
     method: Descent,
 ) -> tuple[Result, ...]:
     found = []
-    parts = (requests, protection.ranks, descended.params, descended.losses)
+    ends = on_device_if_they_fit(descended.params)
+    parts = (requests, protection.ranks, ends, descended.losses)
     for request, ranks, params, losses in zip(*parts, strict=True):
         read = method.steps * min(len(request.rows), method.batch_size)
         trace = Trace(losses, ranks, samples_read={"forget": read, "retain": 0})
-        params = jax.tree.map(jnp.asarray, params)
         found.append(Result(classifier.replace(params=params), trace))
     return tuple(found)
