@@ -127,6 +127,19 @@ def test_what_is_held_is_what_lives_at_once():
     assert program_cost(kept, shape(16, 16)).held > 4 * 4 * 256
 
 
+def test_what_is_called_through_jit_counts_as_if_it_stood_there():
+    def program(activation):
+        def gradient(x):
+            return jax.grad(lambda x: jnp.sum(activation(x @ x) @ x))(x)
+
+        return program_cost(gradient, shape(16, 16))
+
+    plain = program(lambda x: jnp.maximum(x, 0) * 2)
+    called = program(jax.jit(lambda x: jnp.maximum(x, 0) * 2))
+    assert (plain.held, plain.moved) == (called.held, called.moved)
+    assert plain.held > 0
+
+
 def test_held_memory_is_within_a_factor_of_what_xla_asks_for():
     images = jnp.ones((64, 16, 16, 3))
     real = drawn(Small(), images)

@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxunlearn.jaxprs import open_jaxpr
+from jaxunlearn.jaxprs import evaluate, open_jaxpr
 
 # XLA computes these where their result is read, instead of writing it down.
 _ELEMENTWISE = {
     *("abs", "add", "add_any", "and", "broadcast_in_dim", "ceil", "clamp"),
-    *("convert_element_type", "copy", "copy_p", "cos", "div", "eq", "erf", "exp"),
-    *("exp2", "expand_dims", "floor", "ge", "gt", "integer_pow", "iota", "is_finite"),
-    *("le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg"),
+    *("convert_element_type", "copy", "copy_p", "cos", "div", "eq", "erf", "erfc"),
+    *("exp", "exp2", "expand_dims", "floor", "ge", "gt", "integer_pow", "iota"),
+    *("is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul"),
+    *("ne", "neg"),
     *("not", "or", "pow", "reduce_precision", "rem", "reshape", "rev", "round"),
     *("rsqrt", "select_n", "sign", "sin", "slice", "sqrt", "square", "squeeze"),
     *("stop_gradient", "sub", "tanh", "transpose", "xor"),
@@ -98,8 +99,14 @@ def program_cost(function: Callable[..., Any], *arguments: Any) -> Cost:
     >>> cost.flops, cost.held
     (512.0, 64)
     """
-    jaxpr, _ = open_jaxpr(jax.make_jaxpr(function)(*arguments))
-    walk = _Walk(jaxpr)
+    jaxpr, consts = open_jaxpr(jax.make_jaxpr(function)(*arguments))
+
+    def without_calls(*leaves):
+        return evaluate(jaxpr, consts, leaves, lambda equation: None)
+
+    # What is called through `jit` is compiled as if it stood there.
+    flat = jax.make_jaxpr(without_calls)(*jax.tree.leaves(arguments))
+    walk = _Walk(open_jaxpr(flat)[0])
     return Cost(tuple(walk.products), walk.moved, walk.held)
 
 
