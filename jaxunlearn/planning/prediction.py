@@ -147,7 +147,8 @@ def _subspaces(
         "subspaces",
         request.sets,
         request.sets * flops,
-        request.sets * (moments + kept) + held,
+        # Bases as they were found, and the records made of them.
+        request.sets * (moments + 2 * kept) + held,
         None if rates is None else request.sets * seconds,
     )
 
