@@ -60,7 +60,7 @@ def step_bytes(classifier: Classifier, sample: Any) -> tuple[int, int]:
     )
     inputs = sum(layer.inputs for layer in layers)
     width = max((leaf.dtype.itemsize for leaf in jax.tree.leaves(found)), default=4)
-    return 2 * _bytes(found), width * (inputs + 3 * largest)
+    return 2 * tree_bytes(found), width * (inputs + 3 * largest)
 
 
 _forward = jax.jit(lambda classifier, images: classifier(images))
@@ -102,9 +102,9 @@ def moment_bytes(classifier: Classifier, sample: Any, count: int) -> int:
       sample: images; only their shape and type matter.
       count: how many classes.
     """
-    sums = _bytes(sum_shapes(classifier, sample))
+    sums = tree_bytes(sum_shapes(classifier, sample))
     # Two of each while they are summed; then their value, and the grams made of it.
-    return count * (sums + max(sums, _bytes(gram_shapes(classifier, sample))))
+    return count * (sums + max(sums, tree_bytes(gram_shapes(classifier, sample))))
 
 
 def class_passes(
@@ -164,7 +164,8 @@ def class_passes(
     return [tuple(range(*pair)) for pair in zip(stops, stops[1:], strict=False)]
 
 
-def _bytes(tree) -> int:
+def tree_bytes(tree: Any) -> int:
+    """Of all leaves, which may be shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 

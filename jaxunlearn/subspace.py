@@ -152,7 +152,7 @@ class _Work:
                 spectrum, vectors = found
                 return spectrum, vectors.astype(self.gram.dtype)
         pair = decompose.eigenpairs(self.gram, device)
-        return _kept(pair, rule, resolution, self.gram.dtype)
+        return kept_pair(pair, rule, resolution, self.gram.dtype)
 
 
 def _resolution(name: str, moment: Moment, rule: Rule) -> float:
@@ -245,7 +245,7 @@ def row_subspaces(
         resolution = layout.fan_in * float(jnp.finfo(dtype).eps) ** 2
         shape = (layout.groups, layout.fan_in)
         pairs = map(decompose.singular_pairs, columns)
-        kept = [_kept(pair, rule, resolution, dtype) for pair in pairs]
+        kept = [kept_pair(pair, rule, resolution, dtype) for pair in pairs]
         return _subspace(kept, shape, dtype, layout)
 
     return map_records(basis, LayerInput, "the layer inputs", seen)
@@ -326,7 +326,7 @@ def _merged(
     """The spectrum of several bases' columns, and the vectors that the rule keeps."""
     pair = decompose.merged_pairs(columns, device)
     resolution = float(jnp.finfo(columns.dtype).eps)
-    return _kept(pair, rule, resolution, columns.dtype)
+    return kept_pair(pair, rule, resolution, columns.dtype)
 
 
 def host_grams(name: str, moment: Moment) -> np.ndarray:
@@ -350,7 +350,7 @@ def _check_layouts(index: int, path, first: Any, other: Any) -> None:
         raise ValueError(msg)
 
 
-def _kept(
+def kept_pair(
     pair: tuple[np.ndarray, np.ndarray], rule: Rule, resolution: float, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """A spectrum, and of its vectors those that the rule keeps, in this dtype."""

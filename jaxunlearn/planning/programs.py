@@ -13,6 +13,7 @@ from jaxunlearn.classifier import Classifier
 from jaxunlearn.inputs import gram_shapes, layer_sums
 from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.kernel_gradients import in_pieces
+from jaxunlearn.memory import tree_bytes
 from jaxunlearn.objective import cross_entropy
 from jaxunlearn.planning.costs import Cost, program_cost
 from jaxunlearn.planning.records import Request
@@ -55,7 +56,7 @@ def stage_programs(
         arguments = (classifier, batch(size, jnp.float32), labels(size))
         stage = _stage("inversion", runs, _image_gradient, arguments, compiled)
         # Adam's two averages, and the images that come out.
-        adam = 3 * _size(arguments[1])
+        adam = 3 * tree_bytes(arguments[1])
         found.append(dataclasses.replace(stage, bytes=stage.bytes + adam))
     if request.images:
         # As many batches for each set as it needs.
@@ -66,7 +67,7 @@ def stage_programs(
         runs = request.sets * math.ceil(share / size)
         found.append(_stage("statistics", runs, layer_sums, arguments, compiled))
         # What is carried from batch to batch: sums, and their compensation.
-        sums = 2 * request.sets * _size(jax.eval_shape(layer_sums, *arguments))
+        sums = 2 * request.sets * tree_bytes(jax.eval_shape(layer_sums, *arguments))
         found[-1] = dataclasses.replace(found[-1], bytes=found[-1].bytes + sums)
     if request.steps:
         size = request.step_batch_size
@@ -86,8 +87,8 @@ def _stage(
         memory = program.memory_analysis()
         # Not every backend tells.
         held = cost.held if memory is None else memory.temp_size_in_bytes
-    results = _size(jax.eval_shape(function, *arguments))
-    return Stage(name, runs, cost, int(held + _size(arguments) + results))
+    results = tree_bytes(jax.eval_shape(function, *arguments))
+    return Stage(name, runs, cost, int(held + tree_bytes(arguments) + results))
 
 
 def _image_gradient(classifier: Classifier, images: Any, labels: Any) -> Any:
@@ -130,9 +131,3 @@ def _projectors(classifier, image, rule: Rule) -> list[Projector | None]:
         kept = jax.ShapeDtypeStruct((g,), jnp.bool_)
         found.append(Projector(matrix, kept, gram.layout))
     return found
-
-
-def _size(tree: PyTree) -> int:
-    """Bytes of all leaves."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)

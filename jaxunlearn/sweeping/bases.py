@@ -12,7 +12,7 @@ from jaxunlearn import decompose, parallel
 from jaxunlearn.moments import Moment, sum_classes
 from jaxunlearn.ranks import choose_rule
 from jaxunlearn.records import map_records
-from jaxunlearn.subspace import Subspace, subspaces
+from jaxunlearn.subspace import Subspace, kept_pair, subspaces
 
 Sets = tuple[tuple[int, ...], ...]
 
@@ -63,16 +63,15 @@ def merged_bases(bases: dict[int, PyTree], sets: Sets, energy: float) -> PyTree:
 
         def decomposed(own: tuple[int, ...], device: jax.Device) -> list:
             gram = total - _sum_of_products(columns[c] for c in own)
-            return [decompose.eigenpairs(group, device) for group in gram]
+            pairs = (decompose.eigenpairs(group, device) for group in gram)
+            return [kept_pair(pair, rule, resolution, dtype) for pair in pairs]
 
         merged = []
         for pairs in parallel.spread(decomposed, sets, [1] * len(sets)):
-            kept = [V[:, : rule.rank(values, resolution)] for values, V in pairs]
-            width = max(V.shape[1] for V in kept)
-            padded = [np.pad(V, ((0, 0), (0, width - V.shape[1]))) for V in kept]
+            width = max(V.shape[1] for _, V in pairs)
+            padded = [np.pad(V, ((0, 0), (0, width - V.shape[1]))) for _, V in pairs]
             spectrum = np.stack([values for values, _ in pairs])
-            basis = np.stack(padded).astype(dtype)
-            merged.append(Subspace(basis, spectrum.astype(dtype), layout))
+            merged.append(Subspace(np.stack(padded), spectrum.astype(dtype), layout))
         return _stack(*merged)
 
     first, *others = bases.values()

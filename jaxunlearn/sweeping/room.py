@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.memory import SHARE
+from jaxunlearn.memory import SHARE, tree_bytes
 from jaxunlearn.planning.costs import program_cost
 from jaxunlearn.sweeping.step import StackedStep
 
@@ -41,7 +41,7 @@ def requests_at_once(
     def needed(count: int) -> float:
         held, rows = (_stacked(tree, count) for tree in (carry, row))
         cost = program_cost(step, held, constants, np.int32(0), rows)
-        return cost.held + 2 * _bytes(held) + _bytes(rows)
+        return cost.held + 2 * tree_bytes(held) + tree_bytes(rows)
 
     limit = SHARE * parallel.free_memory(devices)
     whole = needed(own)
@@ -59,7 +59,7 @@ def on_device_if_they_fit(trees: Sequence[PyTree]) -> list[PyTree]:
 
     They fit where half of the memory that is free now holds them.
     """
-    if sum(map(_bytes, trees)) > SHARE * parallel.free_memory(1):
+    if sum(map(tree_bytes, trees)) > SHARE * parallel.free_memory(1):
         return list(trees)
     return jax.tree.map(jnp.asarray, list(trees))
 
@@ -69,7 +69,3 @@ def _stacked(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((count, *np.shape(x)), x.dtype), tree
     )
-
-
-def _bytes(tree: PyTree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
