@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from jaxunlearn import parallel
-from jaxunlearn.kernel_gradients import PiecewiseConvolution
+from jaxunlearn.descent.cpu_convolution import PiecewiseConvolution
 
 try:
     import torch

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 
 import jaxunlearn as ju
-from jaxunlearn.products import Convolution
-from jaxunlearn.program import capture
+from jaxunlearn.capture.contractions import Convolution
+from jaxunlearn.capture.walk import capture
 
 # (side, channels, kernel, stride): the layers of All-CNN (half width), ResNet-18, VGG.
 SHAPES = [

@@ -28,7 +28,7 @@ import jaxunlearn as ju
 from benchmarks.compare import memory
 from benchmarks.compare.report import machine
 from jaxunlearn import parallel
-from jaxunlearn.saving import versions
+from jaxunlearn.models.files import versions
 
 SHAPE = (32, 32, 3)
 COMPILED = "/jax/core/compile/backend_compile_duration"

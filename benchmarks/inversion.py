@@ -17,15 +17,15 @@ import numpy as np
 
 import jaxunlearn as ju
 from jaxunlearn.cli.source import Source
-from jaxunlearn.evaluation import logits
+from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion import ImagePrior
 from jaxunlearn.methods.descent import Setting, new_targets
 from jaxunlearn.metrics import relative_change
+from jaxunlearn.metrics.evaluation import logits
+from jaxunlearn.metrics.proxies import proxy_quality
+from jaxunlearn.models.files import load_classifier, versions
 from jaxunlearn.parallel import device_kind
-from jaxunlearn.plain import to_plain
-from jaxunlearn.proxies import proxy_quality
-from jaxunlearn.saving import load_classifier, versions
-from jaxunlearn.stopwatch import Stopwatch
+from jaxunlearn.serialization import to_plain
 
 # Acc_f, in percent, at which Acc_r is compared.
 LEVELS = (20.0, 10.0, 5.0)

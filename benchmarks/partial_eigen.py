@@ -19,8 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxunlearn import decompose, parallel, partial_eigen
-from jaxunlearn.ranks import Rule
+from jaxunlearn import parallel
+from jaxunlearn.nullspace import linalg, partial_eigen
+from jaxunlearn.nullspace.rank_rules import Rule
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -69,7 +70,7 @@ def compare(name: str, d: int, repeats: int) -> None:
     """Print a line for every rule."""
     gram = MOMENTS[name](d)
     whole = float(np.trace(gram, dtype=np.float64))
-    full, (values, vectors) = least(lambda: decompose.eigenpairs(gram), repeats)
+    full, (values, vectors) = least(lambda: linalg.eigenpairs(gram), repeats)
     for rule in rules(d):
         # The first call compiles.
         partial, found = least(

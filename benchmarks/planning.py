@@ -25,8 +25,8 @@ from compare import memory
 
 import jaxunlearn as ju
 from jaxunlearn import models, parallel
+from jaxunlearn.nullspace.rank_rules import Rule
 from jaxunlearn.planning import Request, plan
-from jaxunlearn.ranks import Rule
 
 # Name, options, number of classes; images are 32 x 32 x 3.
 NETWORKS = {

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn import decompose, parallel
+from jaxunlearn import parallel
+from jaxunlearn.nullspace import linalg
 
 SIZES = (16, 32, 64, 192, 384)
 
@@ -87,8 +88,8 @@ def main() -> None:
             least(lambda layers=layers: grams_apart(layers), repeats),
             least(lambda layers=layers: grams_stacked(layers), repeats),
         )
-        with decompose.float64():
-            grams = [decompose.placed(x.T @ x) for x in rows]
+        with linalg.float64():
+            grams = [linalg.placed(x.T @ x) for x in rows]
             stack = jnp.stack(grams)
         with jax.enable_x64(True):
             apart = least(lambda grams=grams: eigh_apart(grams), repeats)

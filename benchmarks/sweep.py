@@ -25,7 +25,7 @@ import tyro
 
 import jaxunlearn as ju
 from jaxunlearn import parallel
-from jaxunlearn.saving import versions
+from jaxunlearn.models.files import versions
 from jaxunlearn.training import Recipe
 
 CLASSES = 10

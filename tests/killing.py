@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import jaxunlearn
-from jaxunlearn.checkpoints import Checkpoints
+from jaxunlearn.training.checkpoints import Checkpoints
 from jaxunlearn.training.metric_log import read_metrics
 
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.classifier import Classifier, freeze
-from jaxunlearn.layout import Layout, View
-from jaxunlearn.moments import Moment
-from jaxunlearn.subspace import Subspace
+from jaxunlearn.capture.layout import Layout, View
+from jaxunlearn.classifier.classifier import Classifier, freeze
+from jaxunlearn.nullspace.moments import Moment
+from jaxunlearn.nullspace.subspace import Subspace
 
 # One of every kind of layout, by name.
 LAYOUTS = {

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from spectra import classifier as drawn
 
-from jaxunlearn.classifier import Preprocess, freeze
-from jaxunlearn.inputs import layer_grams
+from jaxunlearn.capture.inputs import layer_grams
+from jaxunlearn.classifier.classifier import Preprocess, freeze
+from jaxunlearn.nullspace.rank_rules import Rule
 from jaxunlearn.planning import (
     Request,
     abstract_classifier,
@@ -18,7 +19,6 @@ from jaxunlearn.planning import (
 )
 from jaxunlearn.planning.calibration import Rates, measure
 from jaxunlearn.planning.costs import product_flops, program_cost
-from jaxunlearn.ranks import Rule
 
 
 class Small(nn.Module):

@@ -9,7 +9,10 @@ import pytest
 from counting import compilations
 
 import jaxunlearn as ju
-from jaxunlearn import evaluation, streaming, training, unlearning
+from jaxunlearn import training
+from jaxunlearn.descent import unlearning
+from jaxunlearn.metrics import evaluation
+from jaxunlearn.nullspace import streaming
 from jaxunlearn.training import step as training_step
 
 KEY = jax.random.key(0)

@@ -13,10 +13,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import jaxunlearn as ju
 from jaxunlearn import parallel
+from jaxunlearn.descent.loop import minibatches
+from jaxunlearn.models.files import versions
 from jaxunlearn.models.torch_names import namings
 from jaxunlearn.models.torch_weights import to_torch
-from jaxunlearn.saving import versions
-from jaxunlearn.steps import minibatches
 from jaxunlearn.training import Recipe
 
 from . import inputs as given

@@ -4,10 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
-from jaxunlearn.classifier import Classifier, Preprocess, freeze
+from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.models import torch_weights
-from jaxunlearn.saving import Card, load_classifier, read_card
+from jaxunlearn.models.files import Card, load_classifier, read_card
 
 
 def with_checkpoint(run: Run, path: Path) -> Run:

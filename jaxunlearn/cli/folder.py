@@ -5,12 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.cli.plots import plot_accuracies, plot_images
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.plain import read_json, to_json
-from jaxunlearn.report.plots import plot_accuracies, plot_images
-from jaxunlearn.saving import (
+from jaxunlearn.models.files import (
     Card,
     load_classifier,
     load_images,
@@ -18,6 +17,7 @@ from jaxunlearn.saving import (
     save_with_card,
     written_whole,
 )
+from jaxunlearn.serialization import read_json, to_json
 from jaxunlearn.tasks import Data
 
 _PROXIES = "proxies.npz"

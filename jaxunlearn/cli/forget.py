@@ -8,13 +8,13 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Result
 from jaxunlearn.methods import Descent
 from jaxunlearn.methods.descent import Progress
-from jaxunlearn.methods.selection import Trial, choose_learning_rate
-from jaxunlearn.stopwatch import Stopwatch
+from jaxunlearn.methods.learning_rates import Trial, choose_learning_rate
 from jaxunlearn.tasks import Data, Task
-from jaxunlearn.unlearning import Result
 
 
 class Forgotten(NamedTuple):

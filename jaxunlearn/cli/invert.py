@@ -24,13 +24,13 @@ from jaxunlearn.cli.inverted import (
 )
 from jaxunlearn.cli.origin import Origin, Saved, find_origin, load_companion, load_saved
 from jaxunlearn.cli.source import Classes, Folder, check_seed
+from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion.groups import Groups
 from jaxunlearn.inversion.preconditions import bounds_of, check_arguments
 from jaxunlearn.inversion.prior import ImagePrior
 from jaxunlearn.inversion.schedule import ScheduleName, learning_rates, stages
-from jaxunlearn.plain import to_plain
-from jaxunlearn.saving import Card, save_images
-from jaxunlearn.stopwatch import Stopwatch
+from jaxunlearn.models.files import Card, save_images
+from jaxunlearn.serialization import to_plain
 from jaxunlearn.tasks import Data, check_classes
 
 _File = Annotated[Path | None, arg(metavar="FILE.safetensors")]

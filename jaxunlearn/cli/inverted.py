@@ -13,13 +13,13 @@ from rich import box
 from rich.table import Table
 
 from jaxunlearn import datasets, parallel
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.evaluation import evaluate, logits
-from jaxunlearn.fingerprint import differences
-from jaxunlearn.plain import read_json, to_json, to_plain
-from jaxunlearn.report.plots import plot_sheet
-from jaxunlearn.saving import Card, save_images, versions, written_whole
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.cli.plots import plot_sheet
+from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.models.files import Card, save_images, versions, written_whole
+from jaxunlearn.serialization import read_json, to_json, to_plain
 from jaxunlearn.tasks import Data
+from jaxunlearn.training.fingerprint import differences
 
 # What an inversion writes. The settings and snapshots go once the record, which is
 # written last, stands for all of it.

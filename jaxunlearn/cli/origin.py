@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.plain import read_json, to_plain
-from jaxunlearn.saving import Card, load_classifier
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.models.files import Card, load_classifier
+from jaxunlearn.serialization import read_json, to_plain
 
 
 class Origin(NamedTuple):

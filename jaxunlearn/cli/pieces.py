@@ -8,20 +8,20 @@ import jax
 from jax.sharding import Mesh
 
 from jaxunlearn import parallel, training
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars
 from jaxunlearn.cli.forget import forget, keys
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.cli.shared import SharedFolder
 from jaxunlearn.cli.trained import of_classes
-from jaxunlearn.evaluation import evaluate, logits
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Trace
 from jaxunlearn.metrics import relative_change
-from jaxunlearn.moments import second_moments
-from jaxunlearn.plain import to_plain
-from jaxunlearn.proxies import proxy_quality
-from jaxunlearn.stopwatch import Stopwatch
+from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.metrics.proxies import proxy_quality
+from jaxunlearn.nullspace.moments import second_moments
+from jaxunlearn.serialization import to_plain
 from jaxunlearn.tasks import Data, Task, split_by_class
-from jaxunlearn.unlearning import Trace
 
 
 class Pieces:

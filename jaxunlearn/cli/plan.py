@@ -11,14 +11,14 @@ from rich.table import Table
 from tyro.conf import arg
 
 from jaxunlearn import datasets, models
-from jaxunlearn.classifier import Preprocess, freeze
+from jaxunlearn.classifier.classifier import Preprocess, freeze
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.settings import check_forget
 from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
+from jaxunlearn.models.files import Card, read_card
+from jaxunlearn.nullspace.rank_rules import choose_rule
 from jaxunlearn.planning import Plan as Planned
 from jaxunlearn.planning import Request, StagePlan, abstract_classifier, plan
-from jaxunlearn.ranks import choose_rule
-from jaxunlearn.saving import Card, read_card
 
 # Pixels are standardised, with numbers that make no difference to the cost.
 _PIXELS = Preprocess(0.5, 0.5)

@@ -11,8 +11,8 @@ from jaxunlearn.cli.pieces import Pieces, title_of
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.cli.shared import SharedFolder
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.methods.selection import TOLERANCE
-from jaxunlearn.saving import versions
+from jaxunlearn.methods.learning_rates import TOLERANCE
+from jaxunlearn.models.files import versions
 from jaxunlearn.tasks import Data, split_by_class
 
 _LEGEND = """\

@@ -15,9 +15,9 @@ from jaxunlearn.cli.settings import (
     check_image_shape,
 )
 from jaxunlearn.cli.source import check_names, check_seed
-from jaxunlearn.evaluation import evaluate
-from jaxunlearn.plain import to_plain
-from jaxunlearn.saving import Card, load_classifier, save_classifier
+from jaxunlearn.metrics.evaluation import evaluate
+from jaxunlearn.models.files import Card, load_classifier, save_classifier
+from jaxunlearn.serialization import to_plain
 from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
 
 

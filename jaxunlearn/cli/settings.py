@@ -13,7 +13,7 @@ from jaxunlearn.cli.distributed import Several
 from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
 from jaxunlearn.cli.trained import Trained
 from jaxunlearn.methods import UNSC, CovarNav, Descent, Unprojected
-from jaxunlearn.plain import from_plain, read_json, to_plain
+from jaxunlearn.serialization import from_plain, read_json, to_plain
 from jaxunlearn.tasks import Data, check_classes
 
 # Those that start from a classifier and descend; the others train from scratch.

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.distributed import decided
 from jaxunlearn.cli.folder import RunFolder, partial_of
 from jaxunlearn.cli.settings import Run
-from jaxunlearn.saving import Card, load_classifier
+from jaxunlearn.models.files import Card, load_classifier
 from jaxunlearn.tasks import Data
 
 

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from tyro.conf import arg
 
 from jaxunlearn import datasets, models
-from jaxunlearn.classifier import Preprocess, check_images, freeze
+from jaxunlearn.classifier.classifier import Preprocess, check_images, freeze
 from jaxunlearn.tasks import Data
 
 Folder = Annotated[Path | None, arg(metavar="FOLDER")]

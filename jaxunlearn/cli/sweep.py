@@ -8,7 +8,7 @@ import jax
 from tyro.conf import arg
 
 from jaxunlearn import parallel, training
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.checkpoint import load_original, with_checkpoint
 from jaxunlearn.cli.console import bars, consoles
 from jaxunlearn.cli.forget import keys
@@ -17,14 +17,14 @@ from jaxunlearn.cli.source import Folder, check_names
 from jaxunlearn.cli.swept import LEGEND, check_place, cost, judged, new_folder, table
 from jaxunlearn.cli.trained import Trained
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.methods.selection import TOLERANCE
-from jaxunlearn.plain import to_json, to_plain
-from jaxunlearn.saving import save_with_card, versions
-from jaxunlearn.stopwatch import Stopwatch
-from jaxunlearn.sweeping import Sweep as Swept
-from jaxunlearn.sweeping import sweep
-from jaxunlearn.sweeping.requests import class_sets
-from jaxunlearn.sweeping.step import WAYS
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.methods.learning_rates import TOLERANCE
+from jaxunlearn.methods.requests import class_sets
+from jaxunlearn.methods.results import Sweep as Swept
+from jaxunlearn.methods.stacked_step import WAYS
+from jaxunlearn.methods.sweep import sweep
+from jaxunlearn.models.files import save_with_card, versions
+from jaxunlearn.serialization import to_json, to_plain
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 
 _Rates = Annotated[tuple[float, ...], arg(metavar="[RATE ...]")]

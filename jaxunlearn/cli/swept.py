@@ -12,10 +12,10 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.evaluation import evaluate, logits
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.methods.results import Sweep
 from jaxunlearn.metrics import relative_change
-from jaxunlearn.sweeping import Sweep
+from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.tasks import Data
 
 LEGEND = """\

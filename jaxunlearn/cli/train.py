@@ -12,17 +12,17 @@ from rich.console import Console
 from tyro.conf import arg
 
 from jaxunlearn import parallel, training
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import bars, consoles, library_warnings
 from jaxunlearn.cli.forget import keys
 from jaxunlearn.cli.source import Classes, Folder
 from jaxunlearn.cli.trained import Trained, of_classes
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.evaluation import Evaluation, evaluate
-from jaxunlearn.fingerprint import differences
-from jaxunlearn.plain import read_json, to_json, to_plain
-from jaxunlearn.saving import save_with_card, written_whole
+from jaxunlearn.metrics.evaluation import Evaluation, evaluate
+from jaxunlearn.models.files import save_with_card, written_whole
+from jaxunlearn.serialization import read_json, to_json, to_plain
 from jaxunlearn.tasks import Data, check_classes, split_by_class
+from jaxunlearn.training.fingerprint import differences
 from jaxunlearn.training.metric_log import MetricLog, check_tensorboard
 
 # What a training writes into its folder.

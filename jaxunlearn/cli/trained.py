@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from jaxunlearn.cli.source import Source, check_seed
-from jaxunlearn.saving import Card
+from jaxunlearn.models.files import Card
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.recipe import Recipe
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from jaxunlearn.classifier import Preprocess
+from jaxunlearn.classifier.classifier import Preprocess
 from jaxunlearn.datasets import location, pixels, tfds
 from jaxunlearn.datasets.digits import Digits
 from jaxunlearn.datasets.folders import Folder

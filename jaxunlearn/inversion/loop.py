@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.fingerprint import digest, tree_digest
+from jaxunlearn.capture.jaxprs import open_jaxpr
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.loop import run_steps
 from jaxunlearn.inversion.groups import Groups, noise
 from jaxunlearn.inversion.progress import InversionError, failure, tell
 from jaxunlearn.inversion.schedule import low_pass, stages
 from jaxunlearn.inversion.snapshots import Place, Snapshots
 from jaxunlearn.inversion.step import Carry, Constants, Step, low_passed
-from jaxunlearn.jaxprs import open_jaxpr
-from jaxunlearn.plain import to_plain
-from jaxunlearn.steps import run_steps
+from jaxunlearn.serialization import to_plain
+from jaxunlearn.training.fingerprint import digest, tree_digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.inversion.groups import Groups
 from jaxunlearn.inversion.loop import Loop
 from jaxunlearn.inversion.preconditions import bounds_of, check_arguments

@@ -10,16 +10,16 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PyTree
 
+from jaxunlearn.capture.inputs import layouts
+from jaxunlearn.capture.walk import capture
 from jaxunlearn.checks import check_count, check_key, check_optimizer
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.evaluation import num_classes
-from jaxunlearn.inputs import layouts
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.flax_network import REFUSALS
+from jaxunlearn.classifier.independence import check_finite, check_program
 from jaxunlearn.inversion.prior import ImagePrior
-from jaxunlearn.moments import Moment
-from jaxunlearn.network import REFUSALS
-from jaxunlearn.preconditions import check_finite, check_program
-from jaxunlearn.program import capture
-from jaxunlearn.records import map_records
+from jaxunlearn.metrics.evaluation import num_classes
+from jaxunlearn.nullspace.moments import Moment
+from jaxunlearn.nullspace.trees import map_records
 
 
 def bounds_of(

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxunlearn.checkpoints import Checkpoints
 from jaxunlearn.checks import check_count
-from jaxunlearn.fingerprint import differences
 from jaxunlearn.inversion.step import Carry
+from jaxunlearn.training.checkpoints import Checkpoints
+from jaxunlearn.training.fingerprint import differences
 
 _log = logging.getLogger("jaxunlearn.inversion")
 

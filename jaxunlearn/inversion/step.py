@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.inversion.prior import ImagePrior
 from jaxunlearn.inversion.terms import SHARED, SINGLE, Terms, raw_terms, weighted
 

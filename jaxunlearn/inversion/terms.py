@@ -9,12 +9,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.inputs import captured_gram, layers
+from jaxunlearn.capture.inputs import captured_gram, layers
+from jaxunlearn.capture.walk import Capture, capture
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.inversion.prior import ImagePrior
-from jaxunlearn.moments import Moment
-from jaxunlearn.program import Capture, capture
-from jaxunlearn.records import leaf_test
+from jaxunlearn.nullspace.moments import Moment
+from jaxunlearn.nullspace.trees import leaf_test
 
 
 class Terms(NamedTuple):

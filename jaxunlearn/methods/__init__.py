@@ -3,7 +3,17 @@
 from jaxunlearn.methods.covarnav import CovarNav as CovarNav
 from jaxunlearn.methods.descent import Descent as Descent
 from jaxunlearn.methods.descent import ProjectedDescent as ProjectedDescent
+from jaxunlearn.methods.relabel import (
+    nearest_retained_labels as nearest_retained_labels,
+)
+from jaxunlearn.methods.relabel import (
+    random_retained_labels as random_retained_labels,
+)
+from jaxunlearn.methods.relabel import retained_probabilities as retained_probabilities
+from jaxunlearn.methods.relabel import runner_up_labels as runner_up_labels
+from jaxunlearn.methods.results import Sweep as Sweep
 from jaxunlearn.methods.retrain import Retrain as Retrain
+from jaxunlearn.methods.sweep import sweep as sweep
 from jaxunlearn.methods.unprojected import Unprojected as Unprojected
 from jaxunlearn.methods.unsc import UNSC as UNSC
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from jaxunlearn import parallel
 from jaxunlearn.checks import check_count
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Trace
 from jaxunlearn.inversion import ImagePrior, invert
 from jaxunlearn.inversion.schedule import ScheduleName, learning_rates, stages
 from jaxunlearn.methods.descent import ProjectedDescent, Targets, no_progress
-from jaxunlearn.moments import second_moments
-from jaxunlearn.proxies import noise_images
-from jaxunlearn.stopwatch import Stopwatch
+from jaxunlearn.metrics.proxies import noise_images
+from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.tasks import Data, Task
-from jaxunlearn.unlearning import Trace
 
 StandIn = Literal["inverted", "retained", "uniform", "gaussian", "matched"]
 

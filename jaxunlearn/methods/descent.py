@@ -12,22 +12,22 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from jaxunlearn import augmentation
+from jaxunlearn.capture.inputs import layouts
+from jaxunlearn.capture.layout import path_name
 from jaxunlearn.checks import check_count, check_key
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.evaluation import logits
-from jaxunlearn.inputs import layouts
-from jaxunlearn.layout import path_name
-from jaxunlearn.projection import project_to_null_space, shrink_to_null_space
-from jaxunlearn.ranks import choose_rule
-from jaxunlearn.relabel import (
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.unlearning import Result, Trace, cross_entropy, unlearn
+from jaxunlearn.methods.relabel import (
     nearest_retained_labels,
     random_retained_labels,
     retained_probabilities,
     runner_up_labels,
 )
-from jaxunlearn.subspace import Subspace, subspaces
+from jaxunlearn.metrics.evaluation import logits
+from jaxunlearn.nullspace.projection import project_to_null_space, shrink_to_null_space
+from jaxunlearn.nullspace.rank_rules import choose_rule
+from jaxunlearn.nullspace.subspace import Subspace, subspaces
 from jaxunlearn.tasks import Task
-from jaxunlearn.unlearning import Result, Trace, cross_entropy, unlearn
 
 Targets = Literal[
     "runner-up", "nearest-retained", "retained-probabilities", "random", "true"

@@ -7,11 +7,11 @@ import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxunlearn.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods.descent import Progress, no_progress
-from jaxunlearn.stopwatch import Stopwatch
 from jaxunlearn.tasks import Task
-from jaxunlearn.unlearning import Result, Trace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

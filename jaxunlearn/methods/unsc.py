@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from jaxunlearn import parallel
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Trace
 from jaxunlearn.methods.descent import ProjectedDescent, subspace_ranks
-from jaxunlearn.moments import Moment, class_moments, second_moments
-from jaxunlearn.projection import project_to_null_space
-from jaxunlearn.stopwatch import Stopwatch
-from jaxunlearn.subspace import merge_subspaces, subspaces
+from jaxunlearn.nullspace.moments import Moment, class_moments, second_moments
+from jaxunlearn.nullspace.projection import project_to_null_space
+from jaxunlearn.nullspace.subspace import merge_subspaces, subspaces
 from jaxunlearn.tasks import Task
-from jaxunlearn.unlearning import Trace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

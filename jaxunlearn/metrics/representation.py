@@ -11,11 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxunlearn.layout import path_name
-from jaxunlearn.moments import Moment
-from jaxunlearn.projector import compute_dtype, product
-from jaxunlearn.records import check_concrete, check_structure, leaf_test, map_records
-from jaxunlearn.subspace import Subspace
+from jaxunlearn.capture.layout import path_name
+from jaxunlearn.nullspace.moments import Moment
+from jaxunlearn.nullspace.projector import compute_dtype, product
+from jaxunlearn.nullspace.subspace import Subspace
+from jaxunlearn.nullspace.trees import (
+    check_concrete,
+    check_structure,
+    leaf_test,
+    map_records,
+)
 
 
 def captured_energy(subspaces: PyTree, moments: PyTree) -> PyTree:
@@ -45,7 +50,7 @@ def captured_energy(subspaces: PyTree, moments: PyTree) -> PyTree:
     Source: CovarNav (arXiv 2311.12999), which takes its moments from inverted images in
     place of the retained ones; this says what such a moment misses.
 
-    >>> from jaxunlearn.layout import View
+    >>> from jaxunlearn.capture.layout import View
     >>> layout = View((2, 5)).layout("dense", (), (0,), (1,))
     >>> subspace = Subspace(jnp.eye(2)[None, :, :1], jnp.ones((1, 2)), layout)
     >>> moment = Moment(jnp.asarray([[[2.0, 1.0], [1.0, 1.0]]]), jnp.ones(()), layout)
@@ -87,7 +92,7 @@ def subspace_overlap(first: PyTree, second: PyTree) -> PyTree:
 
     Source: CovarNav (arXiv 2311.12999), as for `captured_energy`.
 
-    >>> from jaxunlearn.layout import View
+    >>> from jaxunlearn.capture.layout import View
     >>> layout = View((3, 5)).layout("dense", (), (0,), (1,))
     >>> axes = [jnp.eye(3)[None, :, i : i + 2] for i in (0, 1)]
     >>> a, b = ({"kernel": Subspace(axis, jnp.ones((1, 3)), layout)} for axis in axes)
@@ -132,7 +137,7 @@ def principal_angles(first: PyTree, second: PyTree) -> PyTree:
     Source: Bjorck and Golub, Math. Comp. 27 (1973) 579, for the sines; CovarNav (arXiv
     2311.12999), as for `captured_energy`.
 
-    >>> from jaxunlearn.layout import View
+    >>> from jaxunlearn.capture.layout import View
     >>> layout = View((2, 5)).layout("dense", (), (0,), (1,))
     >>> axes = jnp.asarray([[[1.0], [0.0]]]), jnp.asarray([[[0.8], [0.6]]])
     >>> a, b = ({"kernel": Subspace(axis, jnp.ones((1, 2)), layout)} for axis in axes)

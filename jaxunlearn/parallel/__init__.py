@@ -30,11 +30,11 @@ from jaxunlearn.parallel.processes import initialize as initialize
 from jaxunlearn.parallel.processes import leave as leave
 from jaxunlearn.parallel.processes import process_count as process_count
 from jaxunlearn.parallel.processes import process_index as process_index
-from jaxunlearn.parallel.shares import Transform as Transform
-from jaxunlearn.parallel.shares import check_transform as check_transform
-from jaxunlearn.parallel.shares import on_leading_shares as on_leading_shares
-from jaxunlearn.parallel.shares import on_shares as on_shares
-from jaxunlearn.parallel.shares import over_devices as over_devices
-from jaxunlearn.parallel.shares import sum_over_devices as sum_over_devices
+from jaxunlearn.parallel.sharded import Transform as Transform
+from jaxunlearn.parallel.sharded import check_transform as check_transform
+from jaxunlearn.parallel.sharded import on_leading_shares as on_leading_shares
+from jaxunlearn.parallel.sharded import on_shares as on_shares
+from jaxunlearn.parallel.sharded import over_devices as over_devices
+from jaxunlearn.parallel.sharded import sum_over_devices as sum_over_devices
 from jaxunlearn.parallel.spreading import spread as spread
 from jaxunlearn.parallel.spreading import spread_over_devices as spread_over_devices

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn import decompose
-from jaxunlearn.jaxprs import bind
+from jaxunlearn.capture.jaxprs import bind
+from jaxunlearn.nullspace import linalg
 from jaxunlearn.planning.costs import Cost, Product, product_flops
 
 # A product is cut along its batch until it is no larger than this.
@@ -70,7 +70,7 @@ def measure(costs: Iterable[Cost]) -> Rates:
     eigh = {}
     for d in _DECOMPOSITIONS:
         rows = rng.normal(size=(2 * d, d))
-        eigh[d] = _seconds(decompose.eigenpairs, rows.T @ rows)
+        eigh[d] = _seconds(linalg.eigenpairs, rows.T @ rows)
     return Rates(products, bandwidth, eigh)
 
 

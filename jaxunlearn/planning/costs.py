@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxunlearn.jaxprs import evaluate, open_jaxpr
+from jaxunlearn.capture.jaxprs import evaluate, open_jaxpr
 
 # XLA computes these where their result is read, instead of writing it down.
 _ELEMENTWISE = {

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.classifier import Classifier, Preprocess
-from jaxunlearn.inputs import LayerRecord, gram_shapes, layer_table
-from jaxunlearn.network import Network
-from jaxunlearn.partial_eigen import FULL_UP_TO, LARGEST_RANK
+from jaxunlearn.capture.inputs import LayerRecord, gram_shapes, layer_table
+from jaxunlearn.classifier.classifier import Classifier, Preprocess
+from jaxunlearn.classifier.flax_network import Network
+from jaxunlearn.nullspace.partial_eigen import FULL_UP_TO, LARGEST_RANK
+from jaxunlearn.nullspace.rank_rules import Rule
 from jaxunlearn.planning.calibration import Rates, measure
 from jaxunlearn.planning.programs import Stage, stage_programs
 from jaxunlearn.planning.records import LayerPlan, Plan, Request, StagePlan
-from jaxunlearn.ranks import Rule
 
 # Of a symmetric eigenvalue problem with all vectors, in units of d^3; nominal, as the
 # time is not taken from it.
@@ -30,7 +30,7 @@ def abstract_classifier(
     """A classifier of shapes alone: no parameter is drawn.
 
     >>> import flax.linen as nn
-    >>> from jaxunlearn.classifier import freeze
+    >>> from jaxunlearn.classifier.classifier import freeze
     >>> model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(10)])
     >>> network = freeze(model, {"params": {}}).network
     >>> found = abstract_classifier(network, (224, 224, 3), None)
@@ -70,7 +70,7 @@ def plan(
       ValueError: what `layer_table` refuses.
 
     >>> import flax.linen as nn
-    >>> from jaxunlearn.classifier import freeze
+    >>> from jaxunlearn.classifier.classifier import freeze
     >>> model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(10)])
     >>> network = freeze(model, {"params": {}}).network
     >>> classifier = abstract_classifier(network, (8, 8, 1), None)

@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.inputs import gram_shapes, layer_sums
+from jaxunlearn.capture.inputs import gram_shapes, layer_sums
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.cpu_convolution import in_pieces
+from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.inversion import ImagePrior, inversion_terms
-from jaxunlearn.kernel_gradients import in_pieces
-from jaxunlearn.memory import tree_bytes
-from jaxunlearn.objective import cross_entropy
+from jaxunlearn.nullspace.memory import tree_bytes
+from jaxunlearn.nullspace.projector import Projector, project
+from jaxunlearn.nullspace.rank_rules import Rule
 from jaxunlearn.planning.costs import Cost, program_cost
 from jaxunlearn.planning.records import Request
-from jaxunlearn.projector import Projector, project
-from jaxunlearn.ranks import Rule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxunlearn.checks import check_count
-from jaxunlearn.ranks import Rule
+from jaxunlearn.nullspace.rank_rules import Rule
 
 
 @dataclasses.dataclass(frozen=True)

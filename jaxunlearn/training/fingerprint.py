@@ -1,69 +1,58 @@
-"""What two trainings must share to be the same one."""
+"""Whether two computations are the same one: digests of arrays, and what differs."""
 
-import re
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import PyTree
 
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.fingerprint import digest
-from jaxunlearn.layout import path_name
-from jaxunlearn.plain import to_plain
-from jaxunlearn.tasks import Data
-from jaxunlearn.training.recipe import Recipe
+from jaxunlearn.capture.layout import path_name
 
 
-def fingerprint(
-    description: str,
-    classifier: Classifier,
-    train: Data,
-    validation: Data | None,
-    recipe: Recipe,
-    key: Array,
-) -> dict[str, Any]:
-    """All that decides about the result, as plain values under speaking names.
+def digest(*parts: Any) -> str:
+    """SHA-256 of bytes and contiguous arrays, told apart by a zero byte.
 
-    Args:
-      description: of the network.
-      classifier: as training starts from it; of its leaves, shapes and types count.
-      train: what is trained on.
-      validation: counts where the recipe stops early.
-      recipe: how.
-      key: of the training.
-
-    >>> from jaxunlearn import classifier
-    >>> from jaxunlearn.fingerprint import differences
-    >>> import flax.linen as nn
-    >>> model = nn.Dense(1)
-    >>> frozen = classifier.freeze(model, {"params": {"kernel": np.ones((1, 1))}})
-    >>> data = Data(np.zeros((1, 1, 1, 1), np.uint8), [0])
-    >>> both = (
-    ...     fingerprint(repr(model), frozen, data, None, Recipe(), jax.random.key(seed))
-    ...     for seed in (0, 1)
-    ... )
-    >>> differences(*both)
-    ['key ([0, 0] there, [0, 1] here)']
+    >>> digest(b"ab", b"c") == digest(b"a", b"bc")
+    False
     """
-    leaves = jax.tree_util.tree_leaves_with_path((classifier.params, classifier.state))
-    shapes = [f"{path_name(path)} {leaf.dtype}{leaf.shape}" for path, leaf in leaves]
-    # Addresses of functions differ from process to process.
-    description = re.sub(r" at 0x[0-9a-f]+", "", description)
-    found = {f"recipe.{name}": value for name, value in to_plain(recipe).items()}
-    found |= {
-        "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "network": digest(description.encode(), "\n".join(shapes).encode()),
-        "preprocess": to_plain(classifier.preprocess),
-        "number of samples": len(train),
-        "samples": _hash_data(train),
-    }
-    if recipe.patience is not None:
-        found["validation samples"] = _hash_data(validation)
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+        found.update(b"\0")
+    return found.hexdigest()
+
+
+def tree_digest(tree: PyTree) -> str:
+    """Digest of all arrays in a tree, with their paths, types and shapes.
+
+    >>> tree_digest({"a": np.zeros(2)}) == tree_digest({"b": np.zeros(2)})
+    False
+    """
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        kind = f"{path_name(path)} {array.dtype}{array.shape}"
+        found.update(digest(kind.encode(), array.tobytes()).encode())
+    return found.hexdigest()
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Names of what differs, with both values where they are short.
+
+    >>> differences({"steps": 3, "rate": 1}, {"steps": 4, "rate": 1})
+    ['steps (3 there, 4 here)']
+    """
+    missing = object()
+    found = []
+    for name in {**here, **there}:
+        values = there.get(name, missing), here.get(name, missing)
+        if values[0] == values[1]:
+            continue
+        short = all(v is not missing and len(str(v)) < 40 for v in values)
+        found.append(f"{name} ({values[0]} there, {values[1]} here)" if short else name)
     return found
-
-
-def _hash_data(data):
-    images = np.ascontiguousarray(data.images)
-    kind = f"{images.dtype}{images.shape}"
-    return digest(kind.encode(), images, np.ascontiguousarray(data.labels))

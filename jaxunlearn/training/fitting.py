@@ -13,16 +13,21 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn import parallel
-from jaxunlearn.checkpoints import Checkpoints
-from jaxunlearn.classifier import Classifier, Preprocess, check_images, freeze
-from jaxunlearn.evaluation import num_classes
-from jaxunlearn.fingerprint import differences
+from jaxunlearn.classifier.classifier import (
+    Classifier,
+    Preprocess,
+    check_images,
+    freeze,
+)
+from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.tasks import Data
-from jaxunlearn.training.fingerprint import fingerprint
+from jaxunlearn.training.checkpoints import Checkpoints
+from jaxunlearn.training.fingerprint import differences
 from jaxunlearn.training.loop import Best, Loop, Position
 from jaxunlearn.training.recipe import Recipe
 from jaxunlearn.training.reports import Reports
 from jaxunlearn.training.step import TrainingStep
+from jaxunlearn.training.training_fingerprint import fingerprint
 
 # One name for all that is said of a training.
 _log = logging.getLogger("jaxunlearn.training")

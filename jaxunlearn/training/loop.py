@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.evaluation import logits
-from jaxunlearn.steps import own_copy, send_chunk
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.loop import own_copy, send_chunk
+from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.recipe import Recipe
 from jaxunlearn.training.reports import Reports, diverged

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxunlearn.plain import to_plain
+from jaxunlearn.serialization import to_plain
 
 
 class MetricLog:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxunlearn.steps import fetch_outputs
+from jaxunlearn.descent.loop import fetch_outputs
 from jaxunlearn.training.recipe import Recipe
 
 # One name for all that is said of a training.

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
 from jaxunlearn.augmentation import augment
-from jaxunlearn.classifier import Classifier
-from jaxunlearn.kernel_gradients import in_pieces
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.cpu_convolution import in_pieces
 from jaxunlearn.training.recipe import Recipe
 
 # What a step takes from the recipe as numbers: another value compiles nothing.

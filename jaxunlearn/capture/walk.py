@@ -1,0 +1,320 @@
+"""The walk over a classifier's program that finds where each weight meets its input.
+
+The inference function is traced for one image. Wherever a parameter leaf, seen through
+steps that lose nothing, is an operand of `dot_general` or `conv_general_dilated` and
+the other operand depends on the image, that operand is the weight's input. Any other
+live use of a leaf freezes it, with the reason. The walk evaluates the program while it
+looks, so that what it finds can be differentiated, vmapped, jitted and sharded.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters.partial_eval import dce_jaxpr
+from jaxtyping import Array, Float
+
+from jaxunlearn.capture.batch_norm import (
+    Normalisation,
+    Statistic,
+    follow_statistic,
+    scan_kinds,
+)
+from jaxunlearn.capture.contractions import Convolution, DotProduct, Product
+from jaxunlearn.capture.jaxprs import (
+    bind,
+    inner_jaxpr,
+    open_jaxpr,
+    reached_by_images,
+    scan_split,
+)
+from jaxunlearn.capture.layout import View
+from jaxunlearn.capture.tracking import (
+    INLINED,
+    PASSED_ON,
+    Leaf,
+    Value,
+    follow_leaf,
+    refusal,
+    sliced,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """One product of a leaf with an input.
+
+    Attributes:
+      leaf: index of the leaf.
+      product: which product, of which shapes.
+      view: how the product sees the leaf.
+      scans: for each surrounding scan, outermost first: "groups" where it slices the
+        leaf, "rows" where it repeats it.
+    """
+
+    leaf: int
+    product: Product
+    view: View
+    scans: tuple[str, ...]
+
+
+class Capture(NamedTuple):
+    """What a walk saw.
+
+    Attributes:
+      logits: `[n, k]`.
+      operands: by key, `(operand, weight)` with the image axis, then scan axes leading;
+        `weight` is 0 where a branch was not taken (its operand is zero there).
+      uses: by key.
+      normalisations: by key.
+      reasons: by leaf, why it has no input.
+      one_sided: keys of products that only one side of an image-dependent select uses.
+    """
+
+    logits: Float[Array, "n k"]
+    operands: dict[str, tuple[Array, Array]]
+    uses: dict[str, Use]
+    normalisations: dict[str, Normalisation]
+    reasons: dict[int, str]
+    one_sided: set[str]
+
+
+def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
+    """Run the classifier on prepared images and see every weight's input.
+
+    Args:
+      classifier: a `Classifier`.
+      images: as `classifier.prepare` returns them.
+    """
+    params, state = (
+        jax.tree.leaves(classifier.params),
+        jax.tree.leaves(classifier.state),
+    )
+    structures = (
+        jax.tree.structure(classifier.params),
+        jax.tree.structure(classifier.state),
+    )  # noqa: E501
+
+    def one(params, state, image):
+        params = jax.tree.unflatten(structures[0], params)
+        state = jax.tree.unflatten(structures[1], state)
+        return classifier.network.apply(params, state, image[None])[0]
+
+    closed = jax.make_jaxpr(one)(params, state, images[0])
+    jaxpr, consts = open_jaxpr(closed)
+    jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
+    walk = _Walk()
+
+    def per_image(image):
+        values = [
+            *(Value(p, leaf=Leaf(i, View(jnp.shape(p)))) for i, p in enumerate(params)),
+            *(
+                Value(s, statistic=Statistic("leaf", i, tuple(range(jnp.ndim(s)))))
+                for i, s in enumerate(state)
+            ),
+            Value(image, image=True),
+        ]
+        (logits,), operands = walk.run(jaxpr, consts, values, "", 0)
+        walk.consume(logits, "it is returned as the logits")
+        return logits.array, operands
+
+    logits, operands = jax.vmap(per_image)(images)
+    for index in range(len(params)):
+        if not any(use.leaf == index for use in walk.uses.values()):
+            walk.reasons.setdefault(index, "no live equation uses it")
+    return Capture(
+        logits, operands, walk.uses, walk.normalisations, walk.reasons, walk.one_sided
+    )
+
+
+class _Walk:
+    """Evaluates a jaxpr equation by equation.
+
+    What is static (uses, reasons) gathers here under keys that name the equation, so
+    that tracing a body twice changes nothing. What is traced is returned.
+    """
+
+    def __init__(self):
+        self.uses: dict[str, Use] = {}
+        self.normalisations: dict[str, Normalisation] = {}
+        self.reasons: dict[int, str] = {}
+        self.one_sided: set[str] = set()
+
+    def run(self, jaxpr, consts, inputs, path, depth):
+        """The values of the outputs, and the operands captured by key."""
+        values: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+        values.update(zip(jaxpr.constvars, map(Value, consts), strict=True))
+        operands: dict[str, tuple[Array, Array]] = {}
+
+        def read(atom):
+            # Literals carry their value; variables do not.
+            return Value(atom.val) if hasattr(atom, "val") else values[atom]
+
+        for number, eqn in enumerate(jaxpr.eqns):
+            inputs = [read(atom) for atom in eqn.invars]
+            outputs, found = self._equation(eqn, inputs, f"{path}{number}", depth)
+            operands.update(found)
+            values.update(zip(eqn.outvars, outputs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars], operands
+
+    def consume(self, value: Value, reason: str) -> None:
+        """A leaf's element-wise life ends here: it has no input."""
+        if value.leaf is not None:
+            self.reasons.setdefault(value.leaf.index, reason)
+
+    def _equation(self, eqn, inputs, key, depth):
+        name = eqn.primitive.name
+        tagged = any(v.leaf is not None or v.statistic is not None for v in inputs)
+        if tagged and name in INLINED:
+            inner, consts = inner_jaxpr(eqn)
+            return self.run(inner, consts, inputs, f"{key}/", depth)
+        if tagged and name == "scan":
+            return self._scan(eqn, inputs, key, depth)
+        if name == "cond" and tagged:
+            return self._cond(eqn, inputs, key, depth)
+        arrays = bind(eqn, [v.array for v in inputs])
+        if name in PASSED_ON and tagged:
+            return [
+                v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)
+            ], {}
+        found = {}
+        image = any(v.image for v in inputs)
+        uses = frozenset().union(*(v.uses for v in inputs))
+        if name == "select_n":
+            self._select(inputs)
+        leaf = statistic = None
+        if tagged:
+            leaf = self._leaf(eqn, inputs, key, depth, found)
+            statistic = follow_statistic(eqn, inputs, key)
+        if statistic is not None and statistic.role == "centred":
+            found[key] = (inputs[0].array, jnp.ones(()))
+        if statistic is not None and statistic.role == "normalised":
+            layer = Normalisation.read(statistic, depth)
+            self.normalisations[statistic.key] = layer
+        # A capture that is a leaf's input belongs to the uses; others do not.
+        uses = uses.union(k for k in found if k in self.uses)
+        return [Value(a, image, uses, leaf, statistic) for a in arrays], found
+
+    def _leaf(self, eqn, inputs, key, depth, found):
+        """What a leaf becomes: a view, an operand that is captured, or frozen."""
+        name, params = eqn.primitive.name, eqn.params
+        if name == "select_n":
+            # A choice between a leaf and itself: what vmap makes of a `cond`.
+            cases = {value.leaf for value in inputs[1:]}
+            if len(cases) == 1 and None not in cases:
+                return cases.pop()
+        first = inputs[0].leaf
+        if first is not None:
+            followed, view = follow_leaf(eqn, name, params, first.view)
+            if followed:
+                return first._replace(view=view)
+        for side, value in enumerate(inputs):
+            if value.leaf is None:
+                continue
+            reason = refusal(eqn, inputs, side)
+            if reason:
+                self.consume(value, reason)
+                continue
+            shapes = [jnp.shape(v.array) for v in inputs]
+            if name == "dot_general":
+                product = DotProduct.read(params["dimension_numbers"], side, shapes)
+            else:
+                product = Convolution.read(params, shapes)
+            index, view, slices = value.leaf
+            self.uses[key] = Use(index, product, view, scan_kinds(slices, depth))
+            found[key] = (inputs[1 - side].array, jnp.ones(()))
+        return None
+
+    def _select(self, inputs):
+        """Products that only one side of an image-dependent choice uses."""
+        which, *cases = inputs
+        if which.image and len(cases) > 1:
+            shared = frozenset.intersection(*(case.uses for case in cases))
+            either = frozenset.union(*(case.uses for case in cases))
+            self.one_sided |= either - shared - which.uses
+
+    def _scan(self, eqn, inputs, key, depth):
+        params = eqn.params
+        body, consts = open_jaxpr(params["jaxpr"])
+        first, second = scan_split(params)
+        fixed, carried, scanned = inputs[:first], inputs[first:second], inputs[second:]
+        for value in carried:
+            self.consume(value, "it is carried through a scan")
+        uses = frozenset().union(*(v.uses for v in inputs))
+        reached = reached_by_images(body, [v.image for v in inputs], first, second)
+        tags: list[list[Value]] = []
+
+        def step(carry, xs):
+            ins = [
+                *fixed,
+                *(Value(c, i, uses) for c, i in zip(carry, reached, strict=True)),
+                *(sliced(v, x, depth) for v, x in zip(scanned, xs, strict=True)),
+            ]
+            outs, operands = self.run(body, consts, ins, f"{key}/", depth + 1)
+            for out in outs:
+                self.consume(out, "it is carried or collected by a scan")
+            tags.append(outs)
+            arrays = [out.array for out in outs]
+            return arrays[: len(carry)], (arrays[len(carry) :], operands)
+
+        carry, (ys, operands) = lax.scan(
+            step,
+            [v.array for v in carried],
+            [v.array for v in scanned],
+            length=params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+        )
+        outs = tags[-1]
+        uses = uses.union(*(out.uses for out in outs))
+        return [
+            Value(array, out.image, uses)
+            for array, out in zip((*carry, *ys), outs, strict=True)
+        ], operands
+
+    def _cond(self, eqn, inputs, key, depth):
+        index, *inputs = inputs
+        arrays = [v.array for v in inputs]
+        tags: dict[int, list[Value]] = {}
+
+        def branch(number, jaxpr):
+            inner, consts = open_jaxpr(jaxpr)
+
+            def evaluate(*arrays):
+                ins = [v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)]
+                outs, found = self.run(inner, consts, ins, f"{key}/{number}/", depth)
+                for out in outs:
+                    self.consume(out, "it is handed through a branch")
+                tags[number] = outs
+                return [out.array for out in outs], found
+
+            return evaluate
+
+        branches = [branch(i, b) for i, b in enumerate(eqn.params["branches"])]
+        shapes: dict[str, Any] = {}
+        for evaluate in branches:
+            shapes.update(jax.eval_shape(evaluate, *arrays)[1])
+
+        def filled(evaluate):
+            def complete(*arrays):
+                outs, found = evaluate(*arrays)
+                blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+                return outs, {**blank, **found}
+
+            return complete
+
+        outs, operands = lax.switch(index.array, [filled(b) for b in branches], *arrays)
+        self._select(
+            [
+                index,
+                *(
+                    Value(None, uses=frozenset().union(*(o.uses for o in t)))
+                    for t in tags.values()
+                ),
+            ]
+        )  # noqa: E501
+        image = index.image or any(v.image for v in inputs)
+        uses = index.uses.union(*(o.uses for t in tags.values() for o in t))
+        return [Value(a, image, uses) for a in outs], operands

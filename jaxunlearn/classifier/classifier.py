@@ -1,0 +1,199 @@
+"""A classifier as a pure function of parameters, state and images.
+
+`freeze` turns a Flax module and its variables into a `Classifier`; `thaw` goes back to
+the user's own format. Nothing between the two knows Flax.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PyTree
+
+from jaxunlearn.classifier.flax_network import Network as Network
+from jaxunlearn.classifier.flax_network import of_linen, of_nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Standardise pixels: `(pixels - mean) / std`, per channel.
+
+    Args:
+      mean: per channel (or one number for all), in units of [0, 1] pixels.
+      std: likewise, positive.
+
+    >>> Preprocess(mean=0.5, std=0.25)(np.full((1, 2, 2, 1), 255, np.uint8)).max()
+    Array(2., dtype=float32)
+    """
+
+    mean: Any
+    std: Any
+
+    def __post_init__(self):
+        for name in ("mean", "std"):
+            value = np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64))
+            if value.ndim != 1 or not np.all(np.isfinite(value)):
+                msg = f"Preprocess.{name} must be finite, one number a channel; it is {value}."  # noqa: E501
+                raise ValueError(msg)
+            object.__setattr__(self, name, tuple(value.tolist()))
+        if min(self.std) <= 0:
+            msg = f"Preprocess.std must be positive in every channel; it is {self.std}."
+            raise ValueError(msg)
+
+    def __call__(self, images: Array | np.ndarray) -> Float[Array, "..."]:
+        """Standardise uint8 images, or floats that are pixels in [0, 1]."""
+        images = jnp.asarray(images)
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) / 255
+        # Explicit shapes: the library promises to run under rank promotion "raise".
+        shape = (1,) * (images.ndim - 1) + (-1,)
+        mean = jnp.asarray(self.mean, images.dtype).reshape(shape)
+        std = jnp.asarray(self.std, images.dtype).reshape(shape)
+        return (images - mean) / std
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained classifier: a pytree of `params` and `state`, the rest static.
+
+    Attributes:
+      params: the leaves that unlearning may move.
+      state: the leaves that it may not, such as BatchNorm statistics.
+      preprocess: from pixels to what the network expects, or None.
+      network: how the leaves become a function.
+    """
+
+    params: PyTree
+    state: PyTree
+    preprocess: Preprocess | None
+    network: Network
+
+    def __call__(self, images: Array | np.ndarray) -> Float[Array, "n k"]:
+        """Logits, through `preprocess`.
+
+        Args:
+          images: `[n, h, w, c]`. With a `Preprocess`: uint8, or floats that are pixels
+            in [0, 1]. Without one: floats in whatever range the network expects.
+
+        Raises:
+          TypeError: images are integers and there is no `Preprocess`, or complex; or
+            the network returns no array.
+          ValueError: images are not `[n, h, w, c]`, or there is not one row of logits
+            for each.
+        """
+        images = self.prepare(images)
+        logits = self.network.apply(self.params, self.state, images)
+        if not hasattr(logits, "shape"):
+            msg = (
+                "The network must return logits of shape [n, classes]; it returned a "
+                f"{type(logits).__name__}."
+            )
+            raise TypeError(msg)
+        if jnp.ndim(logits) != 2 or logits.shape[0] != images.shape[0]:
+            msg = (
+                f"The network must return logits of shape [n, classes]; for "
+                f"{images.shape[0]} images it returned {jnp.shape(logits)}."
+            )
+            raise ValueError(msg)
+        return logits
+
+    def prepare(self, images: Array | np.ndarray) -> Float[Array, "n h w c"]:
+        """Images as the network expects them: checked and standardised."""
+        check_images(images, self.preprocess)
+        if self.preprocess is not None:
+            return self.preprocess(images)
+        return jnp.asarray(images)
+
+    def replace(self, **fields) -> "Classifier":
+        """A copy with these fields replaced."""
+        return dataclasses.replace(self, **fields)
+
+
+jax.tree_util.register_dataclass(
+    Classifier, data_fields=["params", "state"], meta_fields=["preprocess", "network"]
+)
+
+
+def check_images(images: Array | np.ndarray, preprocess: Preprocess | None) -> None:
+    """Refuse images of the wrong rank, type or number of channels, in a sentence."""
+    shape, dtype = jnp.shape(images), jnp.result_type(images)
+    if len(shape) != 4:
+        msg = f"images must be [n, h, w, c]; their shape is {shape}. A single image needs a leading axis: images[None]."  # noqa: E501
+        raise ValueError(msg)
+    if dtype == jnp.uint8 and preprocess is None:
+        msg = (
+            "images are uint8, and this classifier has no Preprocess to turn them into "
+            "floats: freeze(..., preprocess=Preprocess(mean, std)), or pass floats in "
+            "the range that the network was trained on."
+        )
+        raise TypeError(msg)
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        msg = f"images must be uint8 (with a Preprocess) or floating point; they are {dtype}."  # noqa: E501
+        raise TypeError(msg)
+    if preprocess is None:
+        return
+    for channels in (len(preprocess.mean), len(preprocess.std)):
+        if channels not in (1, shape[-1]):
+            msg = (
+                f"Preprocess has {channels} channels and the images have {shape[-1]}: "
+                f"their shape is {shape}."
+            )
+            raise ValueError(msg)
+
+
+def freeze(
+    model: nn.Module | nnx.Module,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    preprocess: Preprocess | None = None,
+    **call_options: Hashable,
+) -> Classifier:
+    """Turn a trained Flax module into a `Classifier`.
+
+    Args:
+      model: a linen module, or an NNX module (which is copied, never changed).
+      variables: linen only: what `model.init` returned or training made of it;
+        `nn.Partitioned` boxes are opened, and closed again by `thaw`.
+      preprocess: from pixels to what the network expects.
+      **call_options: passed to the module's `__call__`. `train=False`,
+        `deterministic=True` and their kin are passed anyway where it takes them.
+
+    Raises:
+      TypeError: `model` is no Flax module, an option is unknown to its `__call__`, or
+        `variables` are given for NNX or missing for linen.
+      ValueError: `variables` hold no `params`.
+
+    >>> model = nn.Dense(3)
+    >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4)))
+    >>> freeze(model, variables).params["kernel"].shape
+    (4, 3)
+    """
+    if not isinstance(model, nn.Module | nnx.Module):
+        msg = (
+            f"model must be a Flax linen or NNX module; it is a {type(model).__name__}."  # noqa: E501
+        )
+        raise TypeError(msg)
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        msg = f"preprocess must be a Preprocess or None; it is a {type(preprocess).__name__}."  # noqa: E501
+        raise TypeError(msg)
+    if isinstance(model, nnx.Module):
+        network, params, state = of_nnx(model, variables, call_options)
+    else:
+        network, params, state = of_linen(model, variables, call_options)
+    return Classifier(params, state, preprocess, network)
+
+
+def thaw(classifier: Classifier) -> Any:
+    """The way back: linen variables, or a new NNX module of the user's class.
+
+    >>> model = nn.Dense(3)
+    >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4)))
+    >>> bool((thaw(freeze(model, variables))["params"]["bias"] == 0).all())
+    True
+    """
+    return classifier.network.thaw(classifier.params, classifier.state)

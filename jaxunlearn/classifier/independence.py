@@ -1,0 +1,79 @@
+"""What images and networks must satisfy for an image's layer inputs to make sense."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxunlearn.checks import is_traced
+from jaxunlearn.classifier.classifier import Classifier
+
+
+def check_program(classifier: Classifier, images: Any) -> None:
+    """Refuse images and networks for which per-image inputs make no sense.
+
+    Nothing is checked on values inside a transformation, where there are none.
+
+    Raises:
+      ValueError: no image, a pixel that is not finite, or logits of one image that
+        depend on the others in its batch.
+    """
+    classifier.prepare(images[:1])
+    if jnp.shape(images)[0] == 0:
+        msg = "images are empty: at least one is needed."
+        raise ValueError(msg)
+    if is_traced((classifier, images)):
+        return
+    check_finite(images)
+    check_independence(classifier, images[:1])
+
+
+def check_finite(images: Any) -> None:
+    """Refuse NaN and infinite pixels, naming the first image that holds one."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        finite = np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1)
+        if not finite.all():
+            first = int(np.flatnonzero(~finite)[0])
+            msg = (
+                f"images hold NaN or infinite pixels: {int((~finite).sum())} of "
+                f"{len(images)} images, the first at index {first}. Remove them."
+            )
+            raise ValueError(msg)
+
+
+def check_independence(classifier: Classifier, images: ArrayLike) -> None:
+    """Refuse a network that mixes the images of a batch."""
+    change = float(_dependence(classifier, jnp.asarray(images[:1])))
+    if not np.isfinite(change):
+        msg = (
+            "The logits of the first image are not finite: look for NaN or infinite "
+            "parameters, and for pixels outside the range that the network expects."
+        )
+        raise ValueError(msg)
+    if change > 1e-3:
+        msg = (
+            "The logits of an image must depend on that image alone; they change by "
+            f"{change:.3g} (relative) with the other image of the batch. Freeze the "
+            "network in inference mode (BatchNorm on its running averages), and mix no "
+            "images in it."
+        )
+        raise ValueError(msg)
+
+
+@jax.jit
+def _dependence(classifier, image):
+    """How much the logits of one image change with its companion in the batch."""
+    image = classifier.prepare(image)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        image = image.astype(jnp.float32)
+    companions = (image[:, ::-1, ::-1], 1 - 3 * image)
+    logits = [
+        classifier.network.apply(
+            classifier.params, classifier.state, jnp.concatenate([image, other])
+        )[0].astype(jnp.float32)
+        for other in companions
+    ]
+    change = jnp.abs(logits[0] - logits[1]).max()
+    return change / jnp.maximum(jnp.abs(logits[0]).max(), 1e-30)

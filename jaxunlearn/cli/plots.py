@@ -1,0 +1,183 @@
+"""Pictures of a run. Matplotlib is imported when one is drawn."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxunlearn.models.files import written_whole
+
+# Inches: no picture grows without bounds with the number of classes.
+_LARGEST = 40.0
+
+_DPI = 120
+
+# Neither grey nor white, as the edges of images may be.
+_BETWEEN = (0.6, 0.7, 0.85)
+
+
+def plot_images(
+    path: Path,
+    images: Float[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    columns: int = 12,
+) -> None:
+    """A row of images for each class, written as a PNG.
+
+    Args:
+      path: of the PNG.
+      images: with one channel (grey) or three; shown from 0 to 1, and rescaled if they
+        are in another range.
+      labels: the class of each.
+      columns: images of a class, at most.
+    """
+    from matplotlib.figure import Figure
+
+    images = _visible(images)
+    classes, counts = np.unique(labels, return_counts=True)
+    columns = min(columns, int(counts.max()))
+    height, width = images.shape[1:3]
+    # One picture of all: a matplotlib subplot for each image takes minutes.
+    gap = max(1, height // 16)
+    rows, row, column = len(classes), height + gap, width + gap
+    mosaic = np.empty((rows * row - gap, columns * column - gap, 3), np.float32)
+    mosaic[:] = _BETWEEN
+    for y, label in enumerate(classes):
+        for x, image in enumerate(images[labels == label][:columns]):
+            top, left = y * row, x * column
+            mosaic[top : top + height, left : left + width] = image
+    shape = np.array(mosaic.shape[1::-1])
+    size = shape * min(0.6 / width, _LARGEST / shape.max())
+    figure = Figure(figsize=(size[0] + 0.5, size[1] + 0.1), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(mosaic, interpolation="nearest", aspect="auto")
+    axes.set_xticks([])
+    axes.set_ylabel("class")
+    axes.set_yticks(np.arange(rows) * row + (height - 1) / 2, classes.tolist())
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+def plot_sheet(
+    path: Path,
+    images: Float[np.ndarray, "n h w c"],
+    captions: Sequence[str],
+    *,
+    title: str,
+    marked: Bool[np.ndarray, " n"],
+    columns: int = 8,
+    most: int = 64,
+) -> None:
+    """A contact sheet: images with a caption below each, written as a PNG.
+
+    Args:
+      path: of the PNG.
+      images: with one channel (grey) or three; shown from 0 to 1, and rescaled if they
+        are in another range.
+      captions: one each, of up to some 20 letters.
+      title: above all.
+      marked: whose caption is red.
+      columns: images side by side.
+      most: how many are shown; the title says if there are more.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    images = _visible(images)
+    shown = min(len(images), most)
+    if shown < len(images):
+        title += f"; the first {shown}"
+    columns = min(columns, shown)
+    rows = -(-shown // columns)
+    height, width = images.shape[1:3]
+    # Inches: wide enough for a caption, and for the image's own pixels.
+    wide = max(1.2, width / _DPI)
+    wide *= min(
+        1, _LARGEST / (columns * wide), _LARGEST * width / (rows * height * wide)
+    )
+    tall = wide * height / width
+    margin, gap, caption, head = 0.15, 0.12, 0.24, 0.4
+    column, row = wide + gap, tall + caption + gap
+    size = (max(columns * column + 2 * margin - gap, 5.5), head + rows * row)
+    figure = Figure(figsize=size)
+    # All images in one subplot, measured in inches: one for each takes minutes.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.text(margin, head / 2, title, va="center", fontsize=10, parse_math=False)
+    for number in range(shown):
+        x = margin + number % columns * column
+        y = head + number // columns * row
+        image = np.clip(images[number], 0, 1)
+        axes.imshow(
+            np.broadcast_to(image, (*image.shape[:2], 3)),
+            extent=(x, x + wide, y + tall, y),
+            interpolation="nearest",
+        )
+        # An image may be white at its edges, as the page is.
+        axes.add_patch(Rectangle((x, y), wide, tall, fill=False, color=_BETWEEN))
+        axes.text(
+            x + wide / 2,
+            y + tall + 0.04,
+            captions[number],
+            ha="center",
+            va="top",
+            fontsize=8,
+            color="#b00000" if marked[number] else "black",
+            parse_math=False,
+        )
+    axes.set(xlim=(0, size[0]), ylim=(size[1], 0), aspect="auto")
+    axes.set_axis_off()
+    _save(figure, path)
+
+
+def plot_accuracies(
+    path: Path,
+    per_class: Mapping[str, Sequence[Any]],
+    forget_classes: Sequence[int],
+) -> None:
+    """Accuracy on each class as bars, a colour for each classifier, as a PNG.
+
+    Args:
+      path: of the PNG.
+      per_class: of each classifier, percent; None or NaN for a class without samples.
+      forget_classes: shaded.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(next(iter(per_class.values())))
+    inches = min(max(6, 0.18 * count * len(per_class)), _LARGEST)
+    figure = Figure(figsize=(inches, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(per_class)
+    for number, (name, values) in enumerate(per_class.items()):
+        places = np.arange(count) - 0.4 + (number + 0.5) * width
+        heights = np.nan_to_num(np.array(values, np.float64))
+        axes.bar(places, heights, width, label=name)
+    for label in forget_classes:
+        axes.axvspan(label - 0.5, label + 0.5, color="0.9", zorder=0)
+    axes.set_xticks(range(count))
+    axes.set_xlim(-0.6, count - 0.4)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("class (shaded: forgotten)")
+    axes.set_ylabel("test accuracy, %")
+    figure.legend(loc="outside upper center", ncols=5, frameon=False)
+    _save(figure, path)
+
+
+def _visible(images):
+    """Grey or colour images in [0, 1], into which they are rescaled if need be."""
+    channels = images.shape[-1]
+    if channels not in (1, 3):
+        # Colour and opacity, or who knows what.
+        images = images[..., :3] if channels == 4 else images.mean(-1, keepdims=True)
+    if images.min() < 0 or images.max() > 1:
+        return (images - images.min()) / max(float(np.ptp(images)), 1e-12)
+    return images
+
+
+def _save(figure, path: Path) -> None:
+    with written_whole(Path(path)) as temporary:
+        figure.savefig(temporary, dpi=_DPI)

@@ -1,0 +1,199 @@
+"""Gradients of convolution kernels as products over a few images at a time.
+
+On a CPU, XLA takes them over the whole minibatch at once, outside of all caches. Cut
+into pieces that stay in a cache, and written as matrix products, they take as long for
+small minibatches and down to a tenth of the time for large ones
+(`benchmarks/convolution_formulations.py`). For the convolution itself, and for its
+gradient with respect to the input, pieces gain with jax 0.10 and lose with 0.12.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxunlearn import parallel
+from jaxunlearn.capture.jaxprs import evaluate, open_jaxpr
+
+# In units of `parallel.product_bytes`: what of an operand one product reads, and up to
+# how much XLA's own gradient is as fast.
+_PIECE, _WHOLE = 0.8, 4
+# Channels up to which the taps of a kernel are multiplied all at once.
+_NARROW = 16
+_LAYOUT = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class PiecewiseConvolution:
+    """A convolution of `[n, h, w, c]` with `[k, l, c, o]`, XLA's but for one gradient.
+
+    Attributes:
+      strides: along both axes of the map.
+      padding: zeros before and after, along both.
+      dilation: from tap to tap of the kernel.
+      precision: of all products.
+    """
+
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int] = (1, 1)
+    precision: Any = None
+
+    @classmethod
+    def read(cls, eqn) -> "PiecewiseConvolution | None":
+        """Of an equation, or None where it is a convolution of another kind."""
+        params, (x, kernel) = eqn.params, (v.aval for v in eqn.invars)
+        numbers = params["dimension_numbers"]
+        layout = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)
+        plain = (
+            layout == _LAYOUT
+            and params["feature_group_count"] == params["batch_group_count"] == 1
+            and set(params["lhs_dilation"]) == {1}
+            and min(itertools.chain(*params["padding"])) >= 0
+            and x.dtype == kernel.dtype == eqn.outvars[0].aval.dtype
+            and x.dtype in (jnp.float32, jnp.float64)
+        )
+        if not plain:
+            return None
+        return cls(
+            tuple(params["window_strides"]),
+            tuple(map(tuple, params["padding"])),
+            tuple(params["rhs_dilation"]),
+            params["precision"],
+        )
+
+    def __call__(
+        self, x: Float[Array, "n h w c"], kernel: Float[Array, "k l c o"]
+    ) -> Float[Array, "n p q o"]:
+        """The convolution, to be differentiated in reverse only."""
+        return _convolution(self, x, kernel)
+
+    def whole(self, x, kernel):
+        """XLA's own."""
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            self.strides,
+            self.padding,
+            rhs_dilation=self.dilation,
+            dimension_numbers=lax.ConvDimensionNumbers(*_LAYOUT),
+            precision=self.precision,
+        )
+
+    def kernel_gradient(self, x, g, kernel):
+        """A product for each tap, summed over pieces of a few images.
+
+        Args:
+          x: the input.
+          g: gradient with respect to the outputs.
+          kernel: for its shape.
+        """
+        # The larger one of the two operands of each product.
+        each = math.prod(g.shape[1:3]) * max(kernel.shape[2:]) * g.dtype.itemsize
+        unit = parallel.product_bytes()
+        if len(x) * each <= _WHOLE * unit:
+            return jax.linear_transpose(lambda k: self.whole(x, k), kernel)(g)[0]
+
+        taps = list(itertools.product(*map(range, kernel.shape[:2])))
+
+        def piece(x, g):
+            x, columns = self._padded(x), g.reshape(-1, g.shape[3])
+            met = [self._met(x, tap, g.shape) for tap in taps]
+            if x.shape[3] < _NARROW:
+                met = [jnp.concatenate(met, axis=-1)]
+            found = [
+                jnp.matmul(
+                    part.reshape(-1, part.shape[3]).T, columns, precision=self.precision
+                )
+                for part in met
+            ]
+            return jnp.stack(found).reshape(kernel.shape)
+
+        whole, rest = _cut((x, g), max(1, int(_PIECE * unit / each)))
+        start = jnp.zeros_like(kernel)
+        total, _ = lax.scan(lambda t, xg: (t + piece(*xg), None), start, whole)
+        return total if rest is None else total + piece(*rest)
+
+    def _padded(self, x):
+        return jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
+
+    def _met(self, x, tap, shape):
+        """What one tap of the kernel meets of a padded map."""
+        rows, columns = (
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, s, n in zip(
+                tap, self.dilation, self.strides, shape[1:3], strict=True
+            )
+        )
+        return x[:, rows, columns]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolution(kind, x, kernel):
+    return kind.whole(x, kernel)
+
+
+def _forward(kind, x, kernel):
+    return kind.whole(x, kernel), (x, kernel)
+
+
+def _backward(kind, operands, g):
+    x, kernel = operands
+    (d_x,) = jax.linear_transpose(lambda x: kind.whole(x, kernel), x)(g)
+    return d_x, kind.kernel_gradient(x, g, kernel)
+
+
+_convolution.defvjp(_forward, _backward)
+
+
+def _cut(arrays, most):
+    """Arrays as whole pieces of at most so many images, and what is left, or None."""
+    count = len(arrays[0])
+    # Evenly, where that is possible with at least half as many.
+    fitting = (size for size in range(most, most // 2, -1) if count % size == 0)
+    size = next(fitting, most)
+    pieces, rest = divmod(count, size)
+    whole = tuple(x[: count - rest].reshape(pieces, size, *x.shape[1:]) for x in arrays)
+    return whole, tuple(x[-rest:] for x in arrays) if rest else None
+
+
+def in_pieces(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose kernels' gradients are taken piece by piece on a CPU.
+
+    Only reverse differentiation takes another way than before; it gives the same but
+    for rounding. Convolutions inside loops, branches and functions with derivatives of
+    their own stay as they are. Elsewhere than on a CPU this is `function` itself.
+
+    >>> import flax.linen as nn
+    >>> model, images = nn.Conv(2, (3, 3), use_bias=False), jnp.ones((1, 3, 3, 1))
+    >>> variables = model.init(jax.random.key(0), images)
+    >>> def loss(variables):
+    ...     return in_pieces(model.apply)(variables, images).sum()
+    >>> gradient = jax.grad(loss)(variables)["params"]["kernel"]
+    >>> print(gradient[:, :, 0, 0])  # How many places meet each tap.
+    [[4. 6. 4.]
+     [6. 9. 6.]
+     [4. 6. 4.]]
+    """
+    if not parallel.loops_are_slow():
+        return function
+
+    @functools.wraps(function)
+    def run(*args):
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        outputs = evaluate(*open_jaxpr(closed), jax.tree.leaves(args), _replaced)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    return run
+
+
+def _replaced(eqn) -> PiecewiseConvolution | None:
+    name = eqn.primitive.name
+    return PiecewiseConvolution.read(eqn) if name == "conv_general_dilated" else None

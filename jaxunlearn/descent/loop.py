@@ -1,0 +1,217 @@
+"""Many steps of one function, in compiled chunks with the host in between."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int, PyTree
+
+from jaxunlearn import parallel
+from jaxunlearn.capture.layout import path_name
+
+# Long enough to hide the host, short enough for a progress bar.
+CHUNK = 25
+
+
+def run_steps(
+    step: Callable[..., tuple[PyTree, PyTree]],
+    carry: PyTree,
+    constants: PyTree,
+    *,
+    steps: int,
+    start: int = 0,
+    feed: Callable[[int, int], PyTree] | None = None,
+    chunk: int = CHUNK,
+    on_chunk: Callable[[int, PyTree, PyTree], Any] | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Run `carry, output = step(carry, constants, index)` for `steps` indices.
+
+    Where loops are fast a chunk is one loop on the device. Its length is an argument,
+    so that one program serves every chunk and every number of steps, and a run that was
+    split elsewhere gives the same bits. Where loops are slow (see
+    `parallel.loops_are_slow`) a chunk is one compiled step called `chunk` times, and
+    the host runs ahead of the device until the chunk's end.
+
+    Args:
+      step: static: a module-level function, or a hashable object with `__call__`. Equal
+        steps on equal shapes share a program, so that arrays belong into `carry` and
+        `constants`. It must keep the carry's structure, shapes and dtypes.
+      carry: what changes. It is copied once; the copy's memory is used again and again.
+      constants: what does not change.
+      steps: how many, at least 1.
+      start: the first index.
+      feed: `(first, stop) -> tree` of arrays whose leading axis has `stop - first`
+        entries, one for each step; `step` then takes its own as a fourth argument. In a
+        loop the last chunk is fed to its full length, past the last step.
+      chunk: steps between two visits to the host.
+      on_chunk: `(stop, carry, outputs)`, called after each chunk with the index of the
+        next step, the carry, which lives only until it returns, and this chunk's
+        outputs as NumPy arrays. What it raises, or an interruption, ends the run.
+
+    Returns:
+      The last carry, and the outputs of all steps, stacked, as NumPy arrays.
+
+    Raises:
+      TypeError: `step` returns a carry of another structure, shape or dtype.
+
+    >>> def double(carry, constants, index):
+    ...     return 2 * carry, carry + index
+    >>> carry, outputs = run_steps(double, jnp.float32(1), None, steps=3)
+    >>> print(carry, outputs)
+    8.0 [1. 3. 6.]
+    """
+    carry, collected = own_copy(carry), []
+    for first in range(start, start + steps, chunk):
+        stop = min(first + chunk, start + steps)
+        carry, parts = send_chunk(
+            step, carry, constants, first, stop, feed=feed, chunk=chunk
+        )
+        outputs = fetch_outputs(parts, stop - first)
+        if on_chunk is not None:
+            on_chunk(stop, carry, outputs)
+        collected.append(outputs)
+    return carry, _joined(collected, steps)
+
+
+def send_chunk(
+    step: Callable[..., tuple[PyTree, PyTree]],
+    carry: PyTree,
+    constants: PyTree,
+    first: int,
+    stop: int,
+    *,
+    feed: Callable[[int, int], PyTree] | None = None,
+    chunk: int = CHUNK,
+) -> tuple[PyTree, list[PyTree]]:
+    """One chunk of `run_steps`, without waiting for it.
+
+    Args:
+      step: as for `run_steps`, like `constants` and `feed`.
+      carry: an `own_copy`, whose memory is used again: it is gone afterwards.
+      constants: what does not change.
+      first: index of the chunk's first step.
+      stop: index after its last one, at most `first + chunk`.
+      feed: what each step takes besides.
+      chunk: steps in a full chunk.
+
+    Returns:
+      The carry after it, and what `fetch_outputs` turns into its outputs.
+    """
+    # How many steps one call of the compiled program may take; None means no loop.
+    slow = parallel.loops_are_slow()
+    length, stride = (None, 1) if slow else (chunk, chunk)
+    parts = []
+    for index in range(first, stop, stride):
+        given = () if feed is None else (feed(index, index + stride),)
+        here = np.int32(index), np.int32(stop - index)
+        carry, outputs = _advance(step, length, carry, constants, *here, given)
+        parts.append(outputs)
+    return carry, parts
+
+
+def fetch_outputs(parts: list[PyTree], count: int) -> PyTree:
+    """The outputs of a chunk of `count` steps as NumPy arrays; waits for them."""
+    return _joined(jax.device_get(parts), count)
+
+
+def minibatches(
+    key: Array, size: int, batch_size: int
+) -> Callable[[int, int], Int[np.ndarray, "steps batch"]]:
+    """The order of shuffled minibatches, for `feed` of `run_steps`.
+
+    Each epoch is a permutation of `0..size-1`, drawn by NumPy from `key` and the
+    epoch's number. Epochs follow each other without a gap and minibatches are cut from
+    this sequence, so that all have `batch_size` entries; one that lies across two
+    epochs may hold an entry twice.
+
+    Returns:
+      `(first, stop) -> Int[stop - first, batch_size]`, of any steps in any order.
+
+    >>> rows = minibatches(jax.random.key(0), size=6, batch_size=3)
+    >>> sorted(rows(0, 2).ravel().tolist())
+    [0, 1, 2, 3, 4, 5]
+    """
+    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+
+    def rows(first, stop):
+        begin, end = first * batch_size, stop * batch_size
+        epochs = range(begin // size, -(-end // size))
+        order = [np.random.default_rng([*words, e]).permutation(size) for e in epochs]
+        begin, end = begin - epochs[0] * size, end - epochs[0] * size
+        cut = np.concatenate(order)[begin:end].astype(np.int32)
+        return cut.reshape(stop - first, batch_size)
+
+    return rows
+
+
+def _joined(parts, count):
+    return jax.tree.map(lambda *x: np.concatenate(x)[:count], *parts)
+
+
+@jax.jit
+def own_copy(tree: PyTree) -> PyTree:
+    """A copy on the device, whose memory the steps may use again."""
+    return jax.tree.map(lambda x: _strong(jnp.copy(x)), tree)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _advance(step, length, carry, constants, first, count, given):
+    """`count` steps in a loop of at most `length`, or one without any; and outputs."""
+
+    def at(index):
+        row = jax.tree.map(
+            lambda x: lax.dynamic_index_in_dim(x, index, 0, False), given
+        )
+        return first + index, *row
+
+    if length is None:
+        carry, outputs = _single(step, carry, constants, *at(0))
+        return carry, jax.tree.map(lambda x: jnp.asarray(x)[None], outputs)
+
+    def body(index, values):
+        carry, stacked = values
+        carry, outputs = _single(step, carry, constants, *at(index))
+        put = functools.partial(lax.dynamic_update_index_in_dim, index=index, axis=0)
+        return carry, jax.tree.map(put, stacked, outputs)
+
+    # Traced once: the loop's body finds this trace again.
+    _, shapes = _single.eval_shape(step, carry, constants, *at(jnp.int32(0)))
+    stacked = jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes)
+    return lax.fori_loop(0, count, body, (carry, stacked))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _single(step, carry, constants, index, *row):
+    after, outputs = step(carry, constants, index, *row)
+    return _same_types(carry, after), outputs
+
+
+def _same_types(before: PyTree, after: PyTree) -> PyTree:
+    """`after`, where it is what the next step may start from."""
+    old, new = jax.tree.structure(before), jax.tree.structure(after)
+    if old != new:
+        msg = f"A step must keep the structure of its carry; given {old} it returned {new}."  # noqa: E501
+        raise TypeError(msg)
+
+    def check(path, x, y):
+        if (jnp.shape(x), jnp.result_type(x)) != (jnp.shape(y), jnp.result_type(y)):
+            msg = (
+                "A step must keep the shapes and dtypes of its carry; "
+                f"{path_name(path) or 'it'} was {jax.typeof(x)} and became "
+                f"{jax.typeof(y)}."
+            )
+            raise TypeError(msg)
+        return _strong(y)
+
+    return jax.tree_util.tree_map_with_path(check, before, after)
+
+
+def _strong(x):
+    """Without JAX's weak type, which would make the second step a second program."""
+    if jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended):
+        return x
+    return lax.convert_element_type(x, jnp.result_type(x))

@@ -1,0 +1,18 @@
+"""From images to second moments, subspaces and projections."""
+
+from jaxunlearn.nullspace.moments import Moment as Moment
+from jaxunlearn.nullspace.moments import class_moments as class_moments
+from jaxunlearn.nullspace.moments import second_moments as second_moments
+from jaxunlearn.nullspace.moments import sum_classes as sum_classes
+from jaxunlearn.nullspace.projection import drift as drift
+from jaxunlearn.nullspace.projection import leakage as leakage
+from jaxunlearn.nullspace.projection import (
+    project_to_null_space as project_to_null_space,
+)
+from jaxunlearn.nullspace.projection import (
+    shrink_to_null_space as shrink_to_null_space,
+)
+from jaxunlearn.nullspace.subspace import Subspace as Subspace
+from jaxunlearn.nullspace.subspace import merge_subspaces as merge_subspaces
+from jaxunlearn.nullspace.subspace import row_subspaces as row_subspaces
+from jaxunlearn.nullspace.subspace import subspaces as subspaces

@@ -1,0 +1,288 @@
+"""Second moments of layer inputs: one streaming pass, memory that does not grow."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from jaxunlearn import parallel
+from jaxunlearn.capture.inputs import LayerGram, layer_grams
+from jaxunlearn.capture.layout import Layout
+from jaxunlearn.checks import check_count, is_traced
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.nullspace.batches import Images, first_images, is_stream
+from jaxunlearn.nullspace.memory import class_passes as class_passes
+from jaxunlearn.nullspace.streaming import stream_grams
+from jaxunlearn.parallel import Transform
+
+OTHERS = "others"
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """The uncentred second moment of one weight's inputs.
+
+    Attributes:
+      gram: `sum(x xT)` over rows, not their mean; a class axis may lead.
+      rows: how many rows were added up (per group); a class axis may lead.
+      layout: how the weight is read as matrices `[g, d, o]`.
+      classes: what the leading class axis holds, or None where there is none; the last
+        entry may be "others".
+    """
+
+    gram: Float[Array, "*classes g d d"] | Any
+    rows: Float[Array, "*classes"] | Any
+    layout: Layout
+    classes: tuple[int | str, ...] | None = None
+
+
+jax.tree_util.register_dataclass(
+    Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes"]
+)
+
+
+def second_moments(
+    classifier: Classifier,
+    images: Images,
+    *,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    transform: Transform = "shard_map",
+) -> PyTree:
+    """`C = sum(x xT)` over the input rows `x` of every weight, in one pass.
+
+    Sums run at precision HIGHEST, compensated, in float32 (float64 for a network that
+    computes in it); they depend neither on the batch size nor on the devices.
+
+    Args:
+      classifier: a `Classifier`.
+      images: `[n, h, w, c]`, or a re-iterable of such batches for data larger than
+        memory. With a mesh over several processes: this process's share, at least
+        one image; shares may be of different lengths.
+      batch_size: images per compiled step, over all devices of this process; None for
+        256, or what memory allows.
+      mesh: a one-axis mesh over whose devices each batch is cut, of several processes
+        too, all of which must call. None: on a GPU or TPU all devices of this process,
+        on a CPU one.
+      transform: what runs a step on every device, `jax.shard_map` or `jax.pmap`.
+
+    Returns:
+      A tree like `classifier.params` of `Moment`, None where a leaf has no input; the
+      same in every process.
+
+    Raises:
+      ValueError: what `layer_inputs` refuses.
+      TypeError: a stream that can be read only once.
+
+    Source: UNSC (arXiv 2404.13588) and CovarNav (arXiv 2311.12999) take the subspaces
+    of these matrices.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> class Flat(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x):
+    ...         return nn.Dense(3)(x.reshape(x.shape[0], -1))
+    >>> images = jnp.ones((5, 2, 2, 1))
+    >>> classifier = ju.freeze(Flat(), Flat().init(jax.random.key(0), images))
+    >>> float(ju.second_moments(classifier, images)["Dense_0"]["kernel"].gram[0, 0, 0])
+    5.0
+    """
+    how = (batch_size, mesh, transform)
+    return _moments(classifier, images, None, (0,), None, *how)
+
+
+def class_moments(
+    classifier: Classifier,
+    images: Images,
+    labels: ArrayLike | None,
+    *,
+    num_classes: int,
+    classes: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    transform: Transform = "shard_map",
+) -> PyTree:
+    """`second_moments` for each class apart, in the same single pass.
+
+    Batches are sorted by class before they reach the network, so that a class costs no
+    more than its own images; a class without images has a zero gram and zero rows.
+
+    Args:
+      classifier: a `Classifier`.
+      images: as in `second_moments`; a stream yields `(images, labels)` pairs.
+      labels: Int[n], in any order; None for a stream.
+      num_classes: how many classes there are.
+      classes: only these apart, then all others together as a last entry, where a
+        moment for every class would not fit.
+      batch_size: as in `second_moments`.
+      mesh: as in `second_moments`; processes may have different classes.
+      transform: as in `second_moments`.
+
+    Returns:
+      A tree like `classifier.params` of `Moment` with a leading class axis.
+
+    Raises:
+      ValueError: labels out of range, classes unknown or twice, moments larger than
+        memory, and what `second_moments` refuses.
+      TypeError: labels that are not integers.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> images, labels = jnp.ones((5, 2, 2, 1)), jnp.array([0, 2, 0, 0, 2])
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
+    >>> moments = ju.class_moments(classifier, images, labels, num_classes=3)
+    >>> moments["layers_1"]["kernel"].rows.tolist()
+    [3.0, 0.0, 2.0]
+    """
+    held = _held_classes(num_classes, classes)
+    how = (batch_size, mesh, transform)
+    table = np.full(num_classes, len(held) - 1)
+    named = [c for c in held if c != OTHERS]
+    table[named] = np.arange(len(named))
+
+    def slot_of(labels):
+        check_labels(labels, num_classes)
+        return table[np.asarray(labels)]
+
+    if labels is None and not is_stream(images):
+        msg = (
+            "labels are missing: labels=None is for a stream of (images, labels) pairs."  # noqa: E501
+        )
+        raise ValueError(msg)
+    if labels is None:
+        return _moments(classifier, images, slot_of, held, held, *how)
+    if is_stream(images):
+        msg = "A stream yields (images, labels) pairs and takes labels=None."
+        raise ValueError(msg)
+    if jnp.shape(labels) != (jnp.shape(images)[0],):
+        msg = f"labels must be one integer for each of {jnp.shape(images)[0]} images; their shape is {jnp.shape(labels)}."  # noqa: E501
+        raise ValueError(msg)
+    if isinstance(labels, jax.core.Tracer):
+        slots = jnp.asarray(table)[labels]
+    else:
+        slots = slot_of(labels)
+    return _moments(classifier, images, slots, held, held, *how)
+
+
+def sum_classes(
+    moments: PyTree, classes: Iterable[int | str], *, equal_weight: bool = False
+) -> PyTree:
+    """Add the moments of some classes, for instance of the retained ones.
+
+    Args:
+      moments: what `class_moments` returned.
+      classes: ids that its class axis holds (and "others" where it has that entry).
+      equal_weight: divide each class's gram by its trace first, so that a class with
+        many images does not own the subspace.
+
+    Returns:
+      A tree of `Moment` without a class axis.
+
+    Raises:
+      ValueError: a class that the axis does not hold, one named twice, or no class.
+      TypeError: moments without a class axis.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> images, labels = jnp.ones((5, 2, 2, 1)), jnp.array([0, 2, 0, 0, 2])
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
+    >>> moments = ju.class_moments(classifier, images, labels, num_classes=3)
+    >>> float(ju.sum_classes(moments, [1, 2])["layers_1"]["kernel"].rows)
+    2.0
+    """
+    wanted = list(classes)
+
+    def add(moment: Moment) -> Moment:
+        if moment.classes is None:
+            msg = "sum_classes needs moments with a class axis, as class_moments returns them."  # noqa: E501
+            raise TypeError(msg)
+        missing = [c for c in wanted if c not in moment.classes]
+        if missing or not wanted or len(set(wanted)) != len(wanted):
+            msg = (
+                f"classes must be distinct entries of {moment.classes}, at least one; "
+                f"they are {wanted}"
+                + (f", of which {missing} are not held." if missing else ".")  # noqa: E501
+            )
+            raise ValueError(msg)
+        index = np.array([moment.classes.index(c) for c in wanted])
+        gram = moment.gram[index]
+        if equal_weight:
+            trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+            gram = jnp.where(trace > 0, gram / jnp.where(trace > 0, trace, 1), 0)
+        return Moment(gram.sum(0), moment.rows[index].sum(0), moment.layout)
+
+    return jax.tree.map(add, moments, is_leaf=lambda x: isinstance(x, Moment))
+
+
+def check_labels(labels: Any, num_classes: int) -> None:
+    """Refuse labels that are not integers `0..num_classes - 1`, one a sample."""
+    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
+        msg = f"labels must be integers; they are {jnp.result_type(labels)}."
+        raise TypeError(msg)
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        msg = f"labels must be one-dimensional; their shape is {values.shape}."
+        raise ValueError(msg)
+    if values.size and (values.min() < 0 or values.max() >= num_classes):
+        msg = f"labels must lie in 0..{num_classes - 1}; they range from {values.min()} to {values.max()}."  # noqa: E501
+        raise ValueError(msg)
+
+
+def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
+    if num_classes < 1:
+        msg = f"num_classes must be at least 1; it is {num_classes}."
+        raise ValueError(msg)
+    if classes is None:
+        return tuple(range(num_classes))
+    held = [int(c) for c in classes]
+    if len(set(held)) != len(held) or any(not 0 <= c < num_classes for c in held):
+        msg = f"classes must be distinct ids in 0..{num_classes - 1}; they are {held}."
+        raise ValueError(msg)
+    return (*held, OTHERS)
+
+
+def _moments(
+    classifier, images, slots, held, classes, batch_size, mesh, transform
+) -> PyTree:
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    parallel.check_transform(transform, mesh)
+    sample = first_images(classifier, images, labelled=callable(slots))
+    if is_traced((classifier, sample)):
+        grams = _traced(classifier, sample, slots, len(held), mesh)
+    else:
+        grams = stream_grams(
+            *(classifier, images, sample, slots, len(held)),
+            batch_size=batch_size,
+            mesh=parallel.mesh_for_rows(mesh),
+            transform=transform,
+        )
+    result: list[Moment | None] = []
+    for gram in grams:
+        if gram is not None and classes is None:
+            gram = LayerGram(gram.gram[0], gram.rows[0], gram.layout)
+        result.append(gram and Moment(gram.gram, gram.rows, gram.layout, classes))
+    return jax.tree.unflatten(jax.tree.structure(classifier.params), result)
+
+
+def _traced(classifier, images, slots, count, mesh):
+    """Inside a transformation: one batch, no streaming; classes are masks."""
+    if mesh is not None:
+        msg = (
+            "mesh cannot be used inside a transformation: call second_moments on each "
+            "shard and add the results with lax.psum."
+        )
+        raise ValueError(msg)
+    masks = jnp.ones((1, images.shape[0]))
+    if slots is not None:
+        masks = (slots[None] == jnp.arange(count)[:, None]).astype(jnp.float32)
+    return jax.vmap(lambda mask: layer_grams(classifier, images, mask))(masks)

@@ -1,0 +1,138 @@
+"""The projector of one weight: prepared on the host in float64, applied anywhere."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import Precision
+from jaxtyping import Array, Bool, Float
+
+from jaxunlearn.capture.layout import Layout
+from jaxunlearn.checks import is_traced
+from jaxunlearn.nullspace import linalg
+from jaxunlearn.nullspace.moments import Moment
+from jaxunlearn.nullspace.subspace import Subspace, host_grams
+from jaxunlearn.nullspace.trees import check_concrete
+
+# Tensor cores and TPUs round the factors of other products to ten bits or eight.
+product = functools.partial(jnp.matmul, precision=Precision.HIGHEST)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projector:
+    """A linear map of one weight's updates `D [g, d, o]`, group by group.
+
+    Attributes:
+      matrix: `B`, zero-padded columns included; or `P`, where `dense`.
+      kept: whether `B` spans what a group keeps, `B (BT D)`, rather than what it loses,
+        `D - B (BT D)`.
+      layout: how the weight is read as matrices.
+      dense: whether `matrix` is the whole map, `P D`.
+    """
+
+    # Any: JAX also rebuilds the record around shapes, axis numbers and None.
+    matrix: Float[Array, "*requests g d w"] | Any
+    kept: Bool[Array, "*requests g"] | Any
+    layout: Layout
+    dense: bool = False
+
+
+jax.tree_util.register_dataclass(
+    Projector, data_fields=["matrix", "kept"], meta_fields=["layout", "dense"]
+)
+
+
+def compute_dtype(*arrays: Any) -> Any:
+    """The dtype that holds all of these, and float32; float64 only where it is on."""
+    dtype = functools.reduce(jnp.promote_types, (x.dtype for x in arrays), jnp.float32)
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def project(projector: Projector, update: Array) -> Array:
+    """`D - B (BT D)`, `B (BT D)` or `P D`, in the update's shape and dtype."""
+    dtype = compute_dtype(update, projector.matrix)
+    B = projector.matrix.astype(dtype)
+    D = projector.layout.to_matrix(update).astype(dtype)
+    if projector.dense:
+        D = product(B, D)
+    else:
+        within = product(B, product(B.mT, D))
+        D = jnp.where(projector.kept[:, None, None], within, D - within)
+    return projector.layout.from_matrix(D).astype(update.dtype)
+
+
+def hard(name: str, subspace: Subspace) -> Projector:
+    """`I - U UT`, through whichever of `U` and its complement has fewer columns."""
+    basis, layout = subspace.basis, subspace.layout
+    expected = (layout.groups, layout.fan_in)
+    if basis.shape[-3:-1] != expected:
+        msg = f"{name}: the shape of its basis is {basis.shape}, and its layout makes it end in ({layout.groups}, {layout.fan_in}, rank)."  # noqa: E501
+        raise ValueError(msg)
+    *shape, d, r = basis.shape
+    dtype = compute_dtype(basis)
+    if is_traced(basis):
+        # Ranks and complements need values: the thin form does without.
+        matrix = jnp.pad(basis, [*[(0, 0)] * (basis.ndim - 1), (0, _width(r, d) - r)])
+        return Projector(matrix.astype(dtype), jnp.zeros(shape, bool), layout)
+    groups = np.asarray(basis).reshape(math.prod(shape), d, r)
+    tolerance = math.sqrt(jnp.finfo(basis.dtype).eps)
+    halves = [_thinner_half(name, group, tolerance) for group in groups]
+    return _stacked(halves, shape, dtype, layout)
+
+
+def ridge(damping: float, name: str, moment: Moment) -> Projector:
+    """`damping (C / tr C + damping I)^-1`, thin where few directions are shrunk."""
+    gram, layout, d = moment.gram, moment.layout, moment.layout.fan_in
+    check_concrete(name, gram, "an eigenvalue decomposition in float64")
+    dtype = compute_dtype(gram)
+    thin = []
+    for matrix in host_grams(name, moment):
+        values, vectors = linalg.eigenpairs(matrix)
+        shares = values / max(values.sum(), np.finfo(np.float64).tiny)
+        losses = shares / (shares + damping)
+        some = losses > jnp.finfo(dtype).eps
+        thin.append((vectors[:, some] * np.sqrt(losses[some]), False))
+    shape = gram.shape[:-2]
+    if 2 * _width(max(columns.shape[1] for columns, _ in thin), d) <= d:
+        return _stacked(thin, shape, dtype, layout)
+    whole = [(np.eye(d) - columns @ columns.T, False) for columns, _ in thin]
+    return dataclasses.replace(_stacked(whole, shape, dtype, layout), dense=True)
+
+
+def _thinner_half(name, columns, tolerance) -> tuple[np.ndarray, bool]:
+    """`(U, False)`, padding dropped, or `(its complement, True)`."""
+    d = columns.shape[0]
+    columns = columns[:, np.any(columns != 0, axis=0)].astype(np.float64)
+    r = columns.shape[1]
+    error = np.max(np.abs(columns.T @ columns - np.eye(r)), initial=0)
+    if not error <= tolerance:
+        msg = f"{name}: the columns of its basis must be orthonormal or zero; they miss it by {error:.2g}. Take them from subspaces, row_subspaces or merge_subspaces."  # noqa: E501
+        raise ValueError(msg)
+    if 2 * r > d:
+        return linalg.complement(columns), True
+    return columns, False
+
+
+def _stacked(halves, shape, dtype, layout) -> Projector:
+    """The record of these `(B, kept)`, one a group, their columns padded alike."""
+    d = layout.fan_in
+    width = _width(max(columns.shape[1] for columns, _ in halves), d)
+    matrix = np.zeros((len(halves), d, width), dtype)
+    for padded, (columns, _) in zip(matrix, halves, strict=True):
+        padded[:, : columns.shape[1]] = columns
+    with linalg.float64():
+        return Projector(
+            jnp.asarray(matrix.reshape(*shape, d, width)),
+            jnp.asarray(np.reshape([kept for _, kept in halves], shape)),
+            layout,
+        )
+
+
+def _width(columns: int, d: int) -> int:
+    """Rounded up to a multiple of `d / 8`, so that close ranks share a program."""
+    unit = math.ceil(d / 8)
+    return min(math.ceil(columns / unit) * unit, d)

@@ -1,0 +1,132 @@
+"""`jaxunlearn sweep`: what it prints, what it leaves behind, what it refuses."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from jaxunlearn import training
+from jaxunlearn.cli import main, sweep
+from jaxunlearn.datasets import load
+from jaxunlearn.metrics.evaluation import evaluate
+from jaxunlearn.models.files import load_classifier
+
+TINY = (
+    *("--recipe.epochs", "2", "--options", "width=4", "--unsc.steps", "3"),
+    *("--learning-rates", "0.1", "1"),
+)
+
+
+def cli(*flags):
+    """The exit code."""
+    try:
+        return main(["sweep", *map(str, flags)])
+    except SystemExit as exit:  # what tyro refuses
+        return exit.code
+
+
+def strict(path):
+    """JSON without NaN and its kin."""
+
+    def refuse(name):
+        pytest.fail(f"{name} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny sweep over two sets of classes, its classifiers saved."""
+    out = tmp_path_factory.mktemp("sweeps") / "two"
+    flags = ("--forget", "3", "0,1", "--save-classifiers", "--out", out)
+    assert cli(*TINY, *flags) == 0
+    return out
+
+
+def test_a_sweep_leaves_a_folder_with_all_classifiers(finished):
+    assert {path.name for path in finished.parent.iterdir()} == {"two"}
+    titles = ("original", "forget-3", "forget-0-1")
+    expected = {f"{t}{end}" for t in titles for end in (".json", ".safetensors")}
+    assert {path.name for path in finished.iterdir()} == {"sweep.json", *expected}
+    found, test = strict(finished / "sweep.json"), load("digits", "test")
+    assert found["passes"] == {"statistics": 1, "labels": 1}
+    original, card = load_classifier(finished / "original.safetensors")
+    assert card.forgotten == ()
+    for record, classes in zip(found["requests"], ([3], [0, 1]), strict=True):
+        assert record["forget"] == classes
+        name = "-".join(map(str, classes))
+        unlearned, card = load_classifier(finished / f"forget-{name}.safetensors")
+        assert list(card.forgotten) == classes
+        for classifier, stored in ((unlearned, "test"), (original, "before")):
+            again = evaluate(classifier, test, classes)
+            assert record[stored]["retained"] == pytest.approx(again.retained)
+            assert record[stored]["forgotten"] == pytest.approx(again.forgotten)
+    assert {t["learning_rate"] for t in found["validation_trials"]} == {0.1, 1.0}
+    assert found["learning_rate"] in (0.1, 1.0)
+
+
+def test_each_class_from_a_checkpoint_prints_a_table(finished, tmp_path, capsys):
+    flags = ("--checkpoint", finished / "original.safetensors", "--out", tmp_path / "x")
+    method = ("--unsc.steps", "3", "--learning-rates", "--unsc.learning-rate", "1")
+    assert cli(*flags, *method) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()]
+    rows = {row[0]: row[1:] for row in rows if row and re.match(r"\d$|mean$", row[0])}
+    found = strict(tmp_path / "x" / "sweep.json")
+    assert [int(name) for name in rows if name != "mean"] == list(range(10))
+    for record in found["requests"]:
+        shown = [float(x) for x in rows[str(record["forget"][0])]]
+        wanted = [
+            *(record[when]["retained"] for when in ("test", "before")),
+            *(record[when]["forgotten"] for when in ("test", "before")),
+            record["retained_logit_change"],
+        ]
+        assert shown == pytest.approx(wanted, abs=0.006)
+    mean = np.mean([record["test"]["forgotten"] for record in found["requests"]])
+    assert float(rows["mean"][2]) == pytest.approx(mean, abs=0.006)
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    assert "1 over 1,294 training images for statistics" in " ".join(printed.split())
+    assert found["settings"]["options"] == ["width=4"]
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"sweep.json"}
+
+
+def test_an_interrupted_sweep_leaves_nothing(finished, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    flags = ("--checkpoint", finished / "original.safetensors", "--out", tmp_path / "x")
+    monkeypatch.setattr(sweep, "sweep", interrupted)
+    assert cli(*flags, "--learning-rates") == 130
+    assert list(tmp_path.iterdir()) == []
+    assert "interrupted. Nothing was written." in capsys.readouterr().err
+
+
+def test_a_sweep_is_replaced_only_when_told(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it trains"))
+    assert cli("--out", finished) == 2
+    assert "replace it with --overwrite" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli("--out", tmp_path, "--overwrite") == 2
+    assert "is no sweep" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--forget", "each", "3"), '--forget takes "each" by itself'),
+        (("--forget", "1-2"), '--forget takes "each" by itself'),
+        (("--forget", "3", "12"), r"names class 12, which does not exist"),
+        (("--forget", "0,1", "1,0"), "are the same classes"),
+        (("--method", "retrain"), "There is no method that a sweep can share"),
+        (("--how", "pmap"), "--how must be one of"),
+        (("--unsc.learning-rate", "0.1"), "has no effect next to a grid"),
+        (("--learning-rates", "-1"), "learning_rates must be positive"),
+    ],
+)
+def test_refusals_come_before_training(flags, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it trains"))
+    assert cli(*flags, "--out", tmp_path / "x") == 2
+    assert re.search(sentence, " ".join(capsys.readouterr().err.split()))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,191 @@
+"""The pictures of a run: what is in them, and that they are written whole."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxunlearn.cli import plots
+from jaxunlearn.cli.plots import plot_accuracies, plot_images, plot_sheet
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")) / 255
+
+
+def share(picture, colour, tolerance=0.02):
+    """How much of a picture has (nearly) this colour."""
+    near = np.abs(picture - np.array(colour)[None, None]).max(axis=-1) <= tolerance
+    return near.mean()
+
+
+def drawn(tmp_path, images, labels, **options):
+    path = tmp_path / "images.png"
+    plot_images(path, images, np.asarray(labels), **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["images.png"]
+    return pixels(path)
+
+
+def test_images_show_their_grey_levels(tmp_path):
+    images = np.full((4, 8, 8, 1), 0.2, np.float32)
+    images[2:] = 0.8
+    found = drawn(tmp_path, images, [0, 0, 3, 3])
+    dark, light = (share(found, [grey] * 3) for grey in (0.2, 0.8))
+    assert dark == pytest.approx(light, rel=0.05)
+    assert dark + light > 0.6
+
+
+def test_images_show_their_colours(tmp_path):
+    images = np.zeros((2, 8, 8, 3), np.float32)
+    images[..., 0] = 1
+    assert share(drawn(tmp_path, images, [0, 1]), [1, 0, 0]) > 0.5
+
+
+@pytest.mark.parametrize(("channels", "red"), [(2, False), (4, True)])
+def test_images_of_other_channels_are_shown_in_grey_or_without_opacity(
+    tmp_path, channels, red
+):
+    images = np.zeros((2, 8, 8, channels), np.float32)
+    images[..., 0] = 1
+    colour = [1, 0, 0] if red else [0.5] * 3
+    assert share(drawn(tmp_path, images, [0, 1]), colour) > 0.5
+    (tmp_path / "images.png").unlink()
+    assert share(sheet(tmp_path, images), colour) > 0.2
+
+
+def test_images_in_another_range_are_rescaled(tmp_path):
+    images = np.full((2, 8, 8, 1), -3, np.float32)
+    images[1] = 5
+    found = drawn(tmp_path, images, [0, 1])
+    assert share(found, [0, 0, 0]) > 0.2
+    # The page is white as well.
+    assert share(found, [1, 1, 1]) > 0.2
+
+
+def test_constant_images_are_drawn(tmp_path):
+    drawn(tmp_path, np.full((2, 8, 8, 1), 7, np.float32), [0, 0])
+
+
+def test_a_class_with_fewer_images_leaves_its_row_open(tmp_path):
+    images = np.zeros((5, 8, 8, 1), np.float32)
+    found = drawn(tmp_path, images, [0, 0, 0, 0, 9])
+    assert share(found, [0, 0, 0]) < share(found, plots._BETWEEN) * 2
+
+
+def test_columns_are_limited(tmp_path):
+    images = np.zeros((40, 8, 8, 1), np.float32)
+    height, width, _ = drawn(tmp_path, images, [0] * 20 + [1] * 20, columns=5).shape
+    assert width / height == pytest.approx(5 / 2, rel=0.2)
+
+
+def test_a_hundred_classes_fit_on_a_page(tmp_path):
+    images = np.zeros((200, 8, 8, 1), np.float32)
+    found = drawn(tmp_path, images, np.repeat(np.arange(100), 2))
+    assert max(found.shape) < 120 * 45
+    plot_accuracies(tmp_path / "a.png", {"x": [50.0] * 100, "y": [50.0] * 100}, [3])
+    assert max(pixels(tmp_path / "a.png").shape) < 120 * 45
+
+
+def test_accuracies_are_bars_of_their_height(tmp_path):
+    path = tmp_path / "a.png"
+
+    def ink(value):
+        plot_accuracies(path, {"original": [value] * 4}, [])
+        # Matplotlib's first colour.
+        return share(pixels(path), [0.12, 0.47, 0.71])
+
+    assert ink(100.0) == pytest.approx(2 * ink(50.0), rel=0.05)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_a_class_without_samples_has_no_bar(tmp_path, missing):
+    path = tmp_path / "a.png"
+    plot_accuracies(path, {"a": [100.0, missing], "b": [100.0, 0.0]}, [1])
+    whole = pixels(path)
+    plot_accuracies(path, {"a": [100.0, 0.0], "b": [100.0, missing]}, [1])
+    np.testing.assert_array_equal(whole, pixels(path))
+
+
+def test_forgotten_classes_are_shaded(tmp_path):
+    path = tmp_path / "a.png"
+
+    def shaded(classes):
+        plot_accuracies(path, {"a": [0.0] * 4}, classes)
+        return share(pixels(path), [0.9] * 3, tolerance=0.005)
+
+    assert shaded([]) < 0.01
+    assert shaded([1, 2]) == pytest.approx(2 * shaded([1]), rel=0.1)
+
+
+def sheet(tmp_path, images, *, marked=None, title="a title", **options):
+    path, count = tmp_path / "sheet.png", len(images)
+    marked = np.zeros(count, bool) if marked is None else np.asarray(marked)
+    captions = ["airplane: 100 %"] * count
+    plot_sheet(path, images, captions, title=title, marked=marked, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
+    return pixels(path)
+
+
+def test_a_sheet_shows_every_image_in_its_colours(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.float32)
+    images[0, ..., 0] = images[1, ..., 1] = images[2, ..., 2] = 1
+    found = sheet(tmp_path, images)
+    colours = ([1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0])
+    shares = [share(found, colour, tolerance=0.002) for colour in colours]
+    assert min(shares) > 0.05
+    assert max(shares) < 1.1 * min(shares)
+
+
+def test_a_sheet_is_as_long_as_it_has_rows(tmp_path):
+    def size(count, **options):
+        images = np.zeros((count, 8, 8, 1), np.float32)
+        return np.array(sheet(tmp_path, images, **options).shape[:2])
+
+    one, two, four = size(8), size(9), size(32)
+    assert one[1] == two[1] == four[1]
+    row = two[0] - one[0]
+    assert 150 < row < 250
+    assert four[0] == pytest.approx(one[0] + 3 * row, abs=3)
+    # More than fit are left out.
+    np.testing.assert_array_equal(size(70, most=8), one)
+
+
+def test_large_images_are_shown_pixel_by_pixel(tmp_path):
+    images = np.zeros((2, 200, 300, 1), np.float32)
+    images[:, ::2] = 1
+    found = sheet(tmp_path, images).mean(axis=-1)
+    # Alternating lines are still told apart.
+    assert np.median(np.abs(np.diff(found[100:200, 100:200], axis=0))) > 0.9
+
+
+def test_a_sheet_of_huge_images_fits_on_a_page(tmp_path):
+    images = np.zeros((8, 20, 4000, 1), np.float32)
+    assert max(sheet(tmp_path, images, columns=2).shape) < 120 * 45
+    tall = images.swapaxes(1, 2)
+    assert max(sheet(tmp_path, tall, columns=4).shape) < 120 * 45
+
+
+def test_captions_are_below_images_and_red_where_marked(tmp_path):
+    images = np.ones((2, 8, 8, 1), np.float32)
+
+    def red(marked):
+        found = sheet(tmp_path, images, marked=marked)
+        return share(found, [0.69, 0, 0], tolerance=0.1)
+
+    none, one, both = red([False, False]), red([True, False]), red([True, True])
+    assert none == 0
+    assert 0 < one < both
+
+
+def test_names_that_look_like_formulas_are_shown_as_they_are(tmp_path):
+    images = np.ones((1, 8, 8, 1), np.float32)
+    sheet(tmp_path, images, title="$a$ costs $")
+
+
+def test_sheets_of_other_ranges_are_rescaled(tmp_path):
+    images = np.full((2, 8, 8, 1), -3, np.float32)
+    images[1] = 5
+    assert share(sheet(tmp_path, images), [0, 0, 0]) > 0.1
+    sheet(tmp_path, np.full((2, 8, 8, 1), 7, np.float32))

@@ -1,0 +1,169 @@
+"""Functions compared by what they compute."""
+
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn.descent.traced import Opaque, Program, trace
+
+X = jnp.arange(3.0)
+
+
+def program(function, *args):
+    return trace(function, *(args or (X,))).program
+
+
+def scaled(factor):
+    return lambda x: factor * x
+
+
+def test_equal_programs_are_equal_and_hash_alike():
+    one, other = program(scaled(2.0)), program(scaled(2.0))
+    assert one == other
+    assert one is not other
+    assert hash(one) == hash(other)
+    assert one != "a program"
+
+
+@jax.custom_jvp
+def squared(x):
+    return x**2
+
+
+squared.defjvp(lambda primals, tangents: (primals[0] ** 2, tangents[0]))
+
+DIFFERENT = {
+    "a number": (scaled(2.0), scaled(3.0)),
+    "the last bit of a number": (scaled(0.1), scaled(np.nextafter(np.float32(0.1), 1))),
+    "the sign of zero": (scaled(0.0), scaled(-0.0)),
+    "a flag for a number": (
+        lambda x: jax.lax.reduce_precision(x, 5, 10),
+        lambda x: jax.lax.reduce_precision(x, 5, 9),
+    ),
+    "a primitive": (jnp.sin, jnp.cos),
+    "the order of variables": (lambda x: (x, 2 * x), lambda x: (2 * x, x)),
+    "which variable": (lambda x: x - 2 * x, lambda x: 2 * x - x),
+    "the output's structure": (lambda x: (x,), lambda x: [x]),
+    "a precision": (
+        lambda x: jnp.dot(x, x, precision="highest"),
+        lambda x: jnp.dot(x, x),
+    ),
+    "the body of a loop": (
+        lambda x: jax.lax.fori_loop(0, 3, lambda i, x: x + i, x),
+        lambda x: jax.lax.fori_loop(0, 3, lambda i, x: x - i, x),
+    ),
+    "a number inside a nested function": (
+        lambda x: jax.jit(scaled(2.0))(x),
+        lambda x: jax.jit(scaled(3.0))(x),
+    ),
+    "a branch": (
+        lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.cos, x),
+        lambda x: jax.lax.cond(x[0] > 0, jnp.sin, jnp.sin, x),
+    ),
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_programs_differ_in(name):
+    one, other = map(program, DIFFERENT[name])
+    assert isinstance(one, Program)
+    assert isinstance(other, Program)
+    assert one != other
+    assert one == program(DIFFERENT[name][0])
+
+
+def test_programs_differ_in_their_arguments():
+    identity = lambda x: x  # noqa: E731
+    assert program(identity, X) != program(identity, jnp.arange(4.0))
+    assert program(identity, X) != program(identity, jnp.arange(3))
+    assert program(identity, (X,)) != program(identity, [X])
+
+
+@pytest.mark.core
+def test_a_program_computes_what_its_function_does():
+    def function(tree, y):
+        return {"out": tree["a"] @ tree["a"] + y, "same": tree["b"]}
+
+    tree = {"a": X, "b": jnp.int32(3)}
+    traced = trace(function, tree, jax.ShapeDtypeStruct((), jnp.float32))
+    result = jax.jit(traced.program)(traced.consts, tree, jnp.float32(2))
+    assert jax.tree.map(float, result) == {"out": 7.0, "same": 3.0}
+    assert traced.shapes["out"].shape == ()
+
+
+@pytest.mark.core
+def test_arrays_closed_over_are_arguments():
+    """So programs that differ in them alone are equal, and each gets its own."""
+
+    def closing_over(array):
+        return trace(lambda x: x * array, X)
+
+    for make in (np.asarray, jnp.asarray):
+        one, other = (closing_over(make([k, 2.0, 3.0], "float32")) for k in (1, 5))
+        assert one.program == other.program
+        assert other.program(one.consts, X).tolist() == [0, 2, 6]
+        assert one.program(other.consts, X + 1).tolist() == [5, 4, 9]
+
+
+def test_a_program_does_not_keep_the_arrays_alive():
+    def closing_over(array):
+        return weakref.ref(array), trace(lambda x: x * array, X).program
+
+    watch, kept = closing_over(jnp.ones(3) * 2)
+    jax.clear_caches()
+    gc.collect()
+    assert watch() is None
+    assert isinstance(kept, Program)
+
+
+def test_two_closures_over_one_array_differ_from_closures_over_two():
+    """JAX hands an array that is closed over twice over once."""
+    a, b = jnp.ones(3), jnp.ones(3)
+    one = trace(lambda x: (x * a, x + a), X)
+    two = trace(lambda x: (x * a, x + b), X)
+    assert (len(one.consts) != len(two.consts)) == (one.program != two.program)
+
+
+@pytest.mark.core
+def test_what_cannot_be_compared_stays_itself():
+    twice = lambda x: 2 * squared(x)  # noqa: E731
+    assert program(twice) == Opaque(twice)
+    assert program(twice) == program(twice)
+    assert program(twice) != program(lambda x: 2 * squared(x))
+    traced = trace(twice, X)
+    assert traced.program(traced.consts, X).tolist() == [0, 2, 8]
+    gradient = jax.grad(lambda x: traced.program(traced.consts, x).sum())
+    assert gradient(X).tolist() == [2, 2, 2]
+
+
+def test_callbacks_are_never_mixed_up():
+    def calling(function):
+        shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+        return trace(lambda x: jax.pure_callback(function, shape, x), X)
+
+    one, other = calling(lambda x: x + 1), calling(lambda x: x + 2)
+    assert one.program != other.program
+    assert one.program(one.consts, X).tolist() == [1, 2, 3]
+    assert other.program(other.consts, X).tolist() == [2, 3, 4]
+
+
+def test_random_keys_may_be_closed_over():
+    def noise(seed):
+        key = jax.random.key(seed)
+        return trace(lambda x: x + jax.random.normal(key, x.shape), X)
+
+    results = [noise(seed).program(noise(seed).consts, X).tolist() for seed in (0, 1)]
+    assert results[0] != results[1]
+
+
+def test_the_precision_asked_for_around_a_trace_counts():
+    dot = lambda x: jnp.dot(x, x)  # noqa: E731
+    plain = program(dot)
+    with jax.default_matmul_precision("highest"):
+        assert program(dot) != plain
+    assert program(dot) == plain

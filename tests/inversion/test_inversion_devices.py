@@ -1,0 +1,291 @@
+"""A batch of images shared by eight devices, by either of JAX's two transforms."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from counting import compilations
+from jax import lax
+from normalised import draw_classifier
+from test_inversion import ADAM, KEY, SHAPE, TERMS, Small, run, small
+
+import jaxunlearn as ju
+from jaxunlearn import parallel
+from jaxunlearn.descent import loop
+from jaxunlearn.descent.loop import run_steps
+from jaxunlearn.inversion import ImagePrior, inversion_terms
+from jaxunlearn.inversion.step import Carry, Constants, Step
+
+TRANSFORMS = ["shard_map", "pmap"]
+# Mirrored at random, which must be the same on all devices.
+OPTIONS = {"batch_size": 8, "steps": 10, "flip": True}
+# Thirteen labels fill two batches of eight: the first three are there twice.
+LABELS = np.array([0, 1, 2, 1, 0, 2, 2, 1, 0, 1, 2, 1, 0])
+FILLED = np.concatenate([LABELS, LABELS[:3]])
+
+
+@functools.cache
+def mesh():
+    return jax.make_mesh((8,), ("shard",))
+
+
+def automatic():
+    return parallel.automatic(mesh())
+
+
+@functools.cache
+def on_one_device():
+    return run(small(), FILLED, **OPTIONS)[:13]
+
+
+# Shares in general.
+
+
+def centred(rows, shared):
+    """Less the mean over all devices, which none of them knows alone."""
+    mean = lax.pmean(rows["x"].mean(1), "shard")
+    return {"x": rows["x"] - mean[:, None], "y": rows["y"] + shared}, mean
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("wrap", [jax.jit, lambda function: function])
+def test_a_function_of_shares_is_one_of_all_rows(transform, wrap):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 24, 3)).astype(np.float32)
+    y = np.arange(48, dtype=np.float32).reshape(2, 24)
+    run_all = wrap(parallel.on_shares(centred, automatic(), transform))
+    rows, mean = run_all({"x": jnp.asarray(x), "y": jnp.asarray(y)}, jnp.float32(5))
+    np.testing.assert_allclose(mean, x.mean(1), atol=1e-6)
+    np.testing.assert_allclose(rows["x"], x - x.mean(1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(rows["y"], y + 5)
+
+
+def slopes(rows, shared):
+    """Of `sum |x - mean x|^4 / 24`, each device bringing its own part of the sum."""
+
+    def part(x):
+        mean = lax.pmean(x.mean(1), "shard")
+        return ((x - mean[:, None]) ** 4).sum() / 24
+
+    return jax.grad(part)(rows), shared
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_gradients_go_through_what_devices_reduce(transform):
+    x = np.random.default_rng(0).exponential(size=(1, 24)).astype(np.float32)
+    run_all = jax.jit(parallel.on_shares(slopes, automatic(), transform))
+    found, _ = run_all(jnp.asarray(x), jnp.float32(0))
+    cubes = 4 * (x - x.mean()) ** 3 / 24
+    np.testing.assert_allclose(found, cubes - cubes.mean(), atol=1e-5)
+    assert abs(cubes.mean()) > 0.1
+
+
+def test_another_transform_and_a_mesh_of_two_axes_are_refused():
+    with pytest.raises(ValueError, match="transform must be .* it is 'xmap'"):
+        parallel.check_transform("xmap")
+    square = jax.make_mesh((4, 2), ("a", "b"))
+    with pytest.raises(ValueError, match="mesh must be .* with one axis"):
+        parallel.on_shares(centred, square)
+    with pytest.raises(ValueError, match="mesh must be .* with one axis"):
+        run(small(), mesh=square)
+
+
+# The same images.
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("transform", "together"), [("shard_map", 2), ("pmap", 1)])
+def test_devices_find_the_images_of_one_device(transform, together):
+    """Of a number of labels that they cannot share evenly."""
+    options = OPTIONS | {"batches_at_once": together, "transform": transform}
+    images = run(small(), LABELS, mesh=mesh(), **options)
+    np.testing.assert_allclose(images, on_one_device(), atol=1e-4)
+
+
+def test_batches_at_once_are_those_one_by_one():
+    images = run(small(), FILLED, **OPTIONS, batches_at_once=2)
+    np.testing.assert_allclose(images[:13], on_one_device(), atol=1e-4)
+    # No more than there are.
+    more = run(small(), FILLED, **OPTIONS, batches_at_once=5)
+    np.testing.assert_array_equal(more, images)
+
+
+# However long the gradient is, a step is 0.1 long over all that it is given.
+COUPLED = optax.chain(optax.clip_by_global_norm(1e-4), optax.sgd(1e3))
+
+
+def test_an_optimizer_that_couples_pixels_does_not_couple_batches():
+    """Four batches of three, of ten images; three at once are filled up with two."""
+    options = {"batch_size": 3, "steps": 10, "optimizer": COUPLED}
+    one, three = (
+        run(small(), LABELS[:10], batches_at_once=n, **options) for n in (1, 3)
+    )
+    np.testing.assert_allclose(three, one, atol=1e-5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_loop_on_the_devices_gives_the_same_images(transform, monkeypatch):
+    monkeypatch.setattr(parallel, "loops_are_slow", lambda: False)
+    images = run(small(), LABELS, mesh=mesh(), transform=transform, **OPTIONS)
+    np.testing.assert_allclose(images, on_one_device(), atol=1e-4)
+
+
+BEST = OPTIONS | {"coarse": (2,), "keep_best": True}
+
+
+@functools.cache
+def best_on_one_device():
+    return run(small(), FILLED, **BEST)[:13]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_best_images_and_coarse_stages_are_shared_by_one_program(transform):
+    """Of all groups, stages and steps; and none is compiled the second time."""
+    options = BEST | {"mesh": mesh(), "transform": transform}
+    options["optimizer"] = optax.adam(0.05)  # known to no program
+    before = loop._advance._cache_size()
+    images = run(small(), LABELS, **options)
+    assert loop._advance._cache_size() == before + 1
+    np.testing.assert_allclose(images, best_on_one_device(), atol=1e-4)
+    with compilations() as compiled:
+        run(small(), LABELS[::-1], **options)
+    assert not compiled
+
+
+# Statistics of the batch, or of each share.
+
+# A step along the gradient, and nothing else.
+DOWN = optax.sgd(1.0)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_statistics_are_of_the_batch_or_of_each_share(transform, sync):
+    """The terms of the first step, and the step itself, of two images a device."""
+    given, records = everything(), []
+    images = run(
+        **given,
+        steps=1,
+        batch_size=16,
+        mesh=mesh(),
+        transform=transform,
+        sync_statistics=sync,
+        optimizer=DOWN,
+        log=records.append,
+    )
+    shares = 1 if sync else 8
+    terms, gradient = by_hand(shares)
+    for name, value in terms._asdict().items():
+        expected = np.mean(value)
+        np.testing.assert_allclose(records[0][name], expected, rtol=1e-4)
+    expected = given["start"] - gradient / shares
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+
+
+@functools.cache
+def everything():
+    """What all terms are of."""
+    start, others = np.random.default_rng(0).normal(size=(2, 16, *SHAPE))
+    classifier = small(None)
+    return {
+        "classifier": classifier,
+        "labels": np.resize([0, 1, 2], 16),
+        "start": start.astype(np.float32),
+        "prior": ImagePrior(0.1, 0.1, 0.7, 0.8, 0.9),
+        "moments": ju.second_moments(classifier, others.astype(np.float32)),
+        "student": draw_classifier(Small, SHAPE, np.float32, 4),
+    }
+
+
+@functools.cache
+def by_hand(shares):
+    """Each share as a batch of its own: its terms, and their gradient."""
+    given = dict(everything())
+    start, labels = given.pop("start"), given.pop("labels")
+
+    def one(images, labels):
+        found = inversion_terms(images=images, labels=labels, **given)
+        return found.total, found
+
+    cut = start.reshape(shares, -1, *SHAPE), labels.reshape(shares, -1)
+    gradient, terms = jax.jit(jax.vmap(jax.grad(one, has_aux=True)))(*cut)
+    return terms, np.asarray(gradient).reshape(start.shape)
+
+
+def test_shares_and_the_whole_batch_differ():
+    """So that the test above can tell them apart."""
+    images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
+    labels = np.resize([0, 1, 2], 16)
+    whole = TERMS(small(None), jnp.asarray(images), jnp.asarray(labels)).feature
+    parts = [
+        TERMS(small(None), jnp.asarray(images[i : i + 2]), jnp.asarray(labels[:2]))
+        for i in range(0, 16, 2)
+    ]
+    assert np.mean([part.feature for part in parts]) > 1.05 * whole
+
+
+# Where things lie.
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_each_device_holds_its_share_and_only_sums_travel(transform):
+    where = automatic()
+    prior = ImagePrior().resolved(batch_norm=True, moments=False, student=False)
+    step = Step(ADAM, prior, (0, 0), True, where, transform, True)
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 16, *SHAPE)))
+    loss = jnp.full((2, 16), jnp.inf)
+    state, running = jax.vmap(ADAM.init)(images), jnp.array(True)
+
+    def cut(leaf):
+        return leaf.shape[:2] == (2, 16)
+
+    def put(leaf):
+        place = parallel.place_columns if cut(leaf) else parallel.place_whole
+        return place(leaf, where)
+
+    carry = jax.tree.map(put, Carry(images, state, images, loss, running))
+    labels = np.resize(np.array([0, 1, 2], np.int32), (2, 16))
+    numbers = (jax.random.split(KEY, 2), np.float32(0), np.float32(1), None, None)
+    constants = Constants(
+        parallel.place_whole(small(), where),
+        None,
+        None,
+        parallel.place_columns(labels, where),
+        *parallel.place_whole(numbers, where),
+    )
+    visits = []
+
+    def on_chunk(stop, carry, outputs):
+        visits.append(stop)
+        for leaf in jax.tree.leaves(carry):
+            expected = leaf.shape
+            if cut(leaf):
+                expected = (2, 2, *leaf.shape[2:])
+            shards = leaf.addressable_shards
+            assert {shard.device for shard in shards} == set(where.devices.flat)
+            assert all(shard.data.shape == expected for shard in shards)
+
+    def rates(first, stop):
+        return np.ones(stop - first, np.float32)
+
+    run_steps(step, carry, constants, steps=3, chunk=2, feed=rates, on_chunk=on_chunk)
+    assert visits == [2, 3]
+    arguments = (carry, constants, np.int32(0), np.float32(1))
+    text = jax.jit(step).lower(*arguments).compile().as_text()
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    # What is as large as a batch stays where it is.
+    assert set(re.findall(kinds, text)) == {"all-reduce"}
+    sizes = [
+        np.prod([int(n) for n in shape.split(",") if n], initial=1)
+        for shape in re.findall(r"f32\[([\d,]*)\][^=]* all-reduce\(", text)
+    ]
+    assert sizes
+    assert max(sizes) < images.size / 8

@@ -1,0 +1,191 @@
+"""Saved classifiers come back bit by bit, and damaged files are refused by name."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from jaxunlearn import models
+from jaxunlearn.classifier.classifier import Preprocess, freeze
+from jaxunlearn.models.files import (
+    Card,
+    load_classifier,
+    save_classifier,
+    written_whole,
+)
+
+CARD = Card(
+    model="smallcnn",
+    num_classes=3,
+    options={"width": 2},
+    image_shape=(8, 8, 1),
+    name="original",
+    dataset="digits",
+    split_seed=4,
+    forgotten=(1,),
+)
+KERNEL = "params/Dense_0/kernel"
+
+
+def classifier(preprocess=None, card=CARD):
+    """Random parameters of the network's shapes, without running its initialisers."""
+    model = models.create(card.model, num_classes=card.num_classes, **card.options)
+    network = freeze(model, {"params": {}}).network
+    shapes = jax.eval_shape(
+        lambda key: network.init(key, card.image_shape), jax.random.key(0)
+    )
+    rng = np.random.default_rng(0)
+    params, state = jax.tree.map(
+        lambda s: rng.normal(size=s.shape).astype(s.dtype), shapes
+    )
+    return freeze(model, {"params": params, **state}, preprocess=preprocess)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "a.safetensors"
+    save_classifier(path, classifier(Preprocess(0.3, 0.4)), CARD)
+    return path
+
+
+def altered(saved, folder, *, tensors=None, header=None, **fields):
+    """A copy of the file with other tensors, or other entries of its card."""
+    with safe_open(saved, "numpy") as opened:
+        found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        card = json.loads(opened.metadata()["jaxunlearn"])
+    for name, value in (tensors or {}).items():
+        found[name] = value
+    card |= fields
+    for entries in (found, card):
+        for name in [n for n, value in entries.items() if value is ...]:
+            del entries[name]
+    path = folder / "altered.safetensors"
+    save_file(found, path, {"jaxunlearn": json.dumps(card)} | (header or {}))
+    return path
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("preprocess", [None, Preprocess((0.1,), (0.7,))])
+def test_a_classifier_comes_back_bit_by_bit(tmp_path, preprocess):
+    before = classifier(preprocess)
+    save_classifier(tmp_path / "a.safetensors", before, CARD)
+    after, card = load_classifier(tmp_path / "a.safetensors")
+    assert card == CARD
+    # Equal in all that is static, so that what was compiled for one serves the other.
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_a_card_needs_only_what_rebuilds_the_network(tmp_path):
+    card = Card(model="smallcnn", num_classes=3, image_shape=(8, 8, 1))
+    save_classifier(tmp_path / "a.safetensors", classifier(card=card), card)
+    assert load_classifier(str(tmp_path / "a.safetensors"))[1] == card
+
+
+def test_a_classifier_of_another_network_is_not_saved(tmp_path):
+    card = dataclasses.replace(CARD, num_classes=4)
+    with pytest.raises(
+        ValueError, match=r"Dense_0/bias is float32\[3\] .* float32\[4\]"
+    ):
+        save_classifier(tmp_path / "a.safetensors", classifier(), card)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.999])
+def test_a_truncated_file_is_refused(saved, tmp_path, share):
+    whole = saved.read_bytes()
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"cut.safetensors is no whole safetensors"):
+        load_classifier(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "none.safetensors", tmp_path):
+        with pytest.raises(FileNotFoundError, match="There is no file"):
+            load_classifier(path)
+
+
+def test_files_of_other_writers_are_refused(saved, tmp_path):
+    path = tmp_path / "b.safetensors"
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match="does not say which network"):
+        load_classifier(path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({KERNEL: ...}, f"The tensor {KERNEL} of the network is missing"),
+        (
+            {KERNEL: np.zeros((8, 5), np.float32)},
+            rf"{KERNEL} is float32\[8,5\] and the network's is float32\[8,3\]",
+        ),
+        ({KERNEL: np.zeros((8, 3))}, r"is float64\[8,3\] and .* float32\[8,3\]"),
+        ({"params/more": np.zeros(1)}, "The network has no tensor params/more"),
+        ({"state/batch_stats/BatchNorm_0/mean": ...}, "BatchNorm_0/mean .* missing"),
+    ],
+)
+def test_tensors_must_be_those_of_the_network(saved, tmp_path, tensors, sentence):
+    path = altered(saved, tmp_path, tensors=tensors)
+    with pytest.raises(ValueError, match=sentence) as raised:
+        load_classifier(path)
+    assert str(raised.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"model": "gone"}, "There is no model 'gone'; there are: .*smallcnn"),
+        ({"model": ...}, "model is missing"),
+        ({"model": 3}, "model must be a string; it is 3"),
+        ({"num_classes": "ten"}, "num_classes must be an integer; it is 'ten'"),
+        ({"num_classes": 5}, r"float32\[3\] and the network's is float32\[5\]"),
+        ({"options": {"depth": 3}}, "no option 'depth'"),
+        ({"options": 3}, "options must be an object"),
+        ({"image_shape": [8, 8]}, "image_shape must be a list of 3"),
+        ({"image_shape": [0, 8, 1]}, "image_shape must be positive"),
+        ({"image_shape": [8, 8, 2]}, r"float32\[3,3,1,2\] .* float32\[3,3,2,2\]"),
+        ({"novel": 1}, "There is no novel"),
+        ({"preprocess": {"mean": 1}}, "std"),
+        ({"preprocess": {"mean": 1, "std": 0}}, "std must be positive"),
+        ({"preprocess": 3}, "altered"),
+        ({"header": {"jaxunlearn": "{"}}, "altered"),
+        ({"header": {"jaxunlearn": "[]"}}, "altered"),
+    ],
+)
+def test_a_card_must_describe_a_network(saved, tmp_path, fields, sentence):
+    path = altered(saved, tmp_path, **fields)
+    with pytest.raises(ValueError, match=sentence) as raised:
+        load_classifier(path)
+    assert str(raised.value).startswith(f"{path} holds no classifier")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write(text, error=None):
+        with written_whole(path) as temporary:
+            temporary.write_text(text)
+            assert path.read_text() == "old"
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write("half", KeyboardInterrupt())
+    assert path.read_text() == "old"
+    write("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    path = tmp_path / "none" / "a.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"There is no folder {path.parent}"):
+        save_classifier(path, classifier(), CARD)

@@ -1,0 +1,141 @@
+"""Records as plain values: there, back, and what is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pytest
+
+from jaxunlearn.serialization import from_plain, read_json, to_json, to_plain
+
+
+class Inner(NamedTuple):
+    a: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if self.weight < 0:
+            msg = f"weight must not be negative; it is {self.weight}."
+            raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    count: int = 1
+    rate: float = 0.1
+    either: float | int = 1
+    flag: bool = False
+    name: str | None = None
+    place: Path | None = None
+    kind: Literal["a", "b"] = "a"
+    several: tuple[int, ...] = ()
+    pair: tuple[int, float] = (1, 2.0)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    annotated: Annotated[tuple[float, ...] | None, "help"] = None
+    nested: Nested = Nested()
+
+
+CHANGED = Record(
+    *(2, 0.5, 0.25, True, "x", Path("a/b"), "b", (1, 2), (3, 4.0)),
+    options={"width": 3},
+    annotated=(0.5,),
+    nested=Nested(weight=3.0),
+)
+
+
+@pytest.mark.parametrize("record", [Record(), CHANGED])
+def test_records_come_back_through_json(record):
+    stored = json.loads(to_json(record))
+    assert from_plain(Record(), stored) == record
+    assert from_plain(Record, stored) == record
+
+
+def test_integers_serve_as_numbers_and_keep_their_type_where_both_may_stand():
+    found = from_plain(Record(), {"rate": 1, "either": 2, "annotated": [1]})
+    assert [type(x) for x in (found.rate, found.either, *found.annotated)] == [
+        float,
+        int,
+        float,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [
+        ({"count": "two"}, "the count must be an integer; it is 'two'"),
+        ({"count": 2.0}, "the count must be an integer; it is 2.0"),
+        ({"count": True}, "the count must be an integer; it is True"),
+        ({"rate": False}, "the rate must be a number"),
+        ({"rate": None}, "the rate must be a number; it is None"),
+        ({"flag": 1}, "the flag must be true or false"),
+        ({"name": 3}, "the name must be a string or null; it is 3"),
+        ({"place": 3}, "the place must be a string or null"),
+        ({"kind": "c"}, "the kind must be one of 'a', 'b'"),
+        ({"kind": ["a"]}, "the kind must be one of 'a', 'b'"),
+        ({"several": 3}, "the several must be a list with an integer in each place"),
+        ({"several": [1, "2"]}, "the several must be a list with an integer"),
+        ({"pair": [1]}, "the pair must be a list of 2"),
+        ({"annotated": ["x"]}, "the annotated must be a list with a number"),
+        ({"options": []}, "the options must be an object"),
+        ({"nested": 3}, "the nested must be an object; it is 3"),
+        ({"nested": {"weight": "x"}}, "the nested.weight must be a number"),
+        ({"nested": {"weight": -1}}, "weight must not be negative"),
+        ({"nested": {"mass": 1}}, "There is no the nested.mass; there are: weight"),
+        ({"novel": 1}, "There is no the novel; there are: count, rate, .*nested"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(stored, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        from_plain(Record(), stored, "the ")
+
+
+def test_arrays_records_and_what_is_not_finite_become_plain():
+    value = {
+        "array": np.array([[1.0, np.nan], [np.inf, 2.0]]),
+        "number": np.float32(0.5),
+        "trial": Inner(3)._asdict(),
+        "path": Path("a"),
+        "nested": [Nested(), (1, float("-inf"))],
+    }
+    plain = {
+        "array": [[1.0, None], [None, 2.0]],
+        "number": 0.5,
+        "trial": {"a": 3},
+        "path": "a",
+        "nested": [{"weight": 1.0}, [1, None]],
+    }
+    assert to_plain(value) == plain
+    assert json.loads(to_json(value)) == plain
+
+
+def test_lists_of_numbers_take_one_line_and_strings_stay_as_they_are():
+    value = {"rows": [[1, 2], [3, None]], "text": "[\n 1,  2]", "words": ["a", "b"]}
+    assert "    [1, 2],\n    [3, null]\n" in to_json(value)
+    assert json.loads(to_json(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is no JSON"),
+        (b"{", "is no JSON"),
+        (b"\xff\xfe", "is no JSON"),
+        (b"[1]", "must hold a JSON object; it holds a list"),
+    ],
+)
+def test_files_that_hold_no_object_are_refused(tmp_path, content, sentence):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} {sentence}"):
+        read_json(path)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} cannot be read"):
+        read_json(tmp_path)
