@@ -16,7 +16,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # From the ground floor up: a place imports those on floors below its own, never others
 # on its own floor or above. A place is a package, or a module at the top.
 FLOORS = [
-    {"checks", "serialization", "augmentation"},
+    {"checks", "serialization", "augmentation", "progress"},
     {"tasks", "parallel"},
     {"classifier"},
     {"capture"},
