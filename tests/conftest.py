@@ -24,3 +24,18 @@ install_import_hook("jaxunlearn", "typecheck.typecheck")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all", action="store_true", help="run the tests that are marked long too"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("all"):
+        return
+    long = [item for item in items if "long" in item.keywords]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if "long" not in item.keywords]
