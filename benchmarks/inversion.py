@@ -51,34 +51,16 @@ VARIANTS = {
     "variation .1": {"prior": ImagePrior(total_variation=0.1)},
     "variation 1": {"prior": ImagePrior(total_variation=1.0)},
     "variation 10": {"prior": ImagePrior(total_variation=10.0)},
-    "variation 1, coarse 4 2": {
-        "prior": ImagePrior(total_variation=1.0),
-        "coarse": (4, 2),
-    },
-    "variation 3, coarse 4 2": {
-        "prior": ImagePrior(total_variation=3.0),
-        "coarse": (4, 2),
-    },
     "l2 0": {"prior": ImagePrior(l2=0.0)},
     "feature 1, l2 0": {"prior": ImagePrior(feature=1.0, l2=0.0)},
     "feature 1, l2 0, variation .1": {
         "prior": ImagePrior(feature=1.0, l2=0.0, total_variation=0.1)
     },
-    "flip": {"flip": True},
     "no jitter": {"jitter": 0},
-    "coarse 4 2": {"coarse": (4, 2)},
     "multi-step": {"inversion_schedule": "multi-step"},
     "rate .02": {"inversion_rate": 0.02},
     "rate .1": {"inversion_rate": 0.1},
-    "best": {"keep_best": True},
-    "coarse 4 2, rate .1": {"coarse": (4, 2), "inversion_rate": 0.1},
-    "coarse 2, rate .1": {"coarse": (2,), "inversion_rate": 0.1},
     "no jitter, rate .1": {"jitter": 0, "inversion_rate": 0.1},
-    "coarse 4 2, no jitter, rate .1": {
-        "coarse": (4, 2),
-        "jitter": 0,
-        "inversion_rate": 0.1,
-    },
     "energy .95": {"energy": 0.95},
     "energy .999": {"energy": 0.999},
 }

@@ -99,7 +99,7 @@ def library_run(
         image_shape=start.shape[1:],
         key=jax.random.key(1),
         prior=PRIOR,
-        learning_rate=0.05,
+        optimizer=ju.ImageAdam(0.05),
         start=start,
         batch_size=len(labels),
         **options,
@@ -117,7 +117,7 @@ def library_losses(
         start,
         steps=steps,
         jitter=0,
-        log=lambda record: losses.append(record["total"]),
+        callback=lambda _, terms: losses.append(terms["total"]),
     )
     return losses
 
@@ -193,7 +193,8 @@ class Case:
         """What the compiled gradient of the objective asks for besides its results."""
 
         def total(images, classifier, labels):
-            return inversion.inversion_terms(classifier, images, labels, PRIOR).total
+            terms = inversion.inversion_terms(classifier, images, labels, PRIOR)
+            return terms["total"]
 
         images = jax.ShapeDtypeStruct((len(self.labels), SIDE, SIDE, 3), jnp.float32)
         lowered = jax.jit(jax.grad(total)).lower(images, self.classifier, self.labels)

@@ -17,6 +17,7 @@ from jaxunlearn.classifier import thaw as thaw
 from jaxunlearn.descent import Result as Result
 from jaxunlearn.descent import Trace as Trace
 from jaxunlearn.descent import unlearn as unlearn
+from jaxunlearn.inversion import ImageAdam as ImageAdam
 from jaxunlearn.inversion import ImagePrior as ImagePrior
 from jaxunlearn.inversion import InversionError as InversionError
 from jaxunlearn.inversion import invert as invert

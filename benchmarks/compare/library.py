@@ -123,7 +123,7 @@ class Library:
             key=jax.random.key(KEY),
             prior=self.prior,
             steps=self.options.steps,
-            learning_rate=given.INVERSION_RATE,
+            optimizer=ju.ImageAdam(given.INVERSION_RATE),
             start=self.inputs.start,
             batch_size=len(self.inputs.start),
         )

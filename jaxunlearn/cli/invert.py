@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,10 +24,11 @@ from jaxunlearn.cli.inverted import (
 from jaxunlearn.cli.origin import Origin, Saved, find_origin, load_companion, load_saved
 from jaxunlearn.cli.source import Classes, Folder, check_seed
 from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.inversion.groups import Groups
-from jaxunlearn.inversion.preconditions import bounds_of, check_arguments
-from jaxunlearn.inversion.prior import ImagePrior
-from jaxunlearn.inversion.schedule import ScheduleName, learning_rates, stages
+from jaxunlearn.inversion import ImageAdam, ImagePrior
+from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
+from jaxunlearn.inversion.batches import Batches
+from jaxunlearn.inversion.objective import References
+from jaxunlearn.inversion.step import ScheduleName
 from jaxunlearn.models.files import Card, save_images
 from jaxunlearn.serialization import to_plain
 from jaxunlearn.tasks import Data, check_classes
@@ -42,10 +42,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 # What `invert` is told as it stands here.
-_PASSED = (
-    *("prior", "steps", "learning_rate", "schedule", "coarse", "jitter", "flip"),
-    *("bounds", "keep_best", "batch_size", "batches_at_once"),
-)
+_PASSED = ("prior", "steps", "jitter", "bounds", "batch_size")
 
 _mean_terms = jax.jit(inversion.inversion_terms, static_argnames="prior")
 
@@ -66,14 +63,10 @@ class Invert:
       learning_rate: Adam's, in units of the width of the pixels' range.
       schedule: of the learning rate: to 0 along a cosine, to a tenth at one half and
         to a hundredth at three quarters of the steps, or constant.
-      coarse: factors by which images are coarser in earlier stages, such as 4 2.
       jitter: rolls by up to so many pixels, capped at a sixteenth of the side.
-      flip: mirrors at random.
       bounds: of every pixel; by default 0 and 1 where the classifier standardises
         pixels, else there are none.
-      keep_best: takes of each image the best, and not the last.
       batch_size: images optimised together, at most.
-      batches_at_once: batches that run side by side in one program.
       student: a second classifier to compete with: images are drawn to where the two
         disagree.
       second: an independently trained classifier that judges the images; with
@@ -81,10 +74,8 @@ class Invert:
       seed: of everything drawn.
       out: folder for the images; by default FROM_RUN/inversion, or
         inversions/FOLDER-FILE-seed-SEED.
-      resume: go on from the newest snapshot there; start anew if there is none.
+      resume: go on after the last finished batch there; start anew if there is none.
       overwrite: start anew, in place of the inversion that is there.
-      checkpoint_every: steps from one snapshot to the next, at least; by default they
-        are a minute apart.
     """
 
     checkpoint: _File = None
@@ -93,28 +84,19 @@ class Invert:
     images_per_class: int = 32
     steps: int = _DEFAULTS["steps"]
     prior: ImagePrior = _DEFAULTS["prior"]
-    learning_rate: float = _DEFAULTS["learning_rate"]
-    schedule: ScheduleName = _DEFAULTS["schedule"]
-    coarse: Annotated[tuple[int, ...], arg(metavar="[FACTOR ...]")] = _DEFAULTS[
-        "coarse"
-    ]
+    learning_rate: float = ImageAdam.learning_rate
+    schedule: ScheduleName = ImageAdam.schedule
     jitter: Annotated[int, arg(metavar="PIXELS")] = _DEFAULTS["jitter"]
-    flip: bool = _DEFAULTS["flip"]
     bounds: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = _DEFAULTS[
         "bounds"
     ]
-    keep_best: bool = _DEFAULTS["keep_best"]
     batch_size: int = _DEFAULTS["batch_size"]
-    batches_at_once: int = _DEFAULTS["batches_at_once"]
     student: _File = None
     second: _File = None
     seed: int = 0
     out: Folder = None
     resume: bool = False
     overwrite: bool = False
-    checkpoint_every: Annotated[int | None, arg(metavar="STEPS")] = _DEFAULTS[
-        "checkpoint_every"
-    ]
 
     @property
     def place(self) -> Path:
@@ -125,6 +107,10 @@ class Invert:
             return self.from_run / "inversion"
         path = Path(self.checkpoint or "").resolve()
         return Path("inversions") / f"{path.parent.name}-{path.stem}-seed-{self.seed}"
+
+    def image_adam(self) -> ImageAdam:
+        """The optimizer."""
+        return ImageAdam(self.learning_rate, self.schedule)
 
     def check(self) -> None:
         """Check what can be checked before any file is read.
@@ -145,11 +131,8 @@ class Invert:
             raise ValueError(msg)
         check_seed(self.seed)
         check_count("--images-per-class", self.images_per_class)
-        if self.checkpoint_every is not None:
-            check_count("--checkpoint-every", self.checkpoint_every)
-        learning_rates(self.learning_rate, self.schedule, 1)
+        self.image_adam()
         check_count("--steps", self.steps)
-        stages(self.steps, self.coarse)
         if self.resume and self.overwrite:
             msg = "--resume goes on and --overwrite starts anew: give one of them."
             raise ValueError(msg)
@@ -203,7 +186,7 @@ def invert(settings: Invert) -> None:
             folder, judged, {"terms": terms, "seconds": watch.seconds}
         )
     except KeyboardInterrupt:
-        msg = f"interrupted. The same command with --resume goes on from the last snapshot in {folder.place}."  # noqa: E501
+        msg = f"interrupted. The same command with --resume goes on after the last finished batch in {folder.place}."  # noqa: E501
         raise KeyboardInterrupt(msg) from None
     results.print(recognised(found, settings.images_per_class))
     results.print(f"Written to {folder.place}.")
@@ -234,16 +217,15 @@ def _checked(settings, original, student, labels) -> ImagePrior:
     """The prior with numbers for all weights; what `invert` refuses is refused here."""
     classifier = original.classifier
     bounds_of(classifier, settings.bounds)
-    _, prior = check_arguments(
+    _, prior = checked_arguments(
         classifier,
         labels,
         original.card.image_shape,
         key=jax.random.key(settings.seed),
         prior=settings.prior,
-        student=None if student is None else student.classifier,
+        references=References(None, None if student is None else student.classifier),
         steps=settings.steps,
         batch_size=settings.batch_size,
-        batches_at_once=settings.batches_at_once,
         jitter=settings.jitter,
     )
     return prior
@@ -251,7 +233,8 @@ def _checked(settings, original, student, labels) -> ImagePrior:
 
 def _plain(settings, classes, prior) -> dict[str, Any]:
     """What decides about the images besides the classifiers."""
-    found = {name: getattr(settings, name) for name in _PASSED if name != "prior"}
+    names = (*_PASSED[1:], "learning_rate", "schedule")
+    found = {name: getattr(settings, name) for name in names}
     found |= {"classes": classes, "images_per_class": settings.images_per_class}
     found |= {"seed": settings.seed}
     weights = dataclasses.asdict(prior)
@@ -267,6 +250,10 @@ def _images(
     labels: Int[np.ndarray, " n"],
     progress: Console,
 ) -> Float[np.ndarray, "n h w c"]:
+    finished = folder.finished_batches()
+    if finished:
+        count = len(Batches.of(len(labels), settings.batch_size).rows)
+        progress.print(f"Going on after {len(finished)} of {count} batches.")
     try:
         with (
             library_warnings(progress),
@@ -279,10 +266,10 @@ def _images(
                 image_shape=original.card.image_shape,
                 key=jax.random.key(settings.seed),
                 student=None if student is None else student.classifier,
-                checkpoint_dir=folder.checkpoints,
-                checkpoint_every=settings.checkpoint_every,
-                resume=settings.resume,
-                log=_teller(progress, move, shown.note),
+                optimizer=settings.image_adam(),
+                finished=finished,
+                progress=lambda _, done, total: move("inverting", done, total),
+                callback=lambda _, terms: shown.note(_line(terms)),
                 **{name: getattr(settings, name) for name in _PASSED},
             )
     except inversion.InversionError as error:
@@ -304,11 +291,7 @@ def _terms(
 
     Unlike those of the last step they are the same however often it was interrupted.
     """
-    sizes = settings.batch_size, settings.batches_at_once
-    rows = Groups.of(len(judged.labels), *sizes, None).rows
-    rows = rows.reshape(-1, rows.shape[-1])
-    needed = -(-len(judged.labels) // rows.shape[1])
-    found = [
+    terms = [
         _mean_terms(
             original.classifier,
             judged.images[batch],
@@ -316,31 +299,10 @@ def _terms(
             prior=settings.prior,
             student=None if student is None else student.classifier,
         )
-        for batch in rows[:needed]
+        for batch in Batches.of(len(judged.labels), settings.batch_size).rows
     ]
-    return {
-        name: float(np.mean([getattr(terms, name) for terms in found]))
-        for name in inversion.Terms._fields
-    }
+    return {name: float(np.mean([x[name] for x in terms])) for name in terms[0]}
 
 
-def _teller(
-    console: Console,
-    move: Callable[[str, int, int], None],
-    note: Callable[[str], None],
-) -> Callable[[dict[str, Any]], None]:
-    """What moves the bar and shows the terms, and says where it goes on."""
-    first = True
-
-    def tell(record):
-        nonlocal first
-        terms = dict(record)
-        step, total = terms.pop("step"), terms.pop("steps")
-        if first and step > 0:
-            console.print(f"Going on after {step} of {total} steps.")
-        first = False
-        move("inverting", step + 1, total)
-        # What is not part of the objective is zero throughout.
-        note("  ".join(f"{name}={x:.3g}" for name, x in terms.items() if x))
-
-    return tell
+def _line(terms: dict[str, float]) -> str:
+    return "  ".join(f"{name}={value:.3g}" for name, value in terms.items())

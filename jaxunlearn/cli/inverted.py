@@ -21,10 +21,10 @@ from jaxunlearn.serialization import read_json, to_json, to_plain
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.fingerprint import differences
 
-# What an inversion writes. The settings and snapshots go once the record, which is
+# What an inversion writes. The settings and batches go once the record, which is
 # written last, stands for all of it.
 _RECORD, _SETTINGS = "inversion.json", "inversion-settings.json"
-_IMAGES, _CHECKPOINTS = "images.npz", "checkpoints"
+_IMAGES, _BATCHES = "images.npz", "batches"
 LAST_FINITE = "last-finite.npz"
 _SHEET = re.compile(r"class-\d+\.png")
 # What is left of a file when an inversion is killed.
@@ -62,12 +62,16 @@ class InversionFolder:
     Attributes:
       place: the folder.
       record: what decides about the images, and who is to judge them.
-      checkpoints: for snapshots.
+      batches: the folder of those that are finished.
     """
 
     def __init__(self, place: Path, record: Mapping[str, Any]):
         self.place, self.record = place, record
-        self.checkpoints = place / _CHECKPOINTS
+        self.batches = place / _BATCHES
+
+    def finished_batches(self) -> "FinishedBatches":
+        """Those of an inversion that was interrupted; further ones are written."""
+        return FinishedBatches(self.batches)
 
     def is_finished(self, *, resume: bool, overwrite: bool) -> bool:
         """Whether all is done, and then no more is there than should be.
@@ -160,9 +164,29 @@ class InversionFolder:
         self._clear()
 
     def _clear(self):
-        if self.checkpoints.is_dir():
-            shutil.rmtree(self.checkpoints)
+        if self.batches.is_dir():
+            shutil.rmtree(self.batches)
         (self.place / _SETTINGS).unlink(missing_ok=True)
+
+
+class FinishedBatches(list[np.ndarray]):
+    """Images of whole batches, each in a file that is written when it is appended."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        while self._file.exists():
+            super().append(np.load(self._file))
+
+    @property
+    def _file(self) -> Path:
+        return self._folder / f"{len(self)}.npy"
+
+    def append(self, images: np.ndarray) -> None:
+        """Write them, all or nothing."""
+        self._folder.mkdir(exist_ok=True)
+        with written_whole(self._file) as temporary:
+            np.save(temporary, images)
+        super().append(images)
 
 
 def write_results(

@@ -1,8 +1,7 @@
 """Images of given classes, drawn out of a classifier by optimising over its inputs."""
 
-from jaxunlearn.inversion.optimisation import invert as invert
-from jaxunlearn.inversion.prior import ImagePrior as ImagePrior
-from jaxunlearn.inversion.progress import InversionError as InversionError
-from jaxunlearn.inversion.terms import Terms as Terms
-from jaxunlearn.inversion.terms import feature_distance as feature_distance
-from jaxunlearn.inversion.terms import inversion_terms as inversion_terms
+from jaxunlearn.inversion.inversion import InversionError as InversionError
+from jaxunlearn.inversion.inversion import invert as invert
+from jaxunlearn.inversion.objective import ImagePrior as ImagePrior
+from jaxunlearn.inversion.objective import inversion_terms as inversion_terms
+from jaxunlearn.inversion.step import ImageAdam as ImageAdam

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
@@ -13,29 +15,89 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.inversion.prior import ImagePrior
-from jaxunlearn.inversion.terms import SHARED, SINGLE, Terms, raw_terms, weighted
+from jaxunlearn.inversion.objective import (
+    ImagePrior,
+    References,
+    objective,
+    term_values,
+)
 
 # One object, so that programs are shared. The rate is not part of it.
 ADAM = optax.scale_by_adam()
 
+ScheduleName = Literal["cosine", "multi-step", "constant"]
+
+# Factors of the learning rate, for a number of steps.
+SCHEDULES: dict[str, Callable[[int], optax.Schedule]] = {
+    "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
+    "multi-step": lambda steps: optax.piecewise_constant_schedule(
+        1.0, {-(-steps // 2): 0.1, -(-3 * steps // 4): 0.1}
+    ),
+    "constant": lambda steps: optax.constant_schedule(1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageAdam:
+    """Adam over images: its rate is one of the bounds' width, and falls.
+
+    Neither rate nor schedule is part of the compiled program.
+
+    Attributes:
+      learning_rate: in units of the bounds' width (of 2 without bounds).
+      schedule: "cosine" falls to 0 at the end, "multi-step" to a tenth after one half
+        and to a hundredth after three quarters of the steps, "constant" not at all; or
+        an optax schedule, a function from the step to a factor.
+
+    Raises:
+      ValueError: the rate is not positive, or there is no such schedule.
+    """
+
+    learning_rate: float = 0.1
+    schedule: ScheduleName | optax.Schedule = "cosine"
+
+    def __post_init__(self):
+        if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
+            msg = f"learning_rate must be positive and finite; it is {self.learning_rate}."  # noqa: E501
+            raise ValueError(msg)
+        if not callable(self.schedule) and self.schedule not in SCHEDULES:
+            msg = f"schedule must be one of {', '.join(SCHEDULES)}, or a function of the step; it is {self.schedule!r}."  # noqa: E501
+            raise ValueError(msg)
+
+    def rates(self, steps: int) -> Float[np.ndarray, " steps"]:
+        """The learning rate of each step.
+
+        Raises:
+          ValueError: the schedule returns a factor that is not finite.
+
+        >>> ImageAdam(1.0, "multi-step").rates(4).round(3).tolist()
+        [1.0, 1.0, 0.1, 0.01]
+        """
+        factor = self.schedule
+        if not callable(factor):
+            factor = SCHEDULES[factor](steps)
+        # Step by step, since a function need not take arrays.
+        with jax.enable_x64(True):
+            factors = np.array([float(factor(i)) for i in range(steps)])
+        if not np.isfinite(factors).all():
+            first = int(np.argmin(np.isfinite(factors)))
+            msg = f"schedule must return finite factors; at step {first} it returns {factors[first]}."  # noqa: E501
+            raise ValueError(msg)
+        return self.learning_rate * factors
+
 
 class Carry(NamedTuple):
-    """What a step changes. All of a group of batches, `[batches, n, ...]`.
+    """What a step changes.
 
     Attributes:
       images: in pixel space.
-      optimizer: its state, for each batch.
-      best: of each image the one with the smallest objective, or None if not asked for.
-      best_loss: its objective.
+      optimizer: its state.
       running: whether the objective has been finite so far; nothing moves once it has
         not.
     """
 
-    images: Float[Array, "batches n h w c"]
+    images: Float[Array, "n h w c"]
     optimizer: PyTree
-    best: Float[Array, "batches n h w c"] | None
-    best_loss: Float[Array, "batches n"] | None
     running: Array
 
 
@@ -44,23 +106,18 @@ class Constants(NamedTuple):
 
     Attributes:
       classifier: the one to invert.
-      student: to compete with, or None.
-      moments: to match, or None.
+      references: what images are compared with.
       labels: of the images.
-      keys: of each batch, for its steps.
+      key: of the batch's steps.
       low, high: bounds of the pixels.
-      rows, columns: low-pass matrices, or None.
     """
 
     classifier: Classifier
-    student: Classifier | None
-    moments: PyTree
-    labels: Int[Array, "batches n"]
-    keys: Array
+    references: References
+    labels: Int[Array, " n"] | None
+    key: Array
     low: Array
     high: Array
-    rows: Float[Array, "h h"] | None
-    columns: Float[Array, "w w"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,137 +128,71 @@ class Step:
       optimizer: over images.
       prior: with numbers for all weights.
       jitter: rolls by up to so many pixels down and right.
-      flip: whether to mirror at random.
       mesh: the devices that share the images, or None.
       transform: what runs on each of them.
-      sync_statistics: whether statistics are those of the whole batch, or of each
-        device's share.
     """
 
     optimizer: optax.GradientTransformation
     prior: ImagePrior
     jitter: tuple[int, int]
-    flip: bool
     mesh: Mesh | None
     transform: parallel.Transform
-    sync_statistics: bool
-
-    @property
-    def separate_shares(self) -> int:
-        """How many parts of a batch have statistics of their own."""
-        return 1 if self.mesh is None or self.sync_statistics else self.mesh.size
 
     def __call__(
         self, carry: Carry, constants: Constants, index: Array, rate: Array
-    ) -> tuple[Carry, tuple[Terms, Array]]:
+    ) -> tuple[Carry, tuple[dict[str, Array], Array]]:
         """The next images; the terms before the step, and whether all is finite."""
-        seen = low_passed(carry.images, constants)
-        gradients, losses, terms = self._gradients(seen, constants, index)
-        # By the chain rule.
-        gradients = low_passed(gradients, constants, transpose=True)
-        # Batches have nothing to do with each other, whatever the optimizer couples.
-        updates, state = jax.vmap(self.optimizer.update)(
-            gradients, carry.optimizer, carry.images
+        gradients, terms = self._gradients(carry.images, constants, index)
+        updates, state = self.optimizer.update(gradients, carry.optimizer, carry.images)
+        updates = rate.astype(updates.dtype) * updates
+        images = optax.apply_updates(carry.images, updates)
+        images = jnp.clip(images, constants.low, constants.high)
+        finite = jnp.isfinite(terms["total"]) & jnp.isfinite(images).all()
+        running = carry.running & finite
+        images, state = jax.tree.map(
+            functools.partial(jnp.where, running), (images, state), carry[:2]
         )
-        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
-        images = jnp.clip(
-            optax.apply_updates(carry.images, updates), constants.low, constants.high
-        )
-        running = (
-            carry.running & jnp.isfinite(terms.total).all() & jnp.isfinite(images).all()
-        )
-        best, best_loss = carry.best, carry.best_loss
-        if best is not None:
-            better = losses < best_loss
-            best_loss = jnp.where(better, losses, best_loss)
-            best = jnp.where(better[..., None, None, None], seen, best)
-        after = Carry(images, state, best, best_loss, running)
-        kept = jax.tree.map(
-            functools.partial(jnp.where, running),
-            after._replace(running=None),
-            carry._replace(running=None),
-        )
-        return kept._replace(running=running), (jax.tree.map(jnp.mean, terms), running)
+        return Carry(images, state, running), (terms, running)
 
     def _gradients(self, images, constants, index):
-        """Of the objective with respect to images; the objective of each; the terms."""
-        rows = (images, constants.labels)
-        shared = (
-            constants._replace(labels=None, rows=None, columns=None),
-            index,
-        )
+        """Of the objective with respect to images, and the terms."""
+        rows = images, constants.labels
+        shared = constants._replace(labels=None), index
         if self.mesh is None:
-            (gradients, losses), terms = self._local(rows, shared)
-            return gradients, losses, terms
-        run = parallel.on_shares(self._local, self.mesh, self.transform)
-        (gradients, losses), terms = run(rows, shared)
-        return gradients, losses, terms
+            return self._share(rows, shared)
 
-    def _local(self, rows, shared):
-        """On one device: its share of every batch."""
+        def share(rows, shared):
+            gradients, terms = self._share(jax.tree.map(lambda x: x[0], rows), shared)
+            return gradients[None], terms
+
+        run = parallel.on_shares(share, self.mesh, self.transform)
+        gradients, terms = run(jax.tree.map(lambda x: x[None], rows), shared)
+        return gradients[0], terms
+
+    def _share(self, rows, shared):
+        """On one device: its share of the batch."""
         (images, labels), (constants, index) = rows, shared
-        one = functools.partial(self._batch, constants, index)
-        if len(images) == 1:
-            # A mapped axis of one would be a program of its own for nothing.
-            found = one(images[0], labels[0], constants.keys[0])
-            gradients, losses, terms = jax.tree.map(lambda x: x[None], found)
-        else:
-            gradients, losses, terms = jax.vmap(one)(images, labels, constants.keys)
-        return (gradients, losses), terms
-
-    def _batch(self, constants, index, images, labels, key):
         axis = None if self.mesh is None else parallel.axis_of(self.mesh)
         shares = 1 if self.mesh is None else self.mesh.size
         # The same draws on every device, which hold parts of one batch.
-        vertical, horizontal, mirror = jax.random.split(
-            jax.random.fold_in(key, index), 3
-        )
+        keys = jax.random.split(jax.random.fold_in(constants.key, index))
         shift = jnp.stack(
             [
-                jax.random.randint(k, (), -n, n + 1)
-                for k, n in zip((vertical, horizontal), self.jitter, strict=True)
+                jax.random.randint(key, (), -n, n + 1)
+                for key, n in zip(keys, self.jitter, strict=True)
             ]
         )
 
-        def objective(images):
-            seen = images
+        def mean_objective(images):
             if any(self.jitter):
-                seen = jnp.roll(seen, shift, axis=(1, 2))
-            if self.flip:
-                mirrored = seen[:, :, ::-1]
-                seen = jnp.where(jax.random.bernoulli(mirror), mirrored, seen)
-            parts, _ = raw_terms(
-                constants.classifier,
-                seen,
-                labels,
-                moments=constants.moments,
-                student=constants.student,
-                axis_name=axis if self.sync_statistics else None,
+                images = jnp.roll(images, shift, axis=(1, 2))
+            values = term_values(
+                constants.classifier, images, labels, constants.references, axis
             )
-            losses = weighted(parts, self.prior)
+            losses = objective(values, self.prior)
             # Devices add up: each brings its share of the mean over the batch.
-            return losses.mean() / shares, (losses, parts)
+            return losses.mean() / shares, {"total": losses, **values}
 
-        gradients, (losses, parts) = jax.grad(objective, has_aux=True)(images)
-        means = {name: parts[name].mean() for name in (*SINGLE, *SHARED)}
-        terms = Terms(total=losses.mean(), **means)
-        if axis is not None:
-            terms = lax.pmean(terms, axis)
-        return gradients, losses, terms
-
-
-def low_passed(
-    images: Float[Array, "batches n h w c"],
-    constants: Constants,
-    *,
-    transpose: bool = False,
-) -> Float[Array, "batches n h w c"]:
-    """Images at the resolution of the stage, on as many pixels as ever."""
-    rows, columns = constants.rows, constants.columns
-    if rows is None or columns is None:
-        return images
-    if transpose:
-        rows, columns = rows.T, columns.T
-    return jnp.einsum(
-        "yh,bnhwc,xw->bnyxc", rows, images, columns, precision=lax.Precision.HIGHEST
-    )
+        gradients, terms = jax.grad(mean_objective, has_aux=True)(images)
+        terms = {name: value.mean() for name, value in terms.items()}
+        return gradients, terms if axis is None else lax.pmean(terms, axis)

@@ -10,8 +10,8 @@ from jaxunlearn import parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Trace
-from jaxunlearn.inversion import ImagePrior, invert
-from jaxunlearn.inversion.schedule import ScheduleName, learning_rates, stages
+from jaxunlearn.inversion import ImageAdam, ImagePrior, invert
+from jaxunlearn.inversion.step import ScheduleName
 from jaxunlearn.methods.descent import ProjectedDescent, Targets, no_progress
 from jaxunlearn.metrics.proxies import noise_images
 from jaxunlearn.nullspace.moments import second_moments
@@ -39,10 +39,7 @@ class CovarNav(ProjectedDescent):
       inversion_rate: Adam's learning rate, in units of the bounds' width.
       inversion_schedule: of that rate: "cosine", "multi-step" or "constant".
       prior: weights of the terms of the inversion.
-      coarse: factors by which images are coarser in earlier stages.
       jitter: rolls by up to so many pixels, capped at `side // 16`.
-      flip: mirrors at random.
-      keep_best: takes of each image the best, and not the last.
       stand_in: what stands in for retained data. "inverted" is the method; the others
         tell how good that is: "retained" are equally many true images of each class,
         the ceiling, for which retained data are read; "uniform", "gaussian" and
@@ -61,10 +58,7 @@ class CovarNav(ProjectedDescent):
     inversion_rate: float = 0.1
     inversion_schedule: ScheduleName = "cosine"
     prior: ImagePrior = ImagePrior()
-    coarse: tuple[int, ...] = ()
     jitter: int = 2
-    flip: bool = False
-    keep_best: bool = False
     stand_in: StandIn = "inverted"
 
     def __post_init__(self):
@@ -78,8 +72,11 @@ class CovarNav(ProjectedDescent):
             there = ", ".join(StandIn.__args__)
             msg = f"stand_in must be one of {there}; it is {self.stand_in!r}."
             raise ValueError(msg)
-        learning_rates(self.inversion_rate, self.inversion_schedule, 1)
-        stages(self.inversion_steps, self.coarse)
+        self.image_adam()
+
+    def image_adam(self) -> ImageAdam:
+        """The optimizer of the inversion."""
+        return ImageAdam(self.inversion_rate, self.inversion_schedule)
 
     def protect(self, classifier, task: Task, *, key, progress, mesh=None):
         """Make proxies, take second moments, choose what to protect."""
@@ -139,16 +136,12 @@ class CovarNav(ProjectedDescent):
             key=key,
             prior=self.prior,
             steps=self.inversion_steps,
-            learning_rate=self.inversion_rate,
-            schedule=self.inversion_schedule,
-            coarse=self.coarse,
+            optimizer=self.image_adam(),
             jitter=self.jitter,
-            flip=self.flip,
             bounds=bounds,
-            keep_best=self.keep_best,
             batch_size=self.inversion_batch_size,
             mesh=mesh,
-            log=lambda at: progress("inversion", at["step"] + 1, at["steps"]),
+            progress=progress,
         )
 
 

@@ -19,6 +19,7 @@ from jaxunlearn.parallel.placement import from_mesh as from_mesh
 from jaxunlearn.parallel.placement import join_processes as join_processes
 from jaxunlearn.parallel.placement import keep_whole as keep_whole
 from jaxunlearn.parallel.placement import place_columns as place_columns
+from jaxunlearn.parallel.placement import place_cut as place_cut
 from jaxunlearn.parallel.placement import place_gathered as place_gathered
 from jaxunlearn.parallel.placement import place_rows as place_rows
 from jaxunlearn.parallel.placement import place_whole as place_whole

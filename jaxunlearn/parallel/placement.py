@@ -27,6 +27,11 @@ def place_whole(tree: PyTree, mesh: Mesh | None) -> Any:
     return _place(tree, mesh, PartitionSpec())
 
 
+def place_cut(tree: PyTree, mesh: Mesh | None) -> Any:
+    """Arrays cut along their leading axis; every process must give the same whole."""
+    return tree if mesh is None else _place(tree, mesh, PartitionSpec(axis_of(mesh)))
+
+
 def place_columns(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Arrays cut along their second axis; every process must give the same whole."""
     if mesh is None:

@@ -93,7 +93,7 @@ def _stage(
 
 def _image_gradient(classifier: Classifier, images: Any, labels: Any) -> Any:
     def total(images):
-        return inversion_terms(classifier, images, labels, ImagePrior()).total
+        return inversion_terms(classifier, images, labels, ImagePrior())["total"]
 
     return jax.grad(total)(images)
 

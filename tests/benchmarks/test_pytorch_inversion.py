@@ -38,9 +38,9 @@ def test_the_terms_agree(speed, sides):
     terms = jax.jit(speed.inversion.inversion_terms, static_argnames="prior")
     ours = terms(classifier, start, LABELS, speed.PRIOR)
     theirs = objective(speed.in_torch(start), torch.from_numpy(LABELS).long())
-    assert float(ours.feature) > 1
+    assert float(ours["feature"]) > 1
     for name, value in theirs._asdict().items():
-        expected = float(getattr(ours, name))
+        expected = float(ours[name])
         np.testing.assert_allclose(float(value), expected, rtol=1e-4, err_msg=name)
 
 

@@ -19,7 +19,7 @@ from test_cli import assert_in_words, cli
 import jaxunlearn as ju
 from jaxunlearn import inversion
 from jaxunlearn.cli.invert import Invert
-from jaxunlearn.inversion import ImagePrior
+from jaxunlearn.inversion import ImageAdam, ImagePrior
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import load_classifier, save_classifier
 
@@ -60,13 +60,13 @@ def interrupt_after(monkeypatch, steps):
     """From now on an inversion ends after so many steps as if by Ctrl-C."""
     invert = inversion.invert
 
-    def interrupted(*arguments, log, **options):
-        def stopping(record):
-            log(record)
-            if record["step"] + 1 == steps:
+    def interrupted(*arguments, callback, **options):
+        def stopping(step, terms):
+            callback(step, terms)
+            if step + 1 == steps:
                 raise KeyboardInterrupt
 
-        return invert(*arguments, log=stopping, **options)
+        return invert(*arguments, callback=stopping, **options)
 
     monkeypatch.setattr(inversion, "invert", interrupted)
 
@@ -153,7 +153,7 @@ def test_the_terms_are_those_of_the_images(inverted, ran):
     images = stored(inverted / "images.npz")
     classifier, _ = load_classifier(ran / "original.safetensors")
     arrays = jnp.asarray(images["images"]), jnp.asarray(images["labels"])
-    wanted = jax.jit(inversion.inversion_terms)(classifier, *arrays)._asdict()
+    wanted = jax.jit(inversion.inversion_terms)(classifier, *arrays)
     found = record(inverted)["terms"]
     assert set(found) == set(wanted)
     for name, value in wanted.items():
@@ -182,22 +182,31 @@ def test_it_shows_its_steps_its_terms_and_a_table(ran, tmp_path, capsys):
 def test_an_interrupted_inversion_goes_on_to_the_same_bytes(
     ran, inverted, tmp_path, capsys, monkeypatch
 ):
-    out = tmp_path / "out"
-    flags = ("--from-run", ran, *SHORT, "--out", out, "--checkpoint-every", 25)
+    """After the first of two batches, which is not made again."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    flags = ("--from-run", ran, *SHORT, "--batch-size", EACH * len(RETAINED) // 2)
+    assert cli("invert", *flags, "--out", whole) == 0
+    flags += ("--out", out)
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 55)
+        interrupt_after(patch, STEPS + 25)
         assert cli("invert", *flags) == 130
-    words = r"interrupted\. .* --resume goes on from the last snapshot in .*out\."
+    words = (
+        r"interrupted\. .* --resume goes on after the last finished batch in .*out\."
+    )
     assert_in_words(words, capsys.readouterr().err)
-    assert names(out) == ["checkpoints", "inversion-settings.json"]
+    assert names(out) == ["batches", "inversion-settings.json"]
+    assert names(out / "batches") == ["0.npy"]
     (out / ".class-3-77.png").write_bytes(b"torn")
+    (out / "batches" / ".1-77.npy").write_bytes(b"torn")
     # Nobody is asked to judge the images before there are any.
     other = ("--second", ran / "original.safetensors")
-    assert cli("invert", *flags, *other, "--resume") == 0
-    assert_in_words(f"Going on after 50 of {STEPS} steps", capsys.readouterr().err)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, STEPS)  # of the first batch, which is not reached
+        assert cli("invert", *flags, *other, "--resume") == 0
+    assert_in_words("Going on after 1 of 2 batches", capsys.readouterr().err)
     assert names(out) == names(inverted)
-    assert (out / "images.npz").read_bytes() == (inverted / "images.npz").read_bytes()
-    assert record(out)["terms"] == record(inverted)["terms"]
+    assert (out / "images.npz").read_bytes() == (whole / "images.npz").read_bytes()
+    assert record(out)["terms"] == record(whole)["terms"]
     assert record(out)["second"]["path"].endswith("original.safetensors")
 
 
@@ -218,12 +227,12 @@ def test_a_killed_export_is_made_up_for(ran, inverted, tmp_path, monkeypatch):
 
 
 def test_a_finished_inversion_says_so(ran, inverted, capsys, no_compute):
-    (inverted / "checkpoints").mkdir()  # as if killed at its very end
+    (inverted / "batches").mkdir()  # as if killed at its very end
     flags = ("--from-run", ran, *SHORT, "--resume")
     assert cli("invert", *flags) == 0
     expected = f"The inversion in {inverted} is finished: there is nothing to do.\n"
     assert capsys.readouterr().out == expected
-    assert not (inverted / "checkpoints").exists()
+    assert not (inverted / "batches").exists()
     # The same classifier by another name.
     file = ("--checkpoint", ran / "original.safetensors", "--out", inverted)
     second = ("--second", ran / "retrained.safetensors", "--classes", *RETAINED)
@@ -238,8 +247,8 @@ def test_a_finished_inversion_says_so(ran, inverted, capsys, no_compute):
         (("--steps", 61), r"steps \(60 there, 61 here\)"),
         (("--prior.l2", 0.5), r"prior\.l2 \(0\.1 there, 0\.5 here\)"),
         (("--classes", 3), "classes"),
-        (("--coarse", 4, 2), r"coarse \(\[\] there, \[4, 2\] here\)"),
-        (("--flip", "--seed", 1), r"flip \(False .*; seed \("),
+        (("--learning-rate", 0.2), r"learning_rate \(0\.1 there, 0\.2 here\)"),
+        (("--jitter", 1, "--seed", 1), r"jitter \(2 there, 1 here\); .*seed \("),
         (("--second", "original"), "second"),
         (("--student", "retrained"), "prior.competition .* student"),
     ],
@@ -312,15 +321,12 @@ def test_a_student_and_the_other_options_reach_the_inversion(
     monkeypatch.setattr(inversion, "invert", invert)
     values = {
         "--steps": 7,
-        "--learning-rate": 0.25,
-        "--schedule": "multi-step",
         "--jitter": 1,
         "--batch-size": 5,
-        "--batches-at-once": 2,
-        "--checkpoint-every": 9,
     }
     flags = [text for pair in values.items() for text in pair]
-    flags += ["--coarse", 4, 2, "--bounds", 0.25, 0.75, "--flip", "--keep-best"]
+    flags += ["--learning-rate", 0.25, "--schedule", "multi-step"]
+    flags += ["--bounds", 0.25, 0.75]
     flags += ["--prior.feature", 0.5, "--student", ran / "retrained.safetensors"]
     flags += ["--classes", 1, "--images-per-class", 5, "--out", tmp_path / "a"]
     assert cli("invert", "--checkpoint", ran / "original.safetensors", *flags) == 0
@@ -331,14 +337,11 @@ def test_a_student_and_the_other_options_reach_the_inversion(
         np.testing.assert_array_equal(one, other)
     for flag, value in values.items():
         assert seen.pop(flag[2:].replace("-", "_")) == value
-    assert seen.pop("coarse") == (4, 2)
     assert seen.pop("bounds") == (0.25, 0.75)
-    assert seen.pop("flip")
-    assert seen.pop("keep_best")
     assert seen.pop("prior") == ImagePrior(feature=0.5)
-    assert seen.pop("checkpoint_dir") == tmp_path / "a" / "checkpoints"
-    assert not seen.pop("resume")
-    assert set(seen) == {"key", "log"}
+    assert seen.pop("optimizer") == ImageAdam(0.25, "multi-step")
+    assert seen.pop("finished") == []
+    assert set(seen) == {"key", "progress", "callback"}
     found = record(tmp_path / "a")
     assert found["student"]["path"] == str(ran / "retrained.safetensors")
     assert found["settings"]["prior.competition"] == 1
@@ -496,13 +499,9 @@ def odd(ran, tmp_path_factory):
         ("--from-run RAN --seed -1", "--seed must be 0 or more"),
         ("--from-run RAN --images-per-class 0", "--images-per-class must be at least"),
         ("--from-run RAN --steps 0", "--steps must be at least 1; it is 0"),
-        ("--from-run RAN --checkpoint-every 0", "--checkpoint-every must be at least"),
         ("--from-run RAN --batch-size 0", "batch_size must be at least 1"),
-        ("--from-run RAN --batches-at-once 0", "batches_at_once must be at least 1"),
         ("--from-run RAN --learning-rate 0", "learning_rate must be positive"),
         ("--from-run RAN --schedule linear", "invalid choice 'linear'"),
-        ("--from-run RAN --coarse 2 4", "coarse must be factors above 1 in descending"),
-        ("--from-run RAN --coarse 4 2 --steps 2", "steps must be at least 3, one for"),
         ("--from-run RAN --jitter -1", "jitter must be 0 or more"),
         ("--from-run RAN --bounds 1 0", "bounds must be"),
         ("--from-run RAN --prior.l2 -1", "ImagePrior.l2 must be finite and not negat"),
@@ -534,9 +533,10 @@ def test_defaults_are_those_of_the_function():
     parameters = inspect.signature(ju.invert).parameters
     shared = {f.name: f.default for f in dataclasses.fields(Invert)}
     both = shared.keys() & parameters.keys()
-    assert {"steps", "prior", "schedule", "jitter", "batch_size"} < both
+    assert {"steps", "prior", "jitter", "batch_size"} < both
     for name in both:
         assert shared[name] == parameters[name].default, name
+    assert Invert().image_adam() == ImageAdam()
 
 
 def test_every_option_has_a_sentence_in_the_help(capsys):

@@ -55,24 +55,24 @@ def test_the_terms_are_those_of_the_twin(case):
     with jax.enable_x64(True):
         classifier, images = case.classifier(), case.images(5)
         found = TERMS(classifier, images, jnp.asarray(labels), prior)
-        assert found.total.dtype == np.float64
+        assert found["total"].dtype == np.float64
     expected = objective_twin(case, classifier, images, labels)
     # The smoothed roots hold 1e-12, and bfloat16 layers a hundredth.
     tolerance = max(1e-6, 10 * case.error)
     for name, value in expected.items():
-        np.testing.assert_allclose(getattr(found, name), value, rtol=tolerance)
+        np.testing.assert_allclose(found[name], value, rtol=tolerance)
     total = expected["cross_entropy"] + (
         0.3 * expected["total_variation"] + 0.2 * expected["l2"]
     )
     np.testing.assert_allclose(
-        found.total, total + 0.7 * expected["feature"], rtol=tolerance
+        found["total"], total + 0.7 * expected["feature"], rtol=tolerance
     )
 
 
 def test_without_batch_norm_there_is_no_feature_term():
     classifier = draw_classifier(Plain, SHAPE, np.float32)
     images = jnp.ones((2, *SHAPE))
-    assert TERMS(classifier, images, jnp.array([0, 1])).feature == 0
+    assert "feature" not in TERMS(classifier, images, jnp.array([0, 1]))
 
 
 def test_pixels_are_judged_before_they_are_standardised():
@@ -87,9 +87,9 @@ def test_pixels_are_judged_before_they_are_standardised():
     pixels = objective_twin(case, plain, images, labels)
     found = TERMS(classifier, images, jnp.asarray(labels))
     for name in ("cross_entropy", "feature"):
-        np.testing.assert_allclose(getattr(found, name), expected[name], rtol=1e-5)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
     for name in ("total_variation", "l2"):
-        np.testing.assert_allclose(getattr(found, name), pixels[name], rtol=1e-5)
+        np.testing.assert_allclose(found[name], pixels[name], rtol=1e-5)
 
 
 @pytest.mark.core
@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_finite_differences():
 
         @jax.jit
         def total(images):
-            return inversion_terms(classifier, images, labels, prior).total
+            return inversion_terms(classifier, images, labels, prior)["total"]
 
         gradient = jax.jit(jax.grad(total))(images)
         for seed in range(3):
@@ -153,7 +153,7 @@ def test_gradients_through_activations_are_those_of_the_network(name):
         return losses.mean()
 
     def ours(images):
-        return inversion_terms(classifier, images, labels).cross_entropy
+        return inversion_terms(classifier, images, labels)["cross_entropy"]
 
     one, other = jax.jit(lambda x: (jax.grad(ours)(x), jax.grad(plain)(x)))(images)
     np.testing.assert_allclose(one, other, atol=1e-6)
@@ -223,16 +223,16 @@ def test_images_take_on_the_statistics_of_batch_norm():
             classifier,
             labels,
             steps=steps,
-            callback=lambda step, loss: losses.append((step, loss)),
+            callback=lambda step, terms: losses.append((step, terms["total"])),
             prior=ImagePrior(0.0, 0.0, 1.0),
         )
         for steps in (1, 100)
     )
-    assert [step for step, _ in losses] == [1, 25, 50, 75, 100]
+    assert [step for step, _ in losses] == [0, *range(100)]
     before, after = (
         TERMS(classifier, jnp.asarray(x), jnp.asarray(labels)) for x in (start, images)
     )
-    assert after.feature < 0.6 * before.feature
+    assert after["feature"] < 0.6 * before["feature"]
     assert losses[-1][1] < 0.7 * losses[0][1]
 
 
@@ -287,7 +287,7 @@ def test_batches_start_from_images_of_their_own():
     assert np.abs(images[:3] - images[3:]).max() > 0.1
 
 
-def test_jitter_rolls_up_to_a_sixteenth_of_each_side_and_flipping_mirrors():
+def test_jitter_rolls_up_to_a_sixteenth_of_each_side():
     """One pixel decides the class: where else it is sought, the gradient shows.
 
     On 32 x 16 pixels that is by up to two up and down, and by one left and right.
@@ -306,7 +306,6 @@ def test_jitter_rolls_up_to_a_sixteenth_of_each_side_and_flipping_mirrors():
         return {tuple(p) for p in np.argwhere(np.abs(images - start).max((0, 3)) > 0)}
 
     assert touched() == {(5, 3)}
-    assert touched(flip=True) == {(5, 3), (5, 12)}
     around = {(row, column) for row in range(3, 8) for column in (2, 3, 4)}
     assert touched(jitter=2) == touched(jitter=9) == around
 

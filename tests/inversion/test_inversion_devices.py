@@ -18,11 +18,13 @@ from jaxunlearn import parallel
 from jaxunlearn.descent import loop
 from jaxunlearn.descent.loop import run_steps
 from jaxunlearn.inversion import ImagePrior, inversion_terms
+from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import Carry, Constants, Step
 
 TRANSFORMS = ["shard_map", "pmap"]
-# Mirrored at random, which must be the same on all devices.
-OPTIONS = {"batch_size": 8, "steps": 10, "flip": True}
+# Rolled at random, which must be the same on all devices.
+WIDE = (16, 16, 2)
+OPTIONS = {"batch_size": 8, "steps": 10, "jitter": 1, "image_shape": WIDE}
 # Thirteen labels fill two batches of eight: the first three are there twice.
 LABELS = np.array([0, 1, 2, 1, 0, 2, 2, 1, 0, 1, 2, 1, 0])
 FILLED = np.concatenate([LABELS, LABELS[:3]])
@@ -39,7 +41,7 @@ def automatic():
 
 @functools.cache
 def on_one_device():
-    return run(small(), FILLED, **OPTIONS)[:13]
+    return run(small(shape=WIDE), FILLED, **OPTIONS)[:13]
 
 
 # Shares in general.
@@ -100,74 +102,36 @@ def test_another_transform_and_a_mesh_of_two_axes_are_refused():
 
 
 @pytest.mark.core
-@pytest.mark.parametrize(("transform", "together"), [("shard_map", 2), ("pmap", 1)])
-def test_devices_find_the_images_of_one_device(transform, together):
-    """Of a number of labels that they cannot share evenly."""
-    options = OPTIONS | {"batches_at_once": together, "transform": transform}
-    images = run(small(), LABELS, mesh=mesh(), **options)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_devices_find_the_images_of_one_device(transform):
+    """Of a number of labels that they cannot share evenly, by one program."""
+    options = OPTIONS | {"mesh": mesh(), "transform": transform}
+    options["optimizer"] = optax.adam(0.05)  # known to no program
+    before = loop._advance._cache_size()
+    images = run(small(shape=WIDE), LABELS, **options)
+    assert loop._advance._cache_size() == before + 1
     np.testing.assert_allclose(images, on_one_device(), atol=1e-4)
-
-
-def test_batches_at_once_are_those_one_by_one():
-    images = run(small(), FILLED, **OPTIONS, batches_at_once=2)
-    np.testing.assert_allclose(images[:13], on_one_device(), atol=1e-4)
-    # No more than there are.
-    more = run(small(), FILLED, **OPTIONS, batches_at_once=5)
-    np.testing.assert_array_equal(more, images)
-
-
-# However long the gradient is, a step is 0.1 long over all that it is given.
-COUPLED = optax.chain(optax.clip_by_global_norm(1e-4), optax.sgd(1e3))
-
-
-def test_an_optimizer_that_couples_pixels_does_not_couple_batches():
-    """Four batches of three, of ten images; three at once are filled up with two."""
-    options = {"batch_size": 3, "steps": 10, "optimizer": COUPLED}
-    one, three = (
-        run(small(), LABELS[:10], batches_at_once=n, **options) for n in (1, 3)
-    )
-    np.testing.assert_allclose(three, one, atol=1e-5)
+    with compilations() as compiled:
+        run(small(shape=WIDE), LABELS[::-1], **options)
+    assert not compiled
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_a_loop_on_the_devices_gives_the_same_images(transform, monkeypatch):
     monkeypatch.setattr(parallel, "loops_are_slow", lambda: False)
-    images = run(small(), LABELS, mesh=mesh(), transform=transform, **OPTIONS)
+    classifier = small(shape=WIDE)
+    images = run(classifier, LABELS, mesh=mesh(), transform=transform, **OPTIONS)
     np.testing.assert_allclose(images, on_one_device(), atol=1e-4)
 
 
-BEST = OPTIONS | {"coarse": (2,), "keep_best": True}
-
-
-@functools.cache
-def best_on_one_device():
-    return run(small(), FILLED, **BEST)[:13]
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_best_images_and_coarse_stages_are_shared_by_one_program(transform):
-    """Of all groups, stages and steps; and none is compiled the second time."""
-    options = BEST | {"mesh": mesh(), "transform": transform}
-    options["optimizer"] = optax.adam(0.05)  # known to no program
-    before = loop._advance._cache_size()
-    images = run(small(), LABELS, **options)
-    assert loop._advance._cache_size() == before + 1
-    np.testing.assert_allclose(images, best_on_one_device(), atol=1e-4)
-    with compilations() as compiled:
-        run(small(), LABELS[::-1], **options)
-    assert not compiled
-
-
-# Statistics of the batch, or of each share.
+# Statistics of the whole batch.
 
 # A step along the gradient, and nothing else.
 DOWN = optax.sgd(1.0)
 
 
-@pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_statistics_are_of_the_batch_or_of_each_share(transform, sync):
+def test_statistics_are_those_of_the_whole_batch(transform):
     """The terms of the first step, and the step itself, of two images a device."""
     given, records = everything(), []
     images = run(
@@ -176,17 +140,14 @@ def test_statistics_are_of_the_batch_or_of_each_share(transform, sync):
         batch_size=16,
         mesh=mesh(),
         transform=transform,
-        sync_statistics=sync,
         optimizer=DOWN,
-        log=records.append,
+        callback=lambda _, terms: records.append(terms),
     )
-    shares = 1 if sync else 8
-    terms, gradient = by_hand(shares)
-    for name, value in terms._asdict().items():
-        expected = np.mean(value)
-        np.testing.assert_allclose(records[0][name], expected, rtol=1e-4)
-    expected = given["start"] - gradient / shares
-    np.testing.assert_allclose(images, expected, atol=1e-5)
+    terms, gradient = by_hand()
+    assert set(records[0]) == set(terms)
+    for name, value in terms.items():
+        np.testing.assert_allclose(records[0][name], value, rtol=1e-4)
+    np.testing.assert_allclose(images, given["start"] - gradient, atol=1e-5)
 
 
 @functools.cache
@@ -205,30 +166,31 @@ def everything():
 
 
 @functools.cache
-def by_hand(shares):
-    """Each share as a batch of its own: its terms, and their gradient."""
+def by_hand():
+    """The terms of the whole batch on one device, and their gradient."""
     given = dict(everything())
-    start, labels = given.pop("start"), given.pop("labels")
+    start, labels = given.pop("start"), jnp.asarray(given.pop("labels"))
 
-    def one(images, labels):
-        found = inversion_terms(images=images, labels=labels, **given)
-        return found.total, found
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def slope(images):
+        terms = inversion_terms(images=images, labels=labels, **given)
+        return terms["total"], terms
 
-    cut = start.reshape(shares, -1, *SHAPE), labels.reshape(shares, -1)
-    gradient, terms = jax.jit(jax.vmap(jax.grad(one, has_aux=True)))(*cut)
-    return terms, np.asarray(gradient).reshape(start.shape)
+    gradient, terms = slope(start)
+    return terms, gradient
 
 
 def test_shares_and_the_whole_batch_differ():
     """So that the test above can tell them apart."""
     images = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
     labels = np.resize([0, 1, 2], 16)
-    whole = TERMS(small(None), jnp.asarray(images), jnp.asarray(labels)).feature
+    whole = TERMS(small(None), jnp.asarray(images), jnp.asarray(labels))["feature"]
     parts = [
         TERMS(small(None), jnp.asarray(images[i : i + 2]), jnp.asarray(labels[:2]))
         for i in range(0, 16, 2)
     ]
-    assert np.mean([part.feature for part in parts]) > 1.05 * whole
+    assert np.mean([part["feature"] for part in parts]) > 1.05 * whole
 
 
 # Where things lie.
@@ -238,27 +200,23 @@ def test_shares_and_the_whole_batch_differ():
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_each_device_holds_its_share_and_only_sums_travel(transform):
     where = automatic()
-    prior = ImagePrior().resolved(batch_norm=True, moments=False, student=False)
-    step = Step(ADAM, prior, (0, 0), True, where, transform, True)
-    images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 16, *SHAPE)))
-    loss = jnp.full((2, 16), jnp.inf)
-    state, running = jax.vmap(ADAM.init)(images), jnp.array(True)
+    prior = ImagePrior().resolved({"total_variation", "l2", "feature"})
+    step = Step(ADAM, prior, (0, 0), where, transform)
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(16, *SHAPE)))
 
     def cut(leaf):
-        return leaf.shape[:2] == (2, 16)
+        return leaf.shape[:1] == (16,)
 
     def put(leaf):
-        place = parallel.place_columns if cut(leaf) else parallel.place_whole
+        place = parallel.place_cut if cut(leaf) else parallel.place_whole
         return place(leaf, where)
 
-    carry = jax.tree.map(put, Carry(images, state, images, loss, running))
-    labels = np.resize(np.array([0, 1, 2], np.int32), (2, 16))
-    numbers = (jax.random.split(KEY, 2), np.float32(0), np.float32(1), None, None)
+    carry = jax.tree.map(put, Carry(images, ADAM.init(images), jnp.array(True)))
+    labels = np.resize(np.array([0, 1, 2], np.int32), 16)
+    numbers = (KEY, np.float32(0), np.float32(1))
     constants = Constants(
-        parallel.place_whole(small(), where),
-        None,
-        None,
-        parallel.place_columns(labels, where),
+        *parallel.place_whole((small(), References()), where),
+        parallel.place_cut(labels, where),
         *parallel.place_whole(numbers, where),
     )
     visits = []
@@ -268,7 +226,7 @@ def test_each_device_holds_its_share_and_only_sums_travel(transform):
         for leaf in jax.tree.leaves(carry):
             expected = leaf.shape
             if cut(leaf):
-                expected = (2, 2, *leaf.shape[2:])
+                expected = (2, *leaf.shape[1:])
             shards = leaf.addressable_shards
             assert {shard.device for shard in shards} == set(where.devices.flat)
             assert all(shard.data.shape == expected for shard in shards)

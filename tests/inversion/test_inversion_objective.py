@@ -1,5 +1,6 @@
 """Moments, students and weights in the objective of inversion, against NumPy."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -17,6 +18,9 @@ from test_inversion import KEY, SHAPE, TERMS, run, small
 
 import jaxunlearn as ju
 from jaxunlearn.inversion import ImagePrior, inversion_terms
+from jaxunlearn.inversion.objective import TERMS as TERMS_TABLE
+from jaxunlearn.inversion.objective import References, Term
+from jaxunlearn.nullspace.moments import Moment
 
 LABELS = np.array([2, 0, 1, 1])
 
@@ -24,6 +28,16 @@ LABELS = np.array([2, 0, 1, 1])
 def drawn_images(n, seed, dtype=np.float32, shape=SHAPE):
     rng = np.random.default_rng(seed)
     return jnp.asarray(rng.uniform(size=(n, *shape)), dtype)
+
+
+def into(records):
+    """A callback that keeps the terms of every step."""
+    return lambda step, terms: records.append(terms)
+
+
+def basic(terms):
+    """The objective by its default weights, less what depends on the references."""
+    return terms["cross_entropy"] + 1e-3 * terms["total_variation"] + 1e-1 * terms["l2"]
 
 
 # Moments.
@@ -93,9 +107,9 @@ def test_the_moment_term_is_the_distance_of_mean_outer_products_of_rows(kept):
         for path in here
         if kept is None or path.startswith(kept)
     )
-    np.testing.assert_allclose(found.moment, expected, rtol=1e-9)
-    total = found.cross_entropy + 0.3 * found.total_variation + 0.2 * found.l2
-    np.testing.assert_allclose(found.total, total + 0.7 * expected, rtol=1e-9)
+    np.testing.assert_allclose(found["moment"], expected, rtol=1e-9)
+    total = found["cross_entropy"] + 0.3 * found["total_variation"] + 0.2 * found["l2"]
+    np.testing.assert_allclose(found["total"], total + 0.7 * expected, rtol=1e-9)
 
 
 def test_images_of_the_moments_are_at_distance_zero_and_their_gradient_is_finite():
@@ -108,10 +122,10 @@ def test_images_of_the_moments_are_at_distance_zero_and_their_gradient_is_finite
         prior = ImagePrior(0.0, 0.0, moment=1.0)
         return inversion_terms(
             classifier, images, jnp.asarray(LABELS), prior, moments=moments
-        ).total
+        )["total"]
 
     found = TERMS(classifier, images, jnp.asarray(LABELS), moments=moments)
-    assert found.moment < 1e-4
+    assert found["moment"] < 1e-4
     assert np.isfinite(slope(images)).all()
 
 
@@ -127,13 +141,16 @@ def test_moments_stand_in_for_batch_norm(name):
     """A network without it is drawn towards the images that the moments are of."""
     classifier, shape = norm_free(name)
     records = []
-    options = {"prior": ImagePrior(0.0, 0.0, moment=2.0), "log": records.append}
+    options = {
+        "prior": ImagePrior(0.0, 0.0, moment=2.0),
+        "callback": into(records),
+    }
     with quick_compilation():
         moments = ju.second_moments(classifier, drawn_images(6, 3, shape=shape))
         images = run(
             classifier, moments=moments, image_shape=shape, steps=60, **options
         )
-    assert all(record["feature"] == 0 for record in records)
+    assert all("feature" not in record for record in records)
     assert records[-1]["moment"] < 0.8 * records[0]["moment"]
     np.testing.assert_array_equal(classifier(images).argmax(1), [0, 1, 2])
 
@@ -150,7 +167,12 @@ def test_an_nnx_model_has_a_feature_term_and_is_not_changed():
     mode = model.norm.use_running_average
     records = []
     prior = ImagePrior(0.0, 0.0, 1.0)
-    run(ju.freeze(model), prior=prior, steps=60, log=records.append)
+    run(
+        ju.freeze(model),
+        prior=prior,
+        steps=60,
+        callback=into(records),
+    )
     assert 0 < records[-1]["feature"] < 0.8 * records[0]["feature"]
     assert model.norm.use_running_average is mode
     after = nnx.to_pure_dict(nnx.state(model))
@@ -182,10 +204,12 @@ def test_competition_is_one_less_the_divergence_of_the_two():
 
     def competition(classifier, student):
         found = TERMS(classifier, images, labels, student=student)
-        rest = found.cross_entropy + 1e-3 * found.total_variation + 1e-1 * found.l2
+        rest = basic(found)
         # By default it weighs as much as the cross-entropy.
-        np.testing.assert_allclose(found.total, rest + found.competition, rtol=1e-5)
-        return float(found.competition)
+        np.testing.assert_allclose(
+            found["total"], rest + found["competition"], rtol=1e-5
+        )
+        return float(found["competition"])
 
     classifier, student = with_head(3.0), with_head(-2.0, (1.0, 0.0, -1.0))
     expected = 1 - divergence(classifier(images), student(images)).mean() / np.log(2)
@@ -207,7 +231,7 @@ def test_the_gradient_is_finite_where_two_are_sure_of_different_classes():
     @jax.jit
     @jax.grad
     def slope(images):
-        return total(one, images, student=other).competition
+        return total(one, images, student=other)["competition"]
 
     assert np.isfinite(slope(drawn_images(4, 0))).all()
 
@@ -221,7 +245,7 @@ def test_a_student_s_own_preprocess_is_its_own():
     logits = seen.reshape(4, -1) @ double(student.params["head"]["kernel"])
     expected = 1 - divergence(classifier(images), logits).mean() / np.log(2)
     found = TERMS(classifier, images, labels, student=student)
-    np.testing.assert_allclose(found.competition, expected, rtol=1e-5)
+    np.testing.assert_allclose(found["competition"], expected, rtol=1e-5)
 
 
 # All of it.
@@ -246,7 +270,7 @@ def test_the_gradient_of_all_terms_is_that_of_finite_differences():
                 moments=moments,
                 student=student,
             )
-            return found.total
+            return found["total"]
 
         _, gradient = objective(images)
         for seed in range(3):
@@ -264,8 +288,8 @@ def test_terms_may_be_mapped_and_compiled():
         classifier, images[:, None], labels[:, None]
     )
     alone = [TERMS(classifier, images[i : i + 1], labels[i : i + 1]) for i in range(4)]
-    for name, value in each._asdict().items():
-        expected = [getattr(terms, name) for terms in alone]
+    for name, value in each.items():
+        expected = [terms[name] for terms in alone]
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
@@ -277,16 +301,68 @@ def test_a_term_without_weight_does_not_spoil_the_total():
     classifier = classifier.replace(state={"batch_stats": {"norm": broken}})
     images, labels = drawn_images(4, 0), jnp.asarray(LABELS)
     found = TERMS(classifier, images, labels, ImagePrior(feature=0.0))
-    assert np.isinf(found.feature)
-    rest = found.cross_entropy + 1e-3 * found.total_variation + 1e-1 * found.l2
-    np.testing.assert_allclose(found.total, rest, rtol=1e-6)
+    assert np.isinf(found["feature"])
+    rest = basic(found)
+    np.testing.assert_allclose(found["total"], rest, rtol=1e-6)
     records = []
-    images = run(classifier, prior=ImagePrior(feature=0.0), log=records.append)
+    images = run(
+        classifier,
+        prior=ImagePrior(feature=0.0),
+        callback=into(records),
+    )
     assert np.isfinite(images).all()
     assert np.isinf(records[-1]["feature"])
     assert records[-1]["total"] < records[0]["total"]
     with pytest.raises(FloatingPointError, match="at step 0.* because of feature"):
         run(classifier, prior=ImagePrior(feature=1.0))
+
+
+# A further term.
+
+
+@dataclasses.dataclass(frozen=True)
+class ContrastPrior(ImagePrior):
+    contrast: float | None = None
+
+
+def test_a_term_is_a_function_in_the_table_and_a_weight(monkeypatch):
+    """It is weighed, logged, named where it breaks down, and refused where it is not.
+
+    The mean of squares draws grey images to black.
+    """
+
+    def contrast(inputs):
+        if inputs.references.student is not None:
+            return None
+        return jnp.square(inputs.images).mean(axis=(1, 2, 3))
+
+    row = Term(contrast, 1e6, "there is a student. Leave it out")
+    monkeypatch.setitem(TERMS_TABLE, "contrast", row)
+    classifier, prior, records = plain(), ContrastPrior(), []
+    given = {"prior": prior, "callback": into(records), "bounds": (0.0, 1.0)}
+    images = run(classifier, steps=60, **given)
+    assert images.max() < 0.1
+    first, last = records[0], records[-1]
+    expected = basic(first) + 1e6 * first["contrast"]
+    assert first["total"] == pytest.approx(expected, rel=1e-5)
+    assert last["contrast"] < 0.1 * first["contrast"]
+    start = np.full((3, *SHAPE), 1e25, np.float32)
+    with pytest.raises(FloatingPointError, match="because of .*contrast"):
+        run(classifier, start=start, prior=prior)
+    with pytest.raises(
+        ValueError, match=r"ImagePrior\.contrast is 2\.0, and there is a"
+    ):
+        run(classifier, student=plain(), prior=ContrastPrior(contrast=2.0))
+    with pytest.raises(ValueError, match=r"ImagePrior\.contrast must be finite"):
+        ContrastPrior(contrast=-1.0)
+    without = run(classifier, student=plain(), prior=prior, callback=into(records))
+    assert np.isfinite(without).all()
+    assert "contrast" not in records[-1]
+
+
+def test_every_term_but_the_cross_entropy_has_a_weight():
+    assert list(ImagePrior().weights)[0] == "cross_entropy"
+    assert set(ImagePrior().weights) == set(TERMS_TABLE)
 
 
 # What is refused.
@@ -304,7 +380,7 @@ def plain_moments():
 def changed_moments(**fields):
     found = plain_moments()["head"]["kernel"]
     values = {"gram": found.gram, "rows": found.rows, "layout": found.layout} | fields
-    return {"head": {"bias": None, "kernel": ju.moments.Moment(**values)}}
+    return {"head": {"bias": None, "kernel": Moment(**values)}}
 
 
 class Turned(nn.Module):
@@ -341,7 +417,6 @@ class Straight(nn.Module):
         ),
         ({"image_shape": (4, 0, 2)}, r"image_shape must be \(h, w, c\)"),
         ({"jitter": -1}, "jitter must be 0 or more pixels; it is -1"),
-        ({"batches_at_once": 0}, "batches_at_once must be at least 1; it is 0"),
         (
             {"start": np.zeros((2, *SHAPE), np.float32)},
             r"start must be .* \(3, 4, 4, 2\); it is float32 of shape \(2, 4, 4, 2\)",
@@ -368,7 +443,7 @@ def test_images_that_the_network_cannot_take_are_refused_in_a_sentence():
 
 def test_weights_of_zero_need_nothing_to_compare_with():
     prior = ImagePrior(feature=0.0, moment=0.0, competition=0.0)
-    assert prior.resolved(batch_norm=False, moments=False, student=False) == prior
+    assert prior.resolved({"total_variation", "l2"}) == prior
 
 
 @pytest.mark.parametrize(
@@ -447,10 +522,17 @@ def test_a_student_must_take_the_same_images():
 
 def test_a_start_of_integers_is_refused():
     """By its type, in `invert`; while the tests run already by its signature."""
-    from jaxunlearn.inversion.preconditions import check_arguments
+    from jaxunlearn.inversion.arguments import checked_arguments
 
     start = np.zeros((1, *SHAPE), np.uint8)
     with pytest.raises(ValueError, match="start must be floating-point .*it is uint8"):
-        check_arguments(
-            plain(), [0], SHAPE, key=KEY, prior=ImagePrior(), start=start, jitter=0
+        checked_arguments(
+            plain(),
+            [0],
+            SHAPE,
+            key=KEY,
+            prior=ImagePrior(),
+            references=References(),
+            start=start,
+            jitter=0,
         )

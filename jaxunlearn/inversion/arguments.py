@@ -1,5 +1,6 @@
 """What the arguments of an inversion must be, said before anything is computed."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,15 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
 from jaxunlearn.capture.inputs import layouts
-from jaxunlearn.capture.walk import capture
 from jaxunlearn.checks import check_count, check_key, check_optimizer
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.classifier.flax_network import REFUSALS
 from jaxunlearn.classifier.independence import check_finite, check_program
-from jaxunlearn.inversion.prior import ImagePrior
+from jaxunlearn.inversion.objective import (
+    TERMS,
+    ImagePrior,
+    References,
+    term_values,
+)
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.trees import map_records
@@ -39,15 +44,14 @@ def bounds_of(
     return np.float32(bounds[0]), np.float32(bounds[1])
 
 
-def check_arguments(
+def checked_arguments(
     classifier: Classifier,
     labels: ArrayLike | Sequence[int],
     image_shape: tuple[int, ...],
     *,
     key: Array,
     prior: ImagePrior,
-    moments: PyTree = None,
-    student: Classifier | None = None,
+    references: References,
     start: Any = None,
     optimizer: optax.GradientTransformation | None = None,
     jitter: int,
@@ -72,48 +76,24 @@ def check_arguments(
     if optimizer is not None:
         _check_optimizer(optimizer, image_shape)
     sample = np.full((1, *image_shape), 0.5, np.float32)
-    classes, batch_norm = _network(classifier, sample)
+    classes = _classes("network", classifier, sample)
     values = _labels(labels, classes)
-    if moments is not None:
-        _check_moments(classifier, moments, sample)
-    if student is not None:
-        others = _classes("student", student, sample)
-        if others != classes:
-            msg = (
-                f"student tells {others} classes apart and the classifier {classes}: "
-                "they must be the same."
-            )
-            raise ValueError(msg)
-    prior = prior.resolved(
-        batch_norm=batch_norm, moments=moments is not None, student=student is not None
+    _check_references(classifier, references, classes, sample)
+    table = tuple(TERMS.items())
+    present = _traced_terms.eval_shape(
+        classifier, sample, values[:1], references, table
     )
     if start is not None:
-        expected = (len(values), *image_shape)
-        if jnp.shape(start) != expected or not jnp.issubdtype(
-            jnp.result_type(start), jnp.floating
-        ):
-            msg = (
-                f"start must be floating-point images of shape {expected}; it is "
-                f"{jnp.result_type(start)} of shape {jnp.shape(start)}."
-            )
-            raise ValueError(msg)
-        check_finite(start)
+        _check_start(start, (len(values), *image_shape))
     check_program(classifier, sample)
-    return values, prior
+    return values, prior.resolved(present)
 
 
-def _network(classifier, sample) -> tuple[int, bool]:
-    """How many logits there are, and whether there is BatchNorm; nothing computes."""
-    classes = _classes("network", classifier, sample)
-    _, normalisations = _captured.eval_shape(classifier, sample)
-    return classes, len(normalisations) > 0
-
-
-@jax.jit
-def _captured(classifier, images):
-    """Logits, and something for every normalisation; traced once for each network."""
-    captured = capture(classifier, classifier.prepare(images))
-    return captured.logits, [jnp.zeros(()) for _ in captured.normalisations]
+@functools.partial(jax.jit, static_argnums=4)
+def _traced_terms(classifier, images, labels, references, table):
+    """Traced once for each network and table; nothing is computed."""
+    del table
+    return term_values(classifier, images, labels, references)
 
 
 def _classes(name, classifier, sample) -> int:
@@ -153,6 +133,31 @@ def _labels(labels, classes) -> Int[np.ndarray, " n"]:
         msg = f"labels must lie in 0..{classes - 1}; they range from {values.min()} to {values.max()}."  # noqa: E501
         raise ValueError(msg)
     return values.astype(np.int32)
+
+
+def _check_start(start, expected) -> None:
+    floating = jnp.issubdtype(jnp.result_type(start), jnp.floating)
+    if jnp.shape(start) != expected or not floating:
+        msg = (
+            f"start must be floating-point images of shape {expected}; it is "
+            f"{jnp.result_type(start)} of shape {jnp.shape(start)}."
+        )
+        raise ValueError(msg)
+    check_finite(start)
+
+
+def _check_references(classifier, references, classes, sample) -> None:
+    moments, student = references
+    if moments is not None:
+        _check_moments(classifier, moments, sample)
+    if student is not None:
+        others = _classes("student", student, sample)
+        if others != classes:
+            msg = (
+                f"student tells {others} classes apart and the classifier {classes}: "
+                "they must be the same."
+            )
+            raise ValueError(msg)
 
 
 def _check_moments(classifier, moments, sample) -> None:

@@ -1,0 +1,300 @@
+"""Optimise images until a classifier takes them for given classes."""
+
+import dataclasses
+from collections.abc import Callable, MutableSequence, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PyTree
+
+from jaxunlearn import parallel
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.loop import run_steps
+from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
+from jaxunlearn.inversion.batches import Batches, batch_keys, noise
+from jaxunlearn.inversion.objective import TERMS, ImagePrior, References
+from jaxunlearn.inversion.step import ADAM, Carry, Constants, ImageAdam, Step
+from jaxunlearn.progress import Progress, Report, reporting
+
+
+class InversionError(FloatingPointError):
+    """The objective, or an image, became infinite or not a number.
+
+    Attributes:
+      images: the last finite ones in pixel space, of finished batches and of the one
+        that was being worked on.
+      labels: the class of each.
+      step: the first step that was not finite, counted over all batches.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        images: Float[np.ndarray, "n h w c"],
+        labels: Int[np.ndarray, " n"],
+        step: int,
+    ):
+        super().__init__(message)
+        self.images, self.labels, self.step = images, labels, step
+
+
+def invert(
+    classifier: Classifier,
+    labels: ArrayLike | Sequence[int],
+    *,
+    image_shape: tuple[int, ...],
+    key: Array,
+    prior: ImagePrior = ImagePrior(),  # noqa: B008  (frozen)
+    steps: int = 2000,
+    optimizer: optax.GradientTransformation | ImageAdam | None = None,
+    jitter: int = 2,
+    bounds: tuple[float, float] | None = None,
+    moments: PyTree = None,
+    student: Classifier | None = None,
+    start: Float[Array | np.ndarray, "n h w c"] | None = None,
+    batch_size: int = 256,
+    mesh: Mesh | None = None,
+    transform: parallel.Transform = "shard_map",
+    finished: MutableSequence[Any] | None = None,
+    progress: Progress = None,
+    callback: Callable[[int, dict[str, float]], Any] | None = None,
+) -> Float[np.ndarray, "n h w c"]:
+    """Find images that the classifier takes for these labels.
+
+    Minimises over a batch of images `x` at once, in inference mode,
+
+        CE(f(x), y) + sum_i w_i R_i(x)
+
+    with the terms `R_i` and weights `w_i` of `ImagePrior`. What meets a BatchNorm
+    layer's running mean in a subtraction is read off the program as that layer's input;
+    without BatchNorm there is no such term, and second moments of any layers' inputs
+    (`moments`) can take its place.
+
+    The optimisation runs in compiled chunks of steps with the host in between; labels,
+    number of steps, and rate and schedule of `ImageAdam` are not part of the program.
+
+    Args:
+      classifier: a `Classifier`.
+      labels: Int[n], the class of each image.
+      image_shape: (h, w, c).
+      key: a `jax.random.key`.
+      prior: weights of the terms.
+      steps: per batch.
+      optimizer: over the images of a batch. None is `ImageAdam()`: a rate of a tenth of
+        the bounds' width, which falls to 0 along a cosine. An optax transformation
+        brings its own rate.
+      jitter: rolls each batch by up to so many pixels at every step, capped at
+        `side // 16` (at 8 x 8 two pixels ruin the images).
+      bounds: box for every pixel. None: (0, 1) with a `Preprocess`, else unbounded.
+      moments: like params: what `second_moments` returned, None for layers that are to
+        be left alone. Images are drawn towards them. A layer costs a product of `rows
+        d^2` and `d^2` floats at every step: leave out those of large fan-in.
+      student: another classifier of the same pixels and classes. Images are drawn to
+        where it disagrees.
+      start: images to begin from, in pixel space. None: uniform noise in the box, or
+        standard normal noise where there is none.
+      batch_size: images optimised together, over whose statistics `feature` and
+        `moment` are taken, at most (on several devices rounded up to a multiple of
+        them). All batches are of one size; the last one is filled up with further
+        images, which are dropped.
+      mesh: a one-axis mesh over whose devices each batch is cut. None: on a GPU or TPU
+        all of this process's, on a CPU one. Batches are filled up to a multiple of the
+        devices, so that another number of them may give other images. Under several
+        processes all arguments are the same in each.
+      transform: what runs the program on each of several devices, "shard_map" or
+        "pmap".
+      finished: images of the first batches, each as it was appended here by an earlier
+        call with the same arguments. These are not made again, and each further batch
+        is appended: whoever keeps them can go on after an interruption.
+      progress: a `Progress`, told of the stage "inversion" in steps of all batches.
+      callback: `(step, terms)`, called for every step in order, some steps late; steps
+        are counted over all batches. `terms` are those of `inversion_terms`.
+
+    Returns:
+      Float32 images in pixel space (with a `Preprocess`: [0, 1]).
+
+    Raises:
+      TypeError: an argument is of the wrong type.
+      ValueError: labels out of range or none, images that the network cannot take,
+        bounds upside down, counts below one, a weight with nothing to compare with.
+      InversionError: a `FloatingPointError` with the last finite images: the objective
+        is not finite.
+
+    Source: CovarNav (arXiv 2311.12999), Algorithm 1, step 1; DeepInversion (arXiv
+    1912.08795).
+
+    >>> import flax.linen as nn
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
+    >>> classifier = ju.freeze(model, variables)
+    >>> labels, key = [0, 1, 2], jax.random.key(1)
+    >>> images = invert(classifier, labels, image_shape=(4, 4, 1), key=key, steps=50)
+    >>> classifier(images).argmax(axis=1).tolist()
+    [0, 1, 2]
+    """
+    parallel.check_transform(transform, mesh)
+    low, high = bounds_of(classifier, bounds)
+    adam = ImageAdam() if optimizer is None else optimizer
+    scheduled = isinstance(adam, ImageAdam)
+    references = References(moments, student)
+    labels, prior = checked_arguments(
+        classifier,
+        labels,
+        image_shape,
+        key=key,
+        prior=prior,
+        references=references,
+        start=start,
+        optimizer=ADAM if scheduled else adam,
+        jitter=jitter,
+        steps=steps,
+        batch_size=batch_size,
+    )
+    width = high - low if np.isfinite(high - low) else np.float32(2)
+    mesh = parallel.mesh_for_rows(mesh)
+    inversion = _Inversion(
+        step=Step(
+            ADAM if scheduled else adam,
+            prior,
+            tuple(min(jitter, side // 16) for side in image_shape[:2]),
+            mesh,
+            transform,
+        ),
+        rates=-float(width) * adam.rates(steps) if scheduled else np.ones(steps),
+        batches=Batches.of(len(labels), batch_size, mesh),
+        labels=labels,
+        image_shape=tuple(image_shape),
+        key=key,
+        bounds=(low, high),
+        start=start,
+        compared=parallel.place_whole((classifier, references), mesh),
+        callback=callback,
+    )
+    with reporting(progress) as report:
+        return inversion.run([] if finished is None else finished, report)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Inversion:
+    """Checked arguments, in the form in which the steps take them."""
+
+    step: Step
+    rates: Float[np.ndarray, " steps"]
+    batches: Batches
+    labels: Int[np.ndarray, " n"]
+    image_shape: tuple[int, ...]
+    key: Array
+    bounds: tuple[np.float32, np.float32]
+    start: Any
+    compared: tuple[Classifier, References]
+    callback: Callable[[int, dict[str, float]], Any] | None
+
+    def run(
+        self, finished: MutableSequence[Any], report: Report
+    ) -> Float[np.ndarray, "n h w c"]:
+        """All batches that are not among the finished ones, one after the other."""
+        shape = self.batches.rows.shape[1], *self.image_shape
+        if any(np.shape(images) != shape for images in finished):
+            msg = (
+                f"finished must hold batches of shape {shape}; they are "
+                f"{[np.shape(images) for images in finished]}. They are those of "
+                "another inversion, or of another number of devices."
+            )
+            raise ValueError(msg)
+        for number in range(len(finished), len(self.batches.rows)):
+            finished.append(self._run_batch(number, finished, report))
+        return np.concatenate(list(finished))[: self.batches.count]
+
+    def _run_batch(self, number, finished, report):
+        steps, count = len(self.rates), len(self.batches.rows)
+
+        def on_chunk(stop, carry, outputs):
+            terms, running = outputs
+            done = number * steps + stop
+            first = done - len(running)
+            if not running.all():
+                images = [*finished, self._fetched(carry)]
+                raise self._failure(terms, int(running.argmin()), first, images)
+            report("inversion", done, count * steps)
+            if self.callback is not None:
+                for index in range(len(running)):
+                    self.callback(first + index, _at(terms, index))
+
+        carry, _ = run_steps(
+            self.step,
+            self._begin(number),
+            self._constants(number),
+            steps=steps,
+            feed=self._rates,
+            on_chunk=on_chunk,
+        )
+        return self._fetched(carry)
+
+    def _begin(self, number) -> Carry:
+        rows, mesh = self.batches.rows[number], self.step.mesh
+        if self.start is None:
+            key, _ = batch_keys(self.key, number)
+            images = noise(key, (len(rows), *self.image_shape), *self.bounds)
+        else:
+            images = jnp.asarray(self.start, jnp.float32)[rows]
+        # Noise too: half a box has a normal start, and a box its rounding.
+        images = jnp.clip(images, *self.bounds)
+        carry = Carry(images, self.step.optimizer.init(images), jnp.array(True))
+
+        def put(leaf):
+            cut = jnp.shape(leaf)[:1] == (len(rows),)
+            place = parallel.place_cut if cut else parallel.place_whole
+            return place(leaf, mesh)
+
+        return jax.tree.map(put, carry)
+
+    def _constants(self, number) -> Constants:
+        mesh = self.step.mesh
+        classifier, references = self.compared
+        _, key = batch_keys(self.key, number)
+        constants = Constants(
+            classifier,
+            references,
+            parallel.place_cut(self.labels[self.batches.rows[number]], mesh),
+            *parallel.place_whole((key, *self.bounds), mesh),
+        )
+        # Once: what is on the host would travel again with every step.
+        return jax.device_put(constants) if mesh is None else constants
+
+    def _rates(self, first, stop):
+        rates = self.rates[first:stop]
+        return np.pad(rates, (0, stop - first - len(rates))).astype(np.float32)
+
+    def _fetched(self, carry) -> Float[np.ndarray, "n h w c"]:
+        return parallel.fetch(carry.images, self.step.mesh)
+
+    def _failure(self, terms, place, first, images) -> InversionError:
+        """Why the step at a place of the chunk that begins at `first` went wrong."""
+        values, step = _at(terms, place), first + place
+        weights = self.step.prior.weights
+        bad = [n for n, x in values.items() if weights.get(n) and not np.isfinite(x)]
+        message = f"The inversion's objective is not finite at step {step}: {values}"
+        if np.isfinite(values["total"]):
+            message = f"The inversion's images are not finite after step {step}"
+        elif bad:
+            message += f", because of {' and '.join(bad)}"
+        message += (
+            ". Try a smaller learning rate, or bounds. The last finite images are in "
+            "this error's attribute `images`."
+        )
+        images = np.concatenate(images)[: self.batches.count]
+        return InversionError(message, images, self.labels[: len(images)], step)
+
+
+def _at(terms, index) -> dict[str, float]:
+    # In the order of the table, which a compiled program does not keep.
+    names = [name for name in ("total", *TERMS) if name in terms]
+    return {name: float(terms[name][index]) for name in names}
