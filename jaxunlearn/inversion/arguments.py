@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
@@ -30,14 +29,10 @@ from jaxunlearn.nullspace.trees import map_records
 def bounds_of(
     classifier: Classifier, bounds: tuple[float, float] | None
 ) -> tuple[np.float32, np.float32]:
-    """The box for every pixel, infinite where there is none.
-
-    Raises:
-      ValueError: it is empty or upside down.
-    """
+    """The box for every pixel, infinite where there is none."""
     if bounds is None:
-        whole = (0.0, 1.0) if classifier.preprocess is not None else (-np.inf, np.inf)
-        bounds = whole
+        pixels = classifier.preprocess is not None
+        bounds = (0.0, 1.0) if pixels else (-np.inf, np.inf)
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         msg = f"bounds must be (low, high) with low < high; they are {bounds}."
         raise ValueError(msg)
@@ -53,16 +48,10 @@ def checked_arguments(
     prior: ImagePrior,
     references: References,
     start: Any = None,
-    optimizer: optax.GradientTransformation | None = None,
     jitter: int,
     **counts: int,
 ) -> tuple[Int[np.ndarray, " n"], ImagePrior]:
-    """Labels as an array, and the prior with numbers for all its weights.
-
-    Raises:
-      TypeError: the key is of the old kind, or records are no moments.
-      ValueError: anything else that `invert` refuses.
-    """
+    """Labels as an array, and the prior with numbers for all its weights."""
     check_key(key)
     for name, value in counts.items():
         check_count(name, value)
@@ -73,8 +62,6 @@ def checked_arguments(
     if len(image_shape) != 3 or not whole or min(image_shape) < 1:
         msg = f"image_shape must be (h, w, c); it is {image_shape}."
         raise ValueError(msg)
-    if optimizer is not None:
-        _check_optimizer(optimizer, image_shape)
     sample = np.full((1, *image_shape), 0.5, np.float32)
     classes = _classes("network", classifier, sample)
     values = _labels(labels, classes)
@@ -109,7 +96,7 @@ def _classes(name, classifier, sample) -> int:
         raise ValueError(msg) from error
 
 
-def _check_optimizer(optimizer, image_shape) -> None:
+def check_image_optimizer(optimizer: Any, image_shape: tuple[int, ...]) -> None:
     """Refuse what is no optimizer, and one that asks for more than gradients."""
     check_optimizer(optimizer)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)

@@ -15,7 +15,11 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.loop import run_steps
-from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
+from jaxunlearn.inversion.arguments import (
+    bounds_of,
+    check_image_optimizer,
+    checked_arguments,
+)
 from jaxunlearn.inversion.batches import Batches, batch_keys, noise
 from jaxunlearn.inversion.objective import TERMS, ImagePrior, References
 from jaxunlearn.inversion.step import ADAM, Carry, Constants, ImageAdam, Step
@@ -32,13 +36,7 @@ class InversionError(FloatingPointError):
       step: the first step that was not finite, counted over all batches.
     """
 
-    def __init__(
-        self,
-        message: str,
-        images: Float[np.ndarray, "n h w c"],
-        labels: Int[np.ndarray, " n"],
-        step: int,
-    ):
+    def __init__(self, message: str, images: np.ndarray, labels: np.ndarray, step: int):
         super().__init__(message)
         self.images, self.labels, self.step = images, labels, step
 
@@ -142,8 +140,6 @@ def invert(
     """
     parallel.check_transform(transform, mesh)
     low, high = bounds_of(classifier, bounds)
-    adam = ImageAdam() if optimizer is None else optimizer
-    scheduled = isinstance(adam, ImageAdam)
     references = References(moments, student)
     labels, prior = checked_arguments(
         classifier,
@@ -153,22 +149,23 @@ def invert(
         prior=prior,
         references=references,
         start=start,
-        optimizer=ADAM if scheduled else adam,
         jitter=jitter,
         steps=steps,
         batch_size=batch_size,
     )
-    width = high - low if np.isfinite(high - low) else np.float32(2)
+    if optimizer is None:
+        optimizer = ImageAdam()
+    if isinstance(optimizer, ImageAdam):
+        width = float(high - low) if np.isfinite(high - low) else 2.0
+        optimizer, rates = ADAM, -width * optimizer.rates(steps)
+    else:
+        check_image_optimizer(optimizer, image_shape)
+        rates = np.ones(steps)
     mesh = parallel.mesh_for_rows(mesh)
+    rolls = tuple(min(jitter, side // 16) for side in image_shape[:2])
     inversion = _Inversion(
-        step=Step(
-            ADAM if scheduled else adam,
-            prior,
-            tuple(min(jitter, side // 16) for side in image_shape[:2]),
-            mesh,
-            transform,
-        ),
-        rates=-float(width) * adam.rates(steps) if scheduled else np.ones(steps),
+        step=Step(optimizer, prior, rolls, mesh, transform),
+        rates=rates,
         batches=Batches.of(len(labels), batch_size, mesh),
         labels=labels,
         image_shape=tuple(image_shape),

@@ -89,37 +89,22 @@ class ImagePrior:
 
 
 class References(NamedTuple):
-    """What images are compared with, besides the classifier's own statistics.
+    """What images are compared with, besides the classifier's own statistics."""
 
-    Attributes:
-      moments: second moments of layers' inputs, like params, or None.
-      student: another classifier of the same pixels and classes, or None.
-    """
-
-    moments: PyTree = None
+    moments: PyTree = None  # of layers' inputs, like params
     student: Classifier | None = None
 
 
 class TermInputs(NamedTuple):
-    """What a term is a function of.
-
-    Attributes:
-      classifier: that is inverted.
-      images: in pixel space; where devices share a batch, this one's share.
-      labels: the class of each.
-      references: what the images are compared with.
-      captured: the inputs of the layers.
-      logits: at least float32.
-      axis_name: of the devices that share the batch, or None.
-    """
+    """What a term is a function of."""
 
     classifier: Classifier
-    images: Float[Array, "n h w c"]
+    images: Float[Array, "n h w c"]  # in pixel space; one device's share of the batch
     labels: Int[Array, " n"]
     references: References
-    captured: Capture
-    logits: Float[Array, "n k"]
-    axis_name: str | None
+    captured: Capture  # the inputs of the layers
+    logits: Float[Array, "n k"]  # at least float32
+    axis_name: str | None  # of the devices that share the batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +120,7 @@ class Term:
 
     function: Callable[[TermInputs], Array | None]
     weight: float = 0.0
-    missing: str = ""
+    missing: str = "there is nothing to compare with"
 
 
 def term_values(
@@ -147,14 +132,9 @@ def term_values(
 ) -> dict[str, Array]:
     """Unweighted values of all terms for which there is something to compare with."""
     captured = capture(classifier, classifier.prepare(images))
+    logits = _at_least_float32(captured.logits)
     inputs = TermInputs(
-        classifier,
-        images,
-        labels,
-        references,
-        captured,
-        _at_least_float32(captured.logits),
-        axis_name,
+        classifier, images, labels, references, captured, logits, axis_name
     )
     values = {name: term.function(inputs) for name, term in TERMS.items()}
     return {name: value for name, value in values.items() if value is not None}
@@ -235,7 +215,7 @@ def competition(inputs: TermInputs) -> Float[Array, " n"] | None:
     if student is None:
         return None
     other = _at_least_float32(student(inputs.images))
-    return 1 - jensen_shannon(inputs.logits, other) / np.log(2)
+    return 1 - _jensen_shannon(inputs.logits, other) / np.log(2)
 
 
 def feature(inputs: TermInputs) -> Float[Array, ""] | None:
@@ -315,13 +295,9 @@ TERMS = {
 }
 
 
-def jensen_shannon(
-    first: Float[Array, "n k"], second: Float[Array, "n k"]
-) -> Float[Array, " n"]:
-    """`(KL(p || m) + KL(q || m)) / 2`, `m = (p + q) / 2`, of two rows of logits.
-
-    In nats; through logarithms, so that a probability of zero does no harm.
-    """
+def _jensen_shannon(first, second):
+    """`(KL(p || m) + KL(q || m)) / 2`, `m = (p + q) / 2`, of rows of logits."""
+    # Through logarithms, so that a probability of zero does no harm.
     p, q = jax.nn.log_softmax(first), jax.nn.log_softmax(second)
     m = jnp.logaddexp(p, q) - np.log(2)
     return 0.5 * (jnp.exp(p) * (p - m) + jnp.exp(q) * (q - m)).sum(-1)

@@ -87,36 +87,21 @@ class ImageAdam:
 
 
 class Carry(NamedTuple):
-    """What a step changes.
+    """What a step changes."""
 
-    Attributes:
-      images: in pixel space.
-      optimizer: its state.
-      running: whether the objective has been finite so far; nothing moves once it has
-        not.
-    """
-
-    images: Float[Array, "n h w c"]
-    optimizer: PyTree
-    running: Array
+    images: Float[Array, "n h w c"]  # in pixel space
+    optimizer: PyTree  # its state
+    running: Array  # finite so far; once it is not, nothing moves
 
 
 class Constants(NamedTuple):
-    """What no step changes.
-
-    Attributes:
-      classifier: the one to invert.
-      references: what images are compared with.
-      labels: of the images.
-      key: of the batch's steps.
-      low, high: bounds of the pixels.
-    """
+    """What no step changes."""
 
     classifier: Classifier
     references: References
     labels: Int[Array, " n"] | None
-    key: Array
-    low: Array
+    key: Array  # of the batch's steps
+    low: Array  # bound of the pixels
     high: Array
 
 
@@ -176,12 +161,8 @@ class Step:
         shares = 1 if self.mesh is None else self.mesh.size
         # The same draws on every device, which hold parts of one batch.
         keys = jax.random.split(jax.random.fold_in(constants.key, index))
-        shift = jnp.stack(
-            [
-                jax.random.randint(key, (), -n, n + 1)
-                for key, n in zip(keys, self.jitter, strict=True)
-            ]
-        )
+        draws = zip(keys, self.jitter, strict=True)
+        shift = jnp.stack([jax.random.randint(k, (), -n, n + 1) for k, n in draws])
 
         def mean_objective(images):
             if any(self.jitter):
