@@ -70,10 +70,11 @@ def checked_arguments(
     present = _traced_terms.eval_shape(
         classifier, sample, values[:1], references, table
     )
+    prior = prior.resolved(present)
     if start is not None:
         _check_start(start, (len(values), *image_shape))
     check_program(classifier, sample)
-    return values, prior.resolved(present)
+    return values, prior
 
 
 @functools.partial(jax.jit, static_argnums=4)
