@@ -129,6 +129,40 @@ def chunk_length(minibatch_bytes: int, longest: int = CHUNK) -> int:
     return max(1, min(longest, CHUNK_BYTES // minibatch_bytes))
 
 
+def program_bytes(
+    step: Callable[..., tuple[PyTree, PyTree]],
+    carry: PyTree,
+    constants: PyTree,
+    row: PyTree,
+    *,
+    chunk: int = CHUNK,
+) -> int:
+    """What `run_steps` takes of a device, as its compiled program says.
+
+    Args:
+      step: as for `run_steps`, which then finds the program compiled.
+      carry: arrays or their shapes, like `constants`.
+      constants: what does not change.
+      row: what one step is fed.
+      chunk: steps between two visits to the host.
+    """
+    length = None if parallel.loops_are_slow() else chunk
+    given = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((length or 1, *x.shape), x.dtype), row
+    )
+    number = jax.ShapeDtypeStruct((), np.int32)
+    lowered = _advance.lower(step, length, carry, constants, number, number, (given,))
+    memory = lowered.compile().memory_analysis()
+    return (
+        # The caller's own, which is copied first.
+        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
 def minibatches(
     key: Array, size: int, batch_size: int
 ) -> Callable[[int, int], Int[np.ndarray, "steps batch"]]:

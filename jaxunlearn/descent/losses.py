@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
-from jaxunlearn.descent.traced import Traced, trace
+from jaxunlearn.descent.programs import Traced, as_program
 
 Loss = Callable[[Array, Array], Array]  # (logits, targets) -> Float[n]
 Augment = Callable[[Array, Array], Array]  # (key, images) -> images
@@ -27,10 +26,12 @@ def cross_entropy(logits: Float[Array, "n k"], targets: Array) -> Float[Array, "
     [0.6931472]
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    log_probabilities = jax.nn.log_softmax(logits)
     if targets.ndim == 1:
-        log_probabilities = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(log_probabilities, targets[:, None], 1)[:, 0]
-    return optax.losses.safe_softmax_cross_entropy(logits, targets)
+    # `optax.losses.safe_softmax_cross_entropy` has a derivative of its own, for which
+    # `as_program` could not tell that two losses are equal.
+    return -(targets * jnp.where(targets > 0, log_probabilities, 0)).sum(axis=1)
 
 
 def _no_augment(key, images):
@@ -46,7 +47,7 @@ def trace_augment(
     Raises:
       ValueError: it does not return images of the same type, `[n, h, w, c]`.
     """
-    traced = trace(augment or _no_augment, key, batch)
+    traced = as_program(augment or _no_augment, key, batch)
     got = traced.shapes
     fine = isinstance(got, jax.ShapeDtypeStruct) and got.ndim == 4
     if not (fine and got.shape[0] == batch.shape[0] and got.dtype == batch.dtype):
@@ -66,7 +67,7 @@ def trace_loss(
     Raises:
       ValueError: it does not return one float for each sample.
     """
-    traced = trace(loss, logits, targets)
+    traced = as_program(loss, logits, targets)
     got, n = traced.shapes, logits.shape[0]
     fine = isinstance(got, jax.ShapeDtypeStruct) and got.shape == (n,)
     if not (fine and jnp.issubdtype(got.dtype, jnp.floating)):

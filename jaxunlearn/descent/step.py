@@ -16,8 +16,8 @@ from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.cpu_convolution import in_pieces
 from jaxunlearn.descent.losses import Augment, Loss, trace_augment, trace_loss
-from jaxunlearn.descent.optimizers import Update, prepare
-from jaxunlearn.descent.traced import Opaque, Program
+from jaxunlearn.descent.optimizers import Update, start_optimizer
+from jaxunlearn.descent.programs import Opaque, Program
 
 
 class Updated(NamedTuple):
@@ -150,7 +150,7 @@ def begin(
     batch = jax.eval_shape(to_pixels, images)
     augmented = trace_augment(augment, key, batch)
     traced_loss = trace_loss(loss, logits_shape(classifier, images), targets)
-    start = prepare(optimizer, classifier.params, traced_loss.shapes.dtype)
+    start = start_optimizer(optimizer, classifier.params, traced_loss.shapes.dtype)
     step = DescentStep(
         *(augmented.program, traced_loss.program, start.update),
         *(images.shape[0], mesh, transform),

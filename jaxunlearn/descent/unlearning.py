@@ -26,6 +26,7 @@ from jaxunlearn.descent.step import (
     logits_shape,
 )
 from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.progress import Progress, reporting
 
 _BATCH_SIZE = 256
 _ADVICE = (
@@ -43,8 +44,11 @@ class Trace:
       ranks: by the leaf's path, the rank of the protected subspace of each group.
       surviving_gradient: by path, the share of the forget gradient's squared norm that
         the projection leaves.
+      tuned: the value of the field that can be chosen on validation data, by its name.
+      trials: what each value of the grid led to there, if there was a grid.
       proxies: images that stood in for the retained data, as `Data`, or None.
-      seconds: wall time by stage: "compile", "statistics", "inversion", "steps".
+      seconds: wall time by stage: "compile", "labels", "statistics", "inversion",
+        "rates" (the grid), "steps".
       samples_read: how many samples of "forget" and "retain" were read, repeats
         included.
     """
@@ -54,6 +58,8 @@ class Trace:
     )
     ranks: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     surviving_gradient: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    tuned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trials: tuple[Any, ...] = ()
     proxies: Any = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     samples_read: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -79,6 +85,7 @@ def unlearn(
     loss: Loss = cross_entropy,
     augment: Augment | None = None,
     callback: Callable[[int, float], Any] | None = None,
+    progress: Progress = None,
     mesh: Mesh | None = None,
     transform: parallel.Transform = "shard_map",
 ) -> Result:
@@ -108,6 +115,7 @@ def unlearn(
         where there is a `Preprocess` it takes and returns floats in [0, 1].
       callback: `(step, loss)`, called for every step in order, some steps late. What
         it raises ends the run.
+      progress: None, "bar", or a function `(stage, done, total)`; the stage is "steps".
       mesh: a one-axis mesh whose devices share each minibatch, evenly or not. None: on
         a GPU or TPU all of this process's devices, on a CPU one. Where there are
         several, images stay on the host and each device is sent its share. Under
@@ -168,15 +176,22 @@ def unlearn(
             transform=transform,
         )
         order = minibatches(order_key, n, size)
-        (params, _), history = run_steps(
-            step,
-            parallel.place_whole(carry, mesh),
-            parallel.place_whole(constants, mesh),
-            steps=steps,
-            feed=functools.partial(_feed, arrays, order, mesh),
-            chunk=chunk_length(size * images[:1].size * 4),
-            on_chunk=functools.partial(_report, callback),
-        )
+        with reporting(progress) as report:
+
+            def on_chunk(stop, carry, losses):
+                del carry
+                _tell(callback, stop - len(losses), losses)
+                report("steps", stop, steps)
+
+            (params, _), history = run_steps(
+                step,
+                parallel.place_whole(carry, mesh),
+                parallel.place_whole(constants, mesh),
+                steps=steps,
+                feed=functools.partial(_feed, arrays, order, mesh),
+                chunk=chunk_length(size * images[:1].size * 4),
+                on_chunk=on_chunk,
+            )
         params = parallel.from_mesh(params, mesh)
         check_parameters(params)
     counts = {"forget": steps * size, "retain": 0}
@@ -199,9 +214,7 @@ def _gather(arrays, rows):
     return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), arrays)
 
 
-def _report(callback, stop, carry, losses):
-    del carry
-    first = stop - len(losses)
+def _tell(callback, first, losses):
     if callback is not None:
         finite = itertools.takewhile(math.isfinite, losses.tolist())
         for step, value in enumerate(finite, start=first):

@@ -4,7 +4,7 @@ Arguments that are concrete are checked in full; under `jit` and `vmap` only sha
 types and the class numbers are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -120,6 +120,50 @@ def retained_probabilities(
     logits = _check_logits(logits)
     classes = check_classes(forget_classes, logits.shape[1])
     return jax.nn.softmax(_mask(logits, classes), axis=-1)
+
+
+def _true(logits, labels, forget_classes, *, key) -> Array:
+    """The labels as they are."""
+    del logits, forget_classes, key
+    return jnp.asarray(labels)
+
+
+def _runner_up(logits, labels, forget_classes, *, key):
+    del key
+    return runner_up_labels(logits, labels, exclude=forget_classes)
+
+
+def _nearest_retained(logits, labels, forget_classes, *, key):
+    if not forget_classes:
+        return _runner_up(logits, labels, (), key=key)
+    return nearest_retained_labels(logits, forget_classes)
+
+
+def _random(logits, labels, forget_classes, *, key):
+    count = logits.shape[1]
+    if forget_classes:
+        return random_retained_labels(key, len(labels), count, forget_classes)
+    shift = jax.random.randint(key, labels.shape, 1, count)
+    return (jnp.asarray(labels) + shift) % count
+
+
+def _probabilities(logits, labels, forget_classes, *, key):
+    del key
+    if forget_classes:
+        return retained_probabilities(logits, forget_classes)
+    own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    return jax.nn.softmax(jnp.where(own, -jnp.inf, logits))
+
+
+# By name: `(logits, labels, forget_classes, key=key)` to labels `[n]` or probabilities
+# `[n, k]`. Where no class is forgotten only a sample's own label is excluded.
+RELABELLINGS: dict[str, Callable[..., Array]] = {
+    "runner-up": _runner_up,
+    "nearest-retained": _nearest_retained,
+    "retained-probabilities": _probabilities,
+    "random": _random,
+    "true": _true,
+}
 
 
 def _mask(logits, classes):
