@@ -17,6 +17,7 @@ from jaxunlearn.cli.trained import of_classes
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Trace
 from jaxunlearn.methods import forget_task
+from jaxunlearn.methods.grid import trial_records
 from jaxunlearn.metrics import relative_change
 from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.metrics.proxies import proxy_quality
@@ -102,7 +103,7 @@ class Pieces:
         details = {
             "retained_logit_change": change,
             "learning_rate": trace.tuned.get("learning_rate"),
-            "validation_trials": [trial._asdict() for trial in trace.trials],
+            "validation_trials": trial_records(trace.tuned, trace.trials),
         }
         return self._save(title, classifier, trace, details)
 

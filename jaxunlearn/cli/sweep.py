@@ -19,7 +19,7 @@ from jaxunlearn.cli.trained import Trained
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods import sweep
-from jaxunlearn.methods.grid import TOLERANCE
+from jaxunlearn.methods.grid import TOLERANCE, trial_records
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.results import Sweep as Swept
 from jaxunlearn.methods.stacked import WAYS
@@ -196,7 +196,7 @@ def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str
         "requests": records,
         **swept.tuned,
         **{name: getattr(swept, name) for name in names},
-        "validation_trials": [trial._asdict() for trial in swept.trials],
+        "validation_trials": trial_records(swept.tuned, swept.trials),
         "learning_rate_rule": "the smallest of the grid whose mean over requests of "
         f"Acc_r - Acc_f on validation data is within {TOLERANCE:g} of the best",
         "seconds": seconds,

@@ -138,7 +138,7 @@ def unlearn(
     >>> import flax.linen as nn
     >>> import jaxunlearn as ju
     >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
-    >>> images, labels = jnp.ones((4, 2, 2, 1)), jnp.full(4, 2)
+    >>> images, labels = np.ones((4, 2, 2, 1), np.float32), np.full(4, 2)
     >>> variables = model.init(jax.random.key(0), images)
     >>> classifier = ju.freeze(model, variables)
     >>> adam, key = optax.adam(0.1), jax.random.key(1)

@@ -1,7 +1,7 @@
 """One field of a method, chosen on validation data by one rule for every method."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxunlearn.progress import Report
@@ -17,6 +17,18 @@ class Trial(NamedTuple):
     value: float
     retained: float
     forgotten: float
+
+
+def trial_records(
+    tuned: Mapping[str, float], trials: Sequence[Trial]
+) -> list[dict[str, float]]:
+    """Trials as dictionaries, the value under the tuned field's name.
+
+    >>> trial_records({"learning_rate": 0.1}, [Trial(0.1, 99.0, 2.0)])
+    [{'learning_rate': 0.1, 'retained': 99.0, 'forgotten': 2.0}]
+    """
+    names = (*tuned, "retained", "forgotten")
+    return [dict(zip(names, trial, strict=True)) for trial in trials]
 
 
 def check_grid(
