@@ -150,7 +150,7 @@ class Descent:
           forget_classes: `()` where samples are forgotten.
           key: a `jax.random.key`.
         """
-        return RELABELLINGS[self.targets](logits, labels, forget_classes, key=key)
+        return RELABELLINGS[self.targets](logits, labels, forget_classes, key)
 
     def optimizer(
         self, projection: optax.GradientTransformation

@@ -79,10 +79,15 @@ def forget(
     >>> result.classifier(images).argmax(axis=1).tolist()
     [1, 1, 2]
     """
-    count = num_classes(classifier, train.images)
-    asked = Requests.of_sets(class_sets(requests, train, count), train, count)
-    given = {"validation": validation, "grid": grid, "mesh": mesh, "progress": progress}
-    return list(_run(method, classifier, asked, key=key, **given).results)
+    swept = sweep(
+        *(classifier, train, requests, method),
+        key=key,
+        validation=validation,
+        rates=grid or (),
+        mesh=mesh,
+        progress=progress,
+    )
+    return list(swept.results)
 
 
 def sweep(
@@ -162,7 +167,6 @@ def sweep(
         how=None if how == "auto" else how,
         mesh=mesh,
         progress=progress,
-        name="rates",
     )
 
 
@@ -192,9 +196,15 @@ def forget_task(
     Returns:
       The result; its trace has the value that was chosen and the trials.
     """
-    given = {"validation": validation, "grid": grid, "mesh": mesh, "progress": progress}
-    asked = Requests.of_task(task)
-    return _run(method, classifier, asked, key=key, **given).results[0]
+    swept = _run(
+        *(method, classifier, Requests.of_task(task)),
+        key=key,
+        validation=validation,
+        grid=grid,
+        mesh=mesh,
+        progress=progress,
+    )
+    return swept.results[0]
 
 
 def _run(
@@ -208,13 +218,12 @@ def _run(
     how: str | None = None,
     mesh: Mesh | None,
     progress: Progress,
-    name: str = "grid",
 ) -> Sweep:
     check_key(key)
     if not callable(method):
         msg = f"method must be called as (classifier, task, key=key), such as UNSC(); it is {method!r}."  # noqa: E501
         raise TypeError(msg)
-    candidates = check_grid(method, grid, validation, requests.classes, name=name)
+    candidates = check_grid(method, grid, validation, requests.classes)
     watch, trials = Stopwatch(), ()
     with reporting(progress) as report:
         given = {"key": key, "mesh": mesh, "watch": watch}

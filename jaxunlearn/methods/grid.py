@@ -36,8 +36,6 @@ def check_grid(
     grid: Sequence[float] | None,
     validation: Data | None,
     sets: Sequence[tuple[int, ...]],
-    *,
-    name: str = "grid",
 ) -> list[Any]:
     """The method at every value of the grid, in order; nothing where it has no field.
 
@@ -46,7 +44,6 @@ def check_grid(
       grid: values of that field, or None.
       validation: what they are to be judged by.
       sets: the classes that each request forgets.
-      name: what the caller calls the grid.
 
     Raises:
       ValueError: the method refuses a value, or there are no validation data of every
@@ -59,9 +56,7 @@ def check_grid(
         dataclasses.replace(method, **{tuned: value}) for value in sorted(grid)
     ]
     if validation is None:
-        msg = (
-            f"{name} are judged on validation data: pass validation=..., or no {name}."  # noqa: E501
-        )
+        msg = "A grid is judged on validation data: pass validation=..., or no grid."
         raise ValueError(msg)
     for classes in sets:
         if classes:

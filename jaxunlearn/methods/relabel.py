@@ -122,47 +122,39 @@ def retained_probabilities(
     return jax.nn.softmax(_mask(logits, classes), axis=-1)
 
 
-def _true(logits, labels, forget_classes, *, key) -> Array:
-    """The labels as they are."""
-    del logits, forget_classes, key
-    return jnp.asarray(labels)
-
-
-def _runner_up(logits, labels, forget_classes, *, key):
+def _nearest_retained(logits, labels, classes, key):
     del key
-    return runner_up_labels(logits, labels, exclude=forget_classes)
+    if not classes:
+        return runner_up_labels(logits, labels)
+    return nearest_retained_labels(logits, classes)
 
 
-def _nearest_retained(logits, labels, forget_classes, *, key):
-    if not forget_classes:
-        return _runner_up(logits, labels, (), key=key)
-    return nearest_retained_labels(logits, forget_classes)
-
-
-def _random(logits, labels, forget_classes, *, key):
+def _random(logits, labels, classes, key):
     count = logits.shape[1]
-    if forget_classes:
-        return random_retained_labels(key, len(labels), count, forget_classes)
+    if classes:
+        return random_retained_labels(key, len(labels), count, classes)
     shift = jax.random.randint(key, labels.shape, 1, count)
     return (jnp.asarray(labels) + shift) % count
 
 
-def _probabilities(logits, labels, forget_classes, *, key):
+def _probabilities(logits, labels, classes, key):
     del key
-    if forget_classes:
-        return retained_probabilities(logits, forget_classes)
+    if classes:
+        return retained_probabilities(logits, classes)
     own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     return jax.nn.softmax(jnp.where(own, -jnp.inf, logits))
 
 
-# By name: `(logits, labels, forget_classes, key=key)` to labels `[n]` or probabilities
+# By name: `(logits, labels, forget_classes, key)` to labels `[n]` or probabilities
 # `[n, k]`. Where no class is forgotten only a sample's own label is excluded.
 RELABELLINGS: dict[str, Callable[..., Array]] = {
-    "runner-up": _runner_up,
+    "runner-up": lambda logits, labels, classes, key: runner_up_labels(
+        logits, labels, exclude=classes
+    ),
     "nearest-retained": _nearest_retained,
     "retained-probabilities": _probabilities,
     "random": _random,
-    "true": _true,
+    "true": lambda logits, labels, classes, key: jnp.asarray(labels),
 }
 
 

@@ -295,7 +295,7 @@ def test_a_request_that_diverges_is_named(mlp, data):
         ({"method": ju.Retrain()}, ValueError, r"Retrain needs Task\(train="),
         ({"method": "unsc"}, TypeError, "method must be called as"),
         ({"how": "pmap"}, ValueError, "how must be one of"),
-        ({"rates": [0.1]}, ValueError, "rates are judged on validation data"),
+        ({"rates": [0.1]}, ValueError, "judged on validation data"),
         ({"rates": [-1.0]}, ValueError, "learning_rate must be positive"),
     ],
 )
