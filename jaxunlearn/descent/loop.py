@@ -139,12 +139,8 @@ def program_bytes(
 ) -> int:
     """What `run_steps` takes of a device, as its compiled program says.
 
-    Args:
-      step: as for `run_steps`, which then finds the program compiled.
-      carry: arrays or their shapes, like `constants`.
-      constants: what does not change.
-      row: what one step is fed.
-      chunk: steps between two visits to the host.
+    Arrays may be given as their shapes; `row` is what one step is fed. `run_steps` then
+    finds the program compiled.
     """
     length = None if parallel.loops_are_slow() else chunk
     given = jax.tree.map(

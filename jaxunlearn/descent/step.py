@@ -52,8 +52,8 @@ def update_params(
       optimizer: state of the optimizer.
       update: `(gradients, state, params, value, value_fn) -> (updates, state)`, where
         `value_fn(params)` is the loss, to differentiate in any way.
-      mesh: the devices that share the minibatch. The compiler does not cut a loop over
-        pieces among them, so convolutions stay whole.
+      mesh: the devices that share the minibatch, among which the compiler does not cut
+        a loop over pieces: convolutions stay whole.
 
     >>> def square(x):
     ...     return x**2, None
@@ -93,12 +93,7 @@ class DescentStep:
     def __call__(self, carry, constants, index, row):
         """`(params, optimizer state)` after one minibatch, and the loss before it.
 
-        Args:
-          carry: parameters and optimizer state.
-          constants: the classifier without parameters, a key, and what `augment`,
-            `loss` and `update` close over.
-          index: of the step, by which the key is told apart.
-          row: images, targets, and optionally weights that replace the mean.
+        A row is images, targets, and weights if not all samples weigh the same.
         """
         params, state = carry
         images, targets, *weights = (x[: self.size] for x in row)
@@ -185,16 +180,10 @@ def to_pixels(images: Array) -> Array:
 def check_losses(
     losses: Float[np.ndarray, " steps"], first: int, advice: str, *, of: str = ""
 ) -> None:
-    """Refuse to go on from a loss that is not finite.
+    """Refuse losses of the steps `first, first + 1, ...` of which one is not finite.
 
-    Args:
-      losses: of consecutive steps.
-      first: index of the first of them.
-      advice: a sentence on what to do.
-      of: what the loss is of, such as "forgetting [3]".
-
-    Raises:
-      FloatingPointError: one is NaN or infinite.
+    `advice` is a sentence on what to do; `of` is what they are of, such as
+    "forgetting [3]".
     """
     bad = ~np.isfinite(losses)
     if bad.any():
@@ -210,16 +199,7 @@ def check_losses(
 def check_parameters(
     params: PyTree, advice: str = "Lower the learning rate.", *, of: str = ""
 ) -> None:
-    """Refuse parameters that are not finite: the last update has no loss after it.
-
-    Args:
-      params: after the last step.
-      advice: a sentence on what to do.
-      of: what the step is of, as for `check_losses`.
-
-    Raises:
-      FloatingPointError: one is NaN or infinite; names its path.
-    """
+    """Refuse parameters that are not finite: the last update has no loss after it."""
     for path, finite in jax.tree_util.tree_leaves_with_path(_finite(params)):
         if not finite:
             when = f"After the last step of {of}" if of else "After the last step"

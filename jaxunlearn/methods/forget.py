@@ -181,20 +181,10 @@ def forget_task(
     mesh: Mesh | None = None,
     progress: Progress = None,
 ) -> Result:
-    """`forget` for a single request, given as a `Task`.
+    """`forget` for a single request, given as a `Task`: classes, or samples.
 
-    Args:
-      method: as for `forget`, like everything that is not named here.
-      classifier: is not modified.
-      task: what to forget, and what may be read for it.
-      key: a `jax.random.key`.
-      validation: what the grid is judged by.
-      grid: values of the method's tuned field.
-      mesh: a one-axis mesh, over whose devices all that reads images is cut.
-      progress: None, "bar", or a function `(stage, done, total)`.
-
-    Returns:
-      The result; its trace has the value that was chosen and the trials.
+    Its trace has the value that was chosen and the trials. Over several processes all
+    arguments are the same in each, and so is the result.
     """
     swept = _run(
         *(method, classifier, Requests.of_task(task)),

@@ -37,13 +37,7 @@ def check_grid(
     validation: Data | None,
     sets: Sequence[tuple[int, ...]],
 ) -> list[Any]:
-    """The method at every value of the grid, in order; nothing where it has no field.
-
-    Args:
-      method: with its `tuned` field, or without one.
-      grid: values of that field, or None.
-      validation: what they are to be judged by.
-      sets: the classes that each request forgets.
+    """The method at every value of the grid, in order; nothing where it tunes nothing.
 
     Raises:
       ValueError: the method refuses a value, or there are no validation data of every
@@ -74,12 +68,8 @@ def choose(
     The smallest whose `Acc_r - Acc_f` is within a point of the best: a smaller learning
     rate moves the retained logits less at equal forgetting. Both accuracies are
     unweighted class means on validation data, and means over the requests. Where a loss
-    is not finite, that value is no candidate.
-
-    Args:
-      candidates: one method at the values of its `tuned` field, ascending.
-      judge: unlearns with a candidate, and returns Acc_r and Acc_f.
-      report: told how many candidates are judged.
+    is not finite, that value is no candidate. `judge` unlearns with a candidate, and
+    returns both accuracies.
 
     Raises:
       FloatingPointError: at every value a loss is not finite.

@@ -14,12 +14,7 @@ def requests_at_once(needed: Callable[[int], int], requests: int, devices: int) 
     """How many requests each device computes together, as even a share as may be.
 
     All that are its own, or in turns so many that half of the memory that is free now
-    holds them.
-
-    Args:
-      needed: bytes that a program for so many requests takes of a device.
-      requests: how many there are.
-      devices: how many share them.
+    holds them. `needed` says what a program for so many takes of a device.
     """
     own = -(-requests // devices)
     limit = SHARE * parallel.free_memory(devices)

@@ -1,6 +1,7 @@
 """What a method does once for all requests and all values of its tuned field."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -28,17 +29,7 @@ class Prepared:
     """Requests with their new labels and projections, to be descended on often.
 
     Statistics are taken once, one forward pass gives all new labels, and one compiled
-    program runs the steps of all requests.
-
-    Args:
-      method: says `statistics`, `projection_of` and `targets_of`; see `Descent`.
-      classifier: the original.
-      requests: what to forget.
-      key: the same for a request alone and among others.
-      how: how a step of several requests is computed; None: whichever is fastest.
-      mesh: as for `forget`.
-      progress: likewise.
-      watch: is told the seconds of every stage.
+    program runs the steps of all requests. `watch` is told the seconds of each.
     """
 
     def __init__(
@@ -67,36 +58,35 @@ class Prepared:
                 )
                 for classes, rows in zip(requests.classes, requests.rows, strict=True)
             ]
-        self.statistics = method.statistics(
+        statistics = method.statistics(
             *(classifier, task),
             key=statistics_key,
             mesh=mesh,
             progress=progress,
             requests=requests.classes if several else None,
         )
-        watch.add(self.statistics.seconds)
+        watch.add(statistics.seconds)
         with watch.stage("statistics"):
-            projections = [
-                method.projection_of(self.statistics, classes)
-                for classes in requests.classes
+            projections = _on_host(
+                (method.projection_of(statistics, c) for c in requests.classes),
+                classifier.params,
+            )
+            parts = (requests.classes, requests.rows, map(np.asarray, targets))
+            self._requests = [
+                Relabelled(*request)
+                for request in zip(*parts, projections, strict=True)
             ]
-            self.relabelled = [
-                Relabelled(classes, rows, np.asarray(new), projection)
-                for classes, rows, new, projection in zip(
-                    *(requests.classes, requests.rows, targets),
-                    _started(projections, classifier.params),
-                    strict=True,
-                )
+            self._traces = [
+                _trace(classifier, images, request, method.batch_size)
+                for request in self._requests
             ]
-            self._found = [
-                self._trace(classifier, images, request, method.batch_size)
-                for request in self.relabelled
-            ]
+        # Moments and bases may go.
+        self._statistics = dataclasses.replace(statistics, without=None)
         self._classifier, self._images = classifier, images
         self._key, self._mesh = steps_key, mesh
         self._stack = None
         if several:
-            stacked = classifier, images, self.relabelled
+            stacked = classifier, images, self._requests
             self._stack = Stack(*stacked, key=steps_key, how=how, mesh=mesh)
 
     def __call__(self, method: Any, progress: Progress = None) -> list[Result]:
@@ -113,7 +103,7 @@ class Prepared:
             params = on_device_if_they_fit(stacked.params)
             ends = list(zip(params, stacked.losses, strict=True))
         results = []
-        parts = zip(ends, self.relabelled, self._found, strict=True)
+        parts = zip(ends, self._requests, self._traces, strict=True)
         for (params, losses), request, trace in parts:
             steps = method.steps * min(len(request.rows), method.batch_size)
             read = {"forget": steps, "retain": 0}
@@ -125,18 +115,18 @@ class Prepared:
         """The only result, with what would be shared with others in its own trace."""
         read = dict(result.trace.samples_read)
         read["forget"] += len(self._images)
-        read["retain"] += self.statistics.samples_read
+        read["retain"] += self._statistics.samples_read
         trace = dataclasses.replace(
             result.trace,
             samples_read=read,
-            proxies=self.statistics.proxies,
+            proxies=self._statistics.proxies,
             seconds=seconds,
         )
         return Result(result.classifier, trace)
 
     def costs(self) -> dict[str, Any]:
         """What the requests share, as fields of `Sweep`."""
-        stack, statistics = self._stack, self.statistics
+        stack, statistics = self._stack, self._statistics
         return {
             "how": "one by one" if stack is None else stack.how,
             "at_once": 1 if stack is None else stack.at_once,
@@ -151,7 +141,7 @@ class Prepared:
 
     def _descend(self, method, progress) -> tuple[PyTree, np.ndarray]:
         """A single request's steps, whose minibatches the devices share."""
-        (request,) = self.relabelled
+        (request,) = self._requests
         result = unlearn(
             self._classifier,
             self._images,
@@ -166,35 +156,35 @@ class Prepared:
         )
         return result.classifier.params, result.trace.losses
 
-    @staticmethod
-    def _trace(classifier, images, request, batch_size) -> Trace:
-        """What is known of a request before its steps."""
-        state = request.projection.init(classifier.params)
-        held = projectors(state)
-        rows = request.rows[:batch_size]
-        before = _gradient(classifier, images[rows], request.targets[: len(rows)])
-        after, _ = request.projection.update(before, state)
-        shares = jax.tree_util.tree_leaves_with_path(
-            jax.device_get(_shares(before, after))
-        )
-        surviving = {path_name(path): float(share) for path, share in shares}
-        ranks = {name: projector.ranks for name, projector in held.items()}
-        return Trace(
-            ranks={name: some for name, some in ranks.items() if some},
-            surviving_gradient={name: surviving[name] for name in held},
-        )
 
-
-def _started(
-    projections: list[optax.GradientTransformation], params: PyTree
+def _on_host(
+    projections: Iterable[optax.GradientTransformation], params: PyTree
 ) -> list[optax.GradientTransformation]:
-    """The same, prepared: their states wait on the host, all of equal shapes."""
-    states = stackable([projection.init(params) for projection in projections])
-    update = projections[0].update
+    """The same, whose states wait on the host, all of equal shapes."""
+    states, update = [], None
+    for projection in projections:
+        states.append(jax.device_get(projection.init(params)))
+        update = projection.update
     return [
         optax.GradientTransformation(lambda params, state=state: state, update)
-        for state in states
+        for state in stackable(states)
     ]
+
+
+def _trace(classifier, images, request, batch_size) -> Trace:
+    """What is known of a request before its steps."""
+    state = request.projection.init(classifier.params)
+    held = projectors(state)
+    rows = request.rows[:batch_size]
+    before = _gradient(classifier, images[rows], request.targets[: len(rows)])
+    after, _ = request.projection.update(before, state)
+    shares = jax.tree_util.tree_leaves_with_path(jax.device_get(_shares(before, after)))
+    surviving = {path_name(path): float(share) for path, share in shares}
+    ranks = {name: projector.ranks for name, projector in held.items()}
+    return Trace(
+        ranks={name: some for name, some in ranks.items() if some},
+        surviving_gradient={name: surviving[name] for name in held},
+    )
 
 
 def _own_devices(mesh: Mesh | None) -> Mesh | None:

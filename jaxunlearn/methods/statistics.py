@@ -37,8 +37,8 @@ class Statistics:
 
     Attributes:
       without: from the classes that a request forgets to a tree like params: the
-        `Moment` or `Subspace` of what all others put into each layer. It is asked for
-        requests in their order, and may read data for each of them.
+        `Moment` or `Subspace` of what all others put into each layer. It is called for
+        requests in their order, and may read data each time. None once it is done with.
       passes: how often the data are read for it.
       samples_read: how many samples of the retained data, repeats included.
       proxies: images that stood in for retained data, or None.
@@ -46,7 +46,7 @@ class Statistics:
       mesh: the devices and processes that took part.
     """
 
-    without: Callable[[tuple[int, ...]], PyTree]
+    without: Callable[[tuple[int, ...]], PyTree] | None
     passes: int = 0
     samples_read: int = 0
     proxies: Data | None = None
@@ -70,14 +70,6 @@ class PooledMoments:
     A single request's data hold none of those, and are summed as they are. For several
     requests moments are taken class by class: all in one pass over the data, or, where
     memory does not hold them, the classes of some requests in each pass.
-
-    Args:
-      classifier: the original.
-      data: what is protected.
-      num_classes: how many classes there are.
-      requests: the classes of each, or None for a single request.
-      mesh: the devices over which images are cut.
-      progress: `(stage, done, total)`.
 
     Raises:
       ValueError: the classes of one request do not fit into memory side by side.
@@ -134,16 +126,8 @@ class MergedBases:
     (Algorithm 2): the squared singular values of `[U_1 ... U_k]` are the eigenvalues of
     `sum(U_i U_iT)`, from whose total over all classes a request takes its own. That is
     one eigendecomposition of `[d, d]` for each, in float64, however many classes there
-    are.
-
-    Args:
-      classifier: the original.
-      data: what is protected; a class without samples has no subspace.
-      num_classes: how many classes there are.
-      rule: the rank rule of each class, as arguments of `subspaces`.
-      energy: of the merge.
-      mesh: as for `PooledMoments`.
-      progress: `(stage, done, total)`.
+    are. A class without samples has no subspace. `rule` is the rank rule of a class,
+    `energy` that of the merge.
     """
 
     def __init__(
