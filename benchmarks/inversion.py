@@ -19,7 +19,7 @@ import jaxunlearn as ju
 from jaxunlearn.cli.source import Source
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion import ImagePrior
-from jaxunlearn.methods.descent import Setting, new_targets
+from jaxunlearn.methods.statistics import Statistics
 from jaxunlearn.metrics import relative_change
 from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.metrics.proxies import proxy_quality
@@ -96,8 +96,10 @@ class Study:
         self.before = logits(self.original, self.retained.images)
         self.seed = arguments.seed
         self.key = jax.random.key(self.seed)
-        self.targets = new_targets(
-            "runner-up", self.original, self.task, key=jax.random.key(0)
+        self.targets = ju.runner_up_labels(
+            logits(self.original, forget.images),
+            forget.labels,
+            exclude=self.task.forget_classes,
         )
 
     def _classifiers(self, arguments, source, train):
@@ -128,9 +130,8 @@ class Study:
             self.original, proxies, self.true, second=self.second, **method.rule
         )
         moments = ju.second_moments(self.original, proxies.images)
-        projection, ranks = method.protected(moments)
-        setting = Setting(self.targets, projection, ju.Trace(ranks=ranks))
-        points = [self._judged(method, setting, rate) for rate in self.rates]
+        projection = method.projection_of(Statistics(lambda classes: moments), ())
+        points = [self._judged(method, projection, rate) for rate in self.rates]
         return {
             "dataset": self.name,
             "split": self.split,
@@ -149,11 +150,17 @@ class Study:
             "versions": versions(),
         }
 
-    def _judged(self, method, setting, rate):
+    def _judged(self, method, projection, rate):
         """`(rate, Acc_r, Acc_f, change of retained logits)`; None if it diverged."""
         try:
-            found = method.replace(learning_rate=rate).descend(
-                self.original, self.task, setting, key=self.key
+            found = ju.unlearn(
+                self.original,
+                self.task.forget.images,
+                self.targets,
+                method.replace(learning_rate=rate).optimizer(projection),
+                steps=method.steps,
+                batch_size=method.batch_size,
+                key=self.key,
             )
         except FloatingPointError:
             return rate, None, None, None

@@ -26,6 +26,7 @@ from jaxunlearn.methods import CovarNav as CovarNav
 from jaxunlearn.methods import Retrain as Retrain
 from jaxunlearn.methods import Sweep as Sweep
 from jaxunlearn.methods import Unprojected as Unprojected
+from jaxunlearn.methods import forget as forget
 from jaxunlearn.methods import nearest_retained_labels as nearest_retained_labels
 from jaxunlearn.methods import random_retained_labels as random_retained_labels
 from jaxunlearn.methods import retained_probabilities as retained_probabilities

@@ -10,12 +10,14 @@ from jax.sharding import Mesh
 from jaxunlearn import parallel, training
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars
-from jaxunlearn.cli.forget import forget, keys
+from jaxunlearn.cli.forget import keys
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.cli.shared import SharedFolder
 from jaxunlearn.cli.trained import of_classes
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Trace
+from jaxunlearn.methods import forget_task
+from jaxunlearn.methods.grid import trial_records
 from jaxunlearn.metrics import relative_change
 from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.metrics.proxies import proxy_quality
@@ -79,7 +81,7 @@ class Pieces:
         if done is not None:
             return done[0]
         with self._bars.row(title) as progress:
-            found = forget(
+            result = forget_task(
                 self._settings.settings_of(name),
                 self._original,
                 dataclasses.replace(
@@ -88,20 +90,20 @@ class Pieces:
                         data, key, progress, self._original.preprocess
                     ),
                 ),
-                self._splits["validation"],
-                self._settings.learning_rates,
+                validation=self._splits["validation"],
+                grid=self._settings.learning_rates,
                 key=self._method_key,
                 progress=progress,
                 mesh=self._mesh,
             )
-        classifier, trace = found.result.classifier, found.result.trace
+        classifier, trace = result.classifier, result.trace
         if trace.proxies is not None:
             self._folder.save_proxies(trace.proxies, self._settings.seed)
         change = relative_change(self._logits, self._outputs(classifier))
         details = {
             "retained_logit_change": change,
-            "learning_rate": found.learning_rate,
-            "validation_trials": [trial._asdict() for trial in found.trials],
+            "learning_rate": trace.tuned.get("learning_rate"),
+            "validation_trials": trial_records(trace.tuned, trace.trials),
         }
         return self._save(title, classifier, trace, details)
 
@@ -132,17 +134,17 @@ class Pieces:
                 **rule,
             )
             progress("statistics", 1, 1)
-            found = forget(
+            result = forget_task(
                 method.replace(stand_in="retained"),
                 self._original,
                 self._task,
-                self._splits["validation"],
-                settings.learning_rates,
+                validation=self._splits["validation"],
+                grid=settings.learning_rates,
                 key=self._method_key,
                 progress=progress,
                 mesh=self._mesh,
             )
-        classifier = found.result.classifier
+        classifier = result.classifier
         instead = self._evaluate(classifier, "test")
         record = to_plain(
             {
@@ -153,8 +155,8 @@ class Pieces:
                     "retained_logit_change": relative_change(
                         self._logits, self._outputs(classifier)
                     ),
-                    "learning_rate": found.learning_rate,
-                    "images": len(found.result.trace.proxies),
+                    "learning_rate": result.trace.tuned["learning_rate"],
+                    "images": len(result.trace.proxies),
                 },
             }
         )
@@ -191,7 +193,7 @@ class Pieces:
         record |= {
             field.name: getattr(trace, field.name)
             for field in dataclasses.fields(trace)
-            if field.name != "proxies"
+            if field.name not in ("proxies", "tuned", "trials")
         }
         record = to_plain(record)
         forgotten = () if title == "original" else settings.forget

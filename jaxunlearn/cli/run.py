@@ -11,7 +11,7 @@ from jaxunlearn.cli.pieces import Pieces, title_of
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.cli.shared import SharedFolder
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.methods.learning_rates import TOLERANCE
+from jaxunlearn.methods.grid import TOLERANCE
 from jaxunlearn.models.files import versions
 from jaxunlearn.tasks import Data, split_by_class
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jaxunlearn import datasets
 from jaxunlearn.cli.console import bars, consoles
-from jaxunlearn.cli.forget import forget, keys
+from jaxunlearn.cli.forget import keys
 from jaxunlearn.cli.settings import (
     DESCENDING,
     Evaluate,
@@ -15,6 +15,7 @@ from jaxunlearn.cli.settings import (
     check_image_shape,
 )
 from jaxunlearn.cli.source import check_names, check_seed
+from jaxunlearn.methods import forget_task
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import Card, load_classifier, save_classifier
 from jaxunlearn.serialization import to_plain
@@ -42,18 +43,18 @@ def unlearn_saved(settings: Unlearn) -> None:
     )
     results, progress = consoles()
     with bars(progress) as shown, shown.row(settings.method) as move:
-        found = forget(
+        result = forget_task(
             settings.settings_of(settings.method),
             classifier,
             task,
-            validation,
-            settings.learning_rates,
+            validation=validation,
+            grid=settings.learning_rates,
             key=keys(settings.seed)[1],
             progress=move,
         )
-    unlearned = found.result.classifier
+    unlearned, rate = result.classifier, result.trace.tuned["learning_rate"]
     results.print(f"before\n{evaluate(classifier, test, forgotten)}")
-    results.print(f"after {settings.method}, learning rate {found.learning_rate:g}")
+    results.print(f"after {settings.method}, learning rate {rate:g}")
     results.print(str(evaluate(unlearned, test, forgotten)))
     card = dataclasses.replace(card, name=settings.method, forgotten=forgotten)
     save_classifier(settings.out, unlearned, card)

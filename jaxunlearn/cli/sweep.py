@@ -18,11 +18,11 @@ from jaxunlearn.cli.swept import LEGEND, check_place, cost, judged, new_folder, 
 from jaxunlearn.cli.trained import Trained
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.methods.learning_rates import TOLERANCE
+from jaxunlearn.methods import sweep
+from jaxunlearn.methods.grid import TOLERANCE, trial_records
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.results import Sweep as Swept
-from jaxunlearn.methods.stacked_step import WAYS
-from jaxunlearn.methods.sweep import sweep
+from jaxunlearn.methods.stacked import WAYS
 from jaxunlearn.models.files import save_with_card, versions
 from jaxunlearn.serialization import to_json, to_plain
 from jaxunlearn.tasks import Data, check_classes, split_by_class
@@ -190,12 +190,13 @@ def _swept(settings: Sweep, original: Classifier, splits, sets, move) -> Swept:
 
 def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str, Any]:
     """What `sweep.json` holds."""
-    names = ("learning_rate", "how", "step_seconds", "passes", "samples_read")
+    names = ("how", "step_seconds", "passes", "samples_read")
     return {
         "settings": settings.plain(),
         "requests": records,
+        **swept.tuned,
         **{name: getattr(swept, name) for name in names},
-        "validation_trials": [trial._asdict() for trial in swept.trials],
+        "validation_trials": trial_records(swept.tuned, swept.trials),
         "learning_rate_rule": "the smallest of the grid whose mean over requests of "
         f"Acc_r - Acc_f on validation data is within {TOLERANCE:g} of the best",
         "seconds": seconds,

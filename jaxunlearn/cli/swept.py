@@ -146,8 +146,9 @@ def cost(swept: Sweep, seconds: dict[str, float], samples: int) -> str:
     else:
         source = f"{passes['statistics']} over {len(swept.proxies):,} proxies"
     turns = "" if swept.at_once == 1 else f", {swept.at_once} at a time"
+    rate = swept.tuned["learning_rate"]
     text = (
-        f"{len(swept.requests)} requests at learning rate {swept.learning_rate:g}, "
+        f"{len(swept.requests)} requests at learning rate {rate:g}, "
         f"steps {swept.how}{turns}. Data passes: {source} for statistics, "
         f"{passes['labels']} for new labels. Seconds: {timed}; compilation apart "
         f"{seconds['compile']:.1f}."

@@ -15,6 +15,8 @@ from jaxunlearn.capture.layout import path_name
 
 # Long enough to hide the host, short enough for a progress bar.
 CHUNK = 25
+# What a chunk's minibatches may take of a device's memory, next to the data.
+CHUNK_BYTES = 2**28
 
 
 def run_steps(
@@ -116,6 +118,45 @@ def send_chunk(
 def fetch_outputs(parts: list[PyTree], count: int) -> PyTree:
     """The outputs of a chunk of `count` steps as NumPy arrays; waits for them."""
     return _joined(jax.device_get(parts), count)
+
+
+def chunk_length(minibatch_bytes: int, longest: int = CHUNK) -> int:
+    """Steps in a chunk whose minibatches, each of so many bytes, fit `CHUNK_BYTES`.
+
+    >>> chunk_length(2**26)
+    4
+    """
+    return max(1, min(longest, CHUNK_BYTES // minibatch_bytes))
+
+
+def program_bytes(
+    step: Callable[..., tuple[PyTree, PyTree]],
+    carry: PyTree,
+    constants: PyTree,
+    row: PyTree,
+    *,
+    chunk: int = CHUNK,
+) -> int:
+    """What `run_steps` takes of a device, as its compiled program says.
+
+    Arrays may be given as their shapes; `row` is what one step is fed. `run_steps` then
+    finds the program compiled.
+    """
+    length = None if parallel.loops_are_slow() else chunk
+    given = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((length or 1, *x.shape), x.dtype), row
+    )
+    number = jax.ShapeDtypeStruct((), np.int32)
+    lowered = _advance.lower(step, length, carry, constants, number, number, (given,))
+    memory = lowered.compile().memory_analysis()
+    return (
+        # The caller's own, which is copied first.
+        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
 
 
 def minibatches(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxunlearn.descent.traced import Traced, trace
+from jaxunlearn.descent.programs import Traced, as_program
 
 Loss = Callable[[Array, Array], Array]  # (logits, targets) -> Float[n]
 Augment = Callable[[Array, Array], Array]  # (key, images) -> images
@@ -29,8 +29,9 @@ def cross_entropy(logits: Float[Array, "n k"], targets: Array) -> Float[Array, "
     log_probabilities = jax.nn.log_softmax(logits)
     if targets.ndim == 1:
         return -jnp.take_along_axis(log_probabilities, targets[:, None], 1)[:, 0]
-    terms = targets * jnp.where(targets > 0, log_probabilities, 0)
-    return -terms.sum(axis=1)
+    # `optax.losses.safe_softmax_cross_entropy` has a derivative of its own, for which
+    # `as_program` could not tell that two losses are equal.
+    return -(targets * jnp.where(targets > 0, log_probabilities, 0)).sum(axis=1)
 
 
 def _no_augment(key, images):
@@ -46,7 +47,7 @@ def trace_augment(
     Raises:
       ValueError: it does not return images of the same type, `[n, h, w, c]`.
     """
-    traced = trace(augment or _no_augment, key, batch)
+    traced = as_program(augment or _no_augment, key, batch)
     got = traced.shapes
     fine = isinstance(got, jax.ShapeDtypeStruct) and got.ndim == 4
     if not (fine and got.shape[0] == batch.shape[0] and got.dtype == batch.dtype):
@@ -66,7 +67,7 @@ def trace_loss(
     Raises:
       ValueError: it does not return one float for each sample.
     """
-    traced = trace(loss, logits, targets)
+    traced = as_program(loss, logits, targets)
     got, n = traced.shapes, logits.shape[0]
     fine = isinstance(got, jax.ShapeDtypeStruct) and got.shape == (n,)
     if not (fine and jnp.issubdtype(got.dtype, jnp.floating)):

@@ -1,20 +1,19 @@
 """An optax transformation as a static value and the arrays that go with it."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from jaxunlearn.descent.traced import Opaque, Program, trace
+from jaxunlearn.descent.programs import Opaque, Program, as_program
 
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """An optimizer's update, static and hashable; see `prepare`.
+    """An optimizer's update, static and hashable.
 
     Attributes:
       how: a program, equal to that of any optimizer that computes the same; or, where
@@ -23,23 +22,15 @@ class Update:
 
     how: Program | optax.GradientTransformation
 
-    def __call__(
-        self,
-        consts: Any,
-        grads: PyTree,
-        state: PyTree,
-        params: PyTree,
-        value: Array,
-        value_fn: Callable[[PyTree], Array],
-    ) -> tuple[PyTree, PyTree]:
+    def __call__(self, consts, grads, state, params, value, value_fn):
         """Updates and the new state, as `optimizer.update` returns them."""
         if isinstance(self.how, Program):
             return self.how(consts, grads, state, params, value)
         return _update(self.how, grads, state, params, value, value_fn)
 
 
-class Prepared(NamedTuple):
-    """What `prepare` returns.
+class Started(NamedTuple):
+    """An optimizer that is ready for its first update.
 
     Attributes:
       update: static.
@@ -52,29 +43,29 @@ class Prepared(NamedTuple):
     state: PyTree
 
 
-def prepare(
+def start_optimizer(
     optimizer: optax.GradientTransformation, params: PyTree, dtype: Any
-) -> Prepared:
-    """Start `optimizer` and make its update comparable.
+) -> Started:
+    """Call `optimizer.init` and make its update comparable.
 
     A new `optax.chain` on each request consists of new functions, for each of which
-    `jax.jit` would compile again. Traced programs are compared instead: two chains are
-    equal that differ in arrays alone, in the state or closed over. Optimizers that
-    evaluate the loss themselves (line searches), or whose trace holds functions that
-    cannot be compared, are compared by identity.
+    `jax.jit` would compile again. Two chains are equal here that differ in arrays
+    alone, in the state or closed over. Optimizers that evaluate the loss themselves
+    (line searches), or whose trace holds functions that cannot be compared, are
+    compared by identity.
 
     Args:
-      optimizer: its `init` is called on `params`.
+      optimizer: to be started.
       params: what it will update.
       dtype: of the loss.
 
     >>> params = {"w": jnp.ones(2)}
-    >>> one = prepare(optax.adam(0.1), params, jnp.float32)
-    >>> one.update == prepare(optax.adam(0.1), params, jnp.float32).update
+    >>> one = start_optimizer(optax.adam(0.1), params, jnp.float32)
+    >>> one.update == start_optimizer(optax.adam(0.1), params, jnp.float32).update
     True
     """
     state = optimizer.init(params)
-    update, consts, after = _trace(optimizer, params, state, dtype)
+    update, consts, after = _comparable(optimizer, params, state, dtype)
     if jax.tree.structure(state) == jax.tree.structure(after):
         types = jax.tree.map(jnp.result_type, state)
         wanted = jax.tree.map(lambda x: x.dtype, after)
@@ -82,11 +73,12 @@ def prepare(
             # Some transforms start in the parameters' half precision and go on in
             # float32.
             state = jax.tree.map(jnp.asarray, state, wanted)
-            update, consts, _ = _trace(optimizer, params, state, dtype)
-    return Prepared(update, consts, state)
+            update, consts, _ = _comparable(optimizer, params, state, dtype)
+    return Started(update, consts, state)
 
 
-def _trace(optimizer, params, state, dtype):
+def _comparable(optimizer, params, state, dtype):
+    """The update, what it closes over, and the shapes of the state after it."""
     asked = []
 
     def value_fn(params, *_, **__):
@@ -97,7 +89,7 @@ def _trace(optimizer, params, state, dtype):
         return _update(optimizer, grads, state, params, value, value_fn)
 
     value = jax.ShapeDtypeStruct((), dtype)
-    program, consts, (_, after) = trace(update, params, state, params, value)
+    program, consts, (_, after) = as_program(update, params, state, params, value)
     # A line search evaluates the loss, which a trace made without one cannot.
     if asked or isinstance(program, Opaque):
         return Update(optimizer), (), after

@@ -3,6 +3,9 @@
 from jaxunlearn.methods.covarnav import CovarNav as CovarNav
 from jaxunlearn.methods.descent import Descent as Descent
 from jaxunlearn.methods.descent import ProjectedDescent as ProjectedDescent
+from jaxunlearn.methods.forget import forget as forget
+from jaxunlearn.methods.forget import forget_task as forget_task
+from jaxunlearn.methods.forget import sweep as sweep
 from jaxunlearn.methods.relabel import (
     nearest_retained_labels as nearest_retained_labels,
 )
@@ -13,7 +16,6 @@ from jaxunlearn.methods.relabel import retained_probabilities as retained_probab
 from jaxunlearn.methods.relabel import runner_up_labels as runner_up_labels
 from jaxunlearn.methods.results import Sweep as Sweep
 from jaxunlearn.methods.retrain import Retrain as Retrain
-from jaxunlearn.methods.sweep import sweep as sweep
 from jaxunlearn.methods.unprojected import Unprojected as Unprojected
 from jaxunlearn.methods.unsc import UNSC as UNSC
 

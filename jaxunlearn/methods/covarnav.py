@@ -6,15 +6,14 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxunlearn import parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.descent.unlearning import Trace
 from jaxunlearn.inversion import ImageAdam, ImagePrior, invert
 from jaxunlearn.inversion.step import ScheduleName
-from jaxunlearn.methods.descent import ProjectedDescent, Targets, no_progress
+from jaxunlearn.methods.descent import ProjectedDescent, Targets
+from jaxunlearn.methods.statistics import PooledMoments, Statistics
 from jaxunlearn.metrics.proxies import noise_images
-from jaxunlearn.nullspace.moments import second_moments
+from jaxunlearn.progress import Progress
 from jaxunlearn.tasks import Data, Task
 
 StandIn = Literal["inverted", "retained", "uniform", "gaussian", "matched"]
@@ -78,26 +77,35 @@ class CovarNav(ProjectedDescent):
         """The optimizer of the inversion."""
         return ImageAdam(self.inversion_rate, self.inversion_schedule)
 
-    def protect(self, classifier, task: Task, *, key, progress, mesh=None):
-        """Make proxies, take second moments, choose what to protect."""
+    def statistics(
+        self, classifier, task, *, key, mesh=None, progress=None, requests=None
+    ) -> Statistics:
+        """Moments of images that stand in for retained ones.
+
+        They are of every class where there are several requests, each of which leaves
+        out those of its own classes: unlike by itself, where the others are optimised
+        without them.
+        """
+        given = {"key": key, "mesh": mesh, "progress": progress}
+        if self.projection == "none":
+            return super().statistics(classifier, task, **given, requests=requests)
         watch = Stopwatch()
         with watch.stage("inversion"):
-            proxies = self.proxies(
-                classifier, task, key=key, progress=progress, mesh=mesh
-            )
+            proxies = self.proxies(classifier, task, **given)
         with watch.stage("statistics"):
-            share = parallel.own_share(len(proxies), mesh)
-            moments = second_moments(classifier, proxies.images[share], mesh=mesh)
-            projection, ranks = self.protected(moments, mesh)
-            jax.block_until_ready(moments)
-        read = {"retain": len(proxies) if self.stand_in == "retained" else 0}
-        trace = Trace(
-            ranks=ranks, proxies=proxies, seconds=watch.seconds, samples_read=read
+            data = classifier, proxies, task.num_classes, requests
+            without = PooledMoments(*data, mesh=mesh, progress=progress)
+        return Statistics(
+            without,
+            without.passes,
+            samples_read=len(proxies) if self.stand_in == "retained" else 0,
+            proxies=proxies,
+            seconds=watch.seconds,
+            mesh=mesh,
         )
-        return projection, trace
 
     def proxies(
-        self, classifier, task: Task, *, key, progress=no_progress, mesh=None
+        self, classifier, task: Task, *, key, progress: Progress = None, mesh=None
     ) -> Data:
         """Images that stand in for the retained classes, in pixel space.
 

@@ -4,7 +4,7 @@ Arguments that are concrete are checked in full; under `jit` and `vmap` only sha
 types and the class numbers are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -120,6 +120,42 @@ def retained_probabilities(
     logits = _check_logits(logits)
     classes = check_classes(forget_classes, logits.shape[1])
     return jax.nn.softmax(_mask(logits, classes), axis=-1)
+
+
+def _nearest_retained(logits, labels, classes, key):
+    del key
+    if not classes:
+        return runner_up_labels(logits, labels)
+    return nearest_retained_labels(logits, classes)
+
+
+def _random(logits, labels, classes, key):
+    count = logits.shape[1]
+    if classes:
+        return random_retained_labels(key, len(labels), count, classes)
+    shift = jax.random.randint(key, labels.shape, 1, count)
+    return (jnp.asarray(labels) + shift) % count
+
+
+def _probabilities(logits, labels, classes, key):
+    del key
+    if classes:
+        return retained_probabilities(logits, classes)
+    own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+    return jax.nn.softmax(jnp.where(own, -jnp.inf, logits))
+
+
+# By name: `(logits, labels, forget_classes, key)` to labels `[n]` or probabilities
+# `[n, k]`. Where no class is forgotten only a sample's own label is excluded.
+RELABELLINGS: dict[str, Callable[..., Array]] = {
+    "runner-up": lambda logits, labels, classes, key: runner_up_labels(
+        logits, labels, exclude=classes
+    ),
+    "nearest-retained": _nearest_retained,
+    "retained-probabilities": _probabilities,
+    "random": _random,
+    "true": lambda logits, labels, classes, key: jnp.asarray(labels),
+}
 
 
 def _mask(logits, classes):

@@ -1,34 +1,26 @@
-"""The requests of a sweep: which classes each forgets, its samples and new labels."""
+"""Requests to forget: which classes each names, and where their samples are."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Int
 
-from jaxunlearn.methods.descent import Targets, needs_logits, relabelled
-from jaxunlearn.tasks import Data, check_classes, check_leaves_some
+from jaxunlearn.tasks import (
+    Data,
+    Task,
+    check_classes,
+    check_leaves_some,
+    split_by_class,
+)
 
 # "each" class by itself, or sets of classes.
-Requests = str | Iterable[Any]
-
-
-class Request(NamedTuple):
-    """One of the requests.
-
-    Attributes:
-      classes: which it forgets.
-      rows: where its samples are in the training data.
-      targets: their new labels `[n]`, or probabilities `[n, k]`.
-    """
-
-    classes: tuple[int, ...]
-    rows: Int[np.ndarray, " n"]
-    targets: Shaped[np.ndarray, "n ..."]
+Sets = str | Iterable[Any]
 
 
 def class_sets(
-    requests: Requests, train: Data, num_classes: int, *, name: str = "requests"
+    requests: Sets, train: Data, num_classes: int, *, name: str = "requests"
 ) -> tuple[tuple[int, ...], ...]:
     """The classes of each request, checked.
 
@@ -53,52 +45,66 @@ def class_sets(
             msg = f'{name} must be "each" or sets of classes, such as [[0, 1], [2]]; they are {requests!r}.'  # noqa: E501
             raise ValueError(msg)
         requests = [[c] for c in present]
-    found = tuple(
+    sets = tuple(
         check_classes(classes, num_classes, name=f"{name}[{number}]")
         for number, classes in enumerate(requests)
     )
-    if not found:
+    if not sets:
         msg = f"{name} are empty: name at least one set of classes."
         raise ValueError(msg)
-    for number, classes in enumerate(found):
+    for number, classes in enumerate(sets):
         check_leaves_some(f"{name}[{number}]", classes, present)
-        same = [n for n in range(number) if set(found[n]) == set(classes)]
+        same = [n for n in range(number) if set(sets[n]) == set(classes)]
         if same:
             msg = f"{name}[{same[0]}] and {name}[{number}] are the same classes, {list(classes)}: leave one out."  # noqa: E501
             raise ValueError(msg)
-    return found
+    return sets
 
 
-def new_labels(
-    kind: Targets,
-    outputs: Any,
-    train: Data,
-    sets: tuple[tuple[int, ...], ...],
-    num_classes: int,
-    *,
-    key: Array,
-) -> list[Request]:
-    """Every request with what its samples are to become.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Requests:
+    """What to forget, each from the same original.
 
-    Args:
-      kind: as in `Descent`.
-      outputs: the original's logits `[n, k]` on the training data; None where `kind`
-        does without.
-      train: the training data.
-      sets: the classes of each request.
-      num_classes: how many classes there are.
-      key: the same for every request, as if it were the only one.
+    Attributes:
+      task: that of a single request; of several, `retain` holds all classes, of which
+        each request leaves its own out.
+      classes: which each forgets; `()` where samples are forgotten.
+      rows: where the samples of each are in `task.forget`.
     """
-    requests = []
-    for classes in sets:
-        rows = np.flatnonzero(np.isin(train.labels, classes))
-        if needs_logits(kind):
-            # Of all samples, so that requests of different sizes share programs.
-            targets = relabelled(
-                kind, outputs, train.labels, classes, num_classes, key=key
-            )[rows]
+
+    task: Task
+    classes: tuple[tuple[int, ...], ...]
+    rows: tuple[Int[np.ndarray, " _"], ...]
+
+    @classmethod
+    def of_task(cls, task: Task) -> "Requests":
+        """A single one."""
+        return cls(task, (task.forget_classes,), (np.arange(len(task.forget)),))
+
+    @classmethod
+    def of_sets(
+        cls, sets: tuple[tuple[int, ...], ...], train: Data, num_classes: int
+    ) -> "Requests":
+        """One for each of these sets of classes."""
+        if len(sets) == 1:
+            return cls.of_task(_task_of(sets[0], train, num_classes))
+        task = Task(train, train, (), num_classes=num_classes)
+        rows = tuple(np.flatnonzero(np.isin(train.labels, s)) for s in sets)
+        return cls(task, sets, rows)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def tasks(self) -> Iterator[Task]:
+        """Each by itself."""
+        if len(self) == 1:
+            yield self.task
         else:
-            own = train.labels[rows]
-            targets = relabelled(kind, None, own, classes, num_classes, key=key)
-        requests.append(Request(classes, rows, np.asarray(targets)))
-    return requests
+            task = self.task
+            for classes in self.classes:
+                yield _task_of(classes, task.forget, task.num_classes)
+
+
+def _task_of(classes, train: Data, num_classes: int) -> Task:
+    forget, retain = split_by_class(train, classes)
+    return Task(forget, retain, classes, num_classes=num_classes)

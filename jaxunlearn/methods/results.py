@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxunlearn.descent.unlearning import Result
-from jaxunlearn.methods.learning_rates import Trial
+from jaxunlearn.methods.grid import Trial
 from jaxunlearn.metrics.evaluation import Evaluation, evaluate
 from jaxunlearn.tasks import Data
 
@@ -19,10 +19,10 @@ class Sweep:
     Attributes:
       requests: the classes that each request forgets.
       results: a classifier for each, with its losses and ranks. What requests share is
-        counted here and not in their traces. Parameters that together would fill a
-        device stay on the host, as NumPy arrays.
-      learning_rate: the one of all.
-      trials: what each rate of the grid led to on validation data, as means over the
+        counted here and, but for a single one, not in their traces. Parameters that
+        together would fill a device stay on the host, as NumPy arrays.
+      tuned: the value of the method's tuned field that all have, by its name.
+      trials: what each value of the grid led to on validation data, as means over the
         requests.
       how: how one step of many requests was computed: "vmap", "map" or "one by one".
       at_once: of how many requests, over all devices: all, or as many as memory held.
@@ -37,7 +37,7 @@ class Sweep:
 
     requests: tuple[tuple[int, ...], ...]
     results: tuple[Result, ...]
-    learning_rate: float
+    tuned: Mapping[str, float]
     trials: tuple[Trial, ...]
     how: str
     at_once: int

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
-from jaxunlearn.methods.descent import Progress, no_progress
+from jaxunlearn.progress import Progress
 from jaxunlearn.tasks import Task
 
 
@@ -26,6 +26,7 @@ class Retrain:
 
     changes_state: ClassVar[bool] = True
     changes_network: ClassVar[bool] = False
+    tuned: ClassVar[str | None] = None
 
     def __call__(
         self,
@@ -33,7 +34,7 @@ class Retrain:
         task: Task,
         *,
         key: Array,
-        progress: Progress = no_progress,
+        progress: Progress = None,
         mesh: Mesh | None = None,
     ) -> Result:
         """Train; `classifier` only gives the shape of the answer.

@@ -1,36 +1,59 @@
-"""The descent of all requests: stacked, cut over devices, or in turns."""
+"""The descent of several requests: stacked, cut over devices, or in turns."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from jaxunlearn import augmentation, parallel
-from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.descent.loop import CHUNK, minibatches, run_steps
-from jaxunlearn.descent.losses import trace_augment
-from jaxunlearn.descent.optimizers import Update, prepare
-from jaxunlearn.descent.traced import Opaque, Program
-from jaxunlearn.methods.descent import Descent, Progress
+from jaxunlearn.descent.loop import (
+    chunk_length,
+    minibatches,
+    program_bytes,
+    run_steps,
+)
+from jaxunlearn.descent.losses import cross_entropy
+from jaxunlearn.descent.step import (
+    DescentStep,
+    begin,
+    check_losses,
+    check_parameters,
+)
 from jaxunlearn.methods.memory import requests_at_once
-from jaxunlearn.methods.protection import Protection
-from jaxunlearn.methods.requests import Request
-from jaxunlearn.methods.stacked_step import StackedStep
-from jaxunlearn.tasks import Data
+from jaxunlearn.progress import Report
+
+WAYS = ("vmap", "map", "one by one")
 
 # What a step of each way is timed on.
 _TIMED_STEPS = 5
-_CHUNK_BYTES = 2**28
+_ADVICE = "Lower the learning rate."
 
 
-class Descended(NamedTuple):
+class Relabelled(NamedTuple):
+    """One of the requests, ready to descend.
+
+    Attributes:
+      classes: which it forgets.
+      rows: where its samples are.
+      targets: their new labels `[n]`, or probabilities `[n, k]`.
+      projection: the last step of its chain; states of all are of equal shapes.
+    """
+
+    classes: tuple[int, ...]
+    rows: Int[np.ndarray, " n"]
+    targets: Shaped[np.ndarray, "n ..."]
+    projection: optax.GradientTransformation
+
+
+class StackedResult(NamedTuple):
     """Where the requests ended.
 
     Attributes:
@@ -42,8 +65,46 @@ class Descended(NamedTuple):
     losses: list[Float[np.ndarray, " steps"]]
 
 
+@dataclasses.dataclass(frozen=True)
+class StackedStep:
+    """One update of some requests: all at once, in a loop, or one on each device.
+
+    Attributes:
+      single: the update of one of them.
+      how: "vmap" runs all requests of a device at once, "map" one after another in a
+        loop on the device; "one by one" is given one request a device.
+      mesh: the devices over which requests are cut, or None.
+    """
+
+    single: DescentStep
+    how: str
+    mesh: Mesh | None = None
+
+    def __call__(self, carry, constants, index, row):
+        """As of `single`; `carry`, `row` and the losses have a leading request axis."""
+
+        def local(stacked, shared):
+            constants, index = shared
+
+            def one(stacked):
+                carry, row = stacked
+                return self.single(carry, constants, index, row)
+
+            if self.how == "vmap":
+                return jax.vmap(one)(stacked)
+            if self.how == "map":
+                return lax.map(one, stacked)
+            after = one(jax.tree.map(lambda x: x[0], stacked))
+            return jax.tree.map(lambda x: x[None], after)
+
+        rows, shared = (carry, row), (constants, index)
+        if self.mesh is None:
+            return local(rows, shared)
+        return parallel.on_leading_shares(local, self.mesh)(rows, shared)
+
+
 class Stack:
-    """The requests of a sweep, ready to descend at any learning rate.
+    """Requests that are ready to descend with any method of their statistics.
 
     Attributes:
       how: how a step of many requests is computed; chosen by the first descent where it
@@ -55,9 +116,8 @@ class Stack:
     def __init__(
         self,
         classifier: Classifier,
-        train: Data,
-        requests: Sequence[Request],
-        protection: Protection,
+        images: Array | np.ndarray,
+        requests: Sequence[Relabelled],
         *,
         key: Array,
         how: str | None,
@@ -67,131 +127,106 @@ class Stack:
         self.at_once = 0
         self.step_seconds: dict[str, float] = {}
         self._classifier, self._requests = classifier, requests
-        self._images = np.asarray(train.images)
-        self._protection, self._mesh = protection, mesh
+        self._images, self._mesh = np.asarray(images), mesh
+        self._devices = 1 if mesh is None else mesh.size
         self._order_key, self._augment_key = jax.random.split(key)
 
-    def descend(self, method: Descent, progress: Progress) -> Descended:
-        """Every request's steps, as `method.descend` takes them for one.
+    def descend(self, method: Any, report: Report) -> StackedResult:
+        """Every request's steps, as `unlearn` takes them for one.
 
         Raises:
           FloatingPointError: a loss or a parameter of a request is not finite.
         """
-        program = self._program(method)
+        started = self._start(method)
         if self.how is None:
-            self.how, self.step_seconds = self._fastest(program, method)
-        step = self._step(program, self.how)
-        if not self.at_once:
-            self.at_once = self._width(step, program, method)
-        width = self.at_once
-        starts = range(0, len(self._requests), width)
-        total, params, losses = method.steps * len(starts), [], []
-        for number, start in enumerate(starts):
-            done = number * method.steps
-            group = np.arange(start, start + width)
+            self.how = self._fastest(method, started)
+        self.at_once = self.at_once or self._width(method, started, self.how)
+        count, width = len(self._requests), self.at_once
+        groups = [np.arange(first, first + width) for first in range(0, count, width)]
+        params, losses = [], []
+        for number, group in enumerate(groups):
+            names = [f"forgetting {list(r.classes)}" for r in self._chosen(group)]
 
-            def tell(stop, carry, history, group=group, done=done):
+            def on_chunk(stop, carry, history, names=names, number=number):
                 del carry
-                self._check_losses(stop, history, group)
-                progress("steps", done + stop, total)
+                for own, of in zip(history.T, names, strict=True):
+                    check_losses(own, stop - len(history), _ADVICE, of=of)
+                done = number * method.steps + stop
+                report("steps", done, len(groups) * method.steps)
 
-            (found, _), history = self._run(
-                step, program, method, group, method.steps, tell
+            (ends, _), history = self._run(
+                method, started, self.how, group, method.steps, on_chunk
             )
-            found = jax.device_get(found)
-            for place, number in enumerate(group[group < len(self._requests)]):
-                own = jax.tree.map(lambda x, place=place: x[place].copy(), found)
-                self._check_parameters(own, number)
+            ends = jax.device_get(ends)
+            for place in range(min(width, count - group[0])):
+                own = jax.tree.map(lambda x, place=place: x[place].copy(), ends)
+                check_parameters(own, _ADVICE, of=names[place])
                 params.append(own)
                 losses.append(history[:, place])
-        return Descended(params, losses)
+        return StackedResult(params, losses)
 
-    @property
-    def _devices(self) -> int:
-        return 1 if self._mesh is None else self._mesh.size
+    def _chosen(self, group) -> list[Relabelled]:
+        """Those past the last are copies of it."""
+        last = len(self._requests) - 1
+        return [self._requests[min(number, last)] for number in group]
 
-    def _step(self, program, how) -> StackedStep:
-        return StackedStep(program.augment, program.update, how, self._mesh)
-
-    def _width(self, step, program, method) -> int:
-        """How many requests one call of `step` takes, over all devices."""
-        if step.how == "one by one":
-            return self._devices
-        params, shared = program.shared
-        own = jax.tree.map(lambda x: x[0], self._protection.state)
-        rows = self._rows(np.arange(1), method, program.size)(0, 1)
-        row = jax.tree.map(lambda x: x[0, 0], rows)
-        carry, count = (params, (shared, own)), len(self._requests)
-        each = requests_at_once(
-            step, carry, program.constants, row, count, self._devices
-        )
-        return each * self._devices
-
-    def _program(self, method: Descent) -> "_Program":
+    def _start(self, method) -> tuple[DescentStep, PyTree, PyTree]:
+        """The step of a single request, its first carry, and its constants."""
         size = max(min(len(r.rows), method.batch_size) for r in self._requests)
-        images = self._images
-        dtype = jnp.float32 if images.dtype == jnp.uint8 else images.dtype
-        batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), dtype)
-        augment = augmentation.by_name[method.augment]
-        augmented = trace_augment(augment, self._augment_key, batch)
-        protection = self._protection
-        one = jax.tree.map(lambda x: jnp.asarray(x[0]), protection.state)
-        projection = optax.GradientTransformation(
-            lambda params: one, protection.projection.update
+        one, images = self._requests[0], self._images
+        return begin(
+            self._classifier,
+            jax.ShapeDtypeStruct((size, *images.shape[1:]), images.dtype),
+            jax.ShapeDtypeStruct((size, *one.targets.shape[1:]), one.targets.dtype),
+            method.optimizer(one.projection),
+            key=self._augment_key,
+            loss=cross_entropy,
+            augment=augmentation.by_name[method.augment],
         )
-        params = self._classifier.params
-        logits = jax.eval_shape(self._classifier, augmented.shapes)
-        # Weights are float32.
-        dtype = jnp.promote_types(logits.dtype, jnp.float32)
-        update, consts, state = prepare(method.optimizer(projection), params, dtype)
-        constants = (
-            self._classifier.replace(params=None),
-            self._augment_key,
-            (augmented.consts, consts),
+
+    def _run(self, method, started, how, group, steps, on_chunk=None):
+        """Some steps of the requests in `group`."""
+        single, (params, state), constants = started
+        chosen = self._chosen(group)
+        states = [method.optimizer(r.projection).init(params) for r in chosen]
+        stacked = jax.tree.map(
+            lambda like, *own: np.stack([np.asarray(x, like.dtype) for x in own]),
+            *(state, *states),
         )
-        # Only the projection's state differs at the start.
-        shared = jax.device_get((params, state[0]))
-        return _Program(augmented.program, update, constants, shared, size)
-
-    def _run(self, step, program, method, group, steps, on_chunk=None):
-        """Some steps of the requests in `group`, those past the last being copies."""
-        chosen = np.minimum(group, len(self._requests) - 1)
-
-        def repeat(x):
-            return np.broadcast_to(x, (len(chosen), *np.shape(x)))
-
-        params, shared = jax.tree.map(repeat, program.shared)
-        own = jax.tree.map(lambda x: x[chosen], self._protection.state)
-        rows = self._rows(chosen, method, program.size)
-        bytes_each = len(chosen) * program.size * self._images[:1].size * 4
+        params = jax.tree.map(
+            lambda x: np.broadcast_to(x, (len(chosen), *np.shape(x))), params
+        )
+        rows = self._rows(chosen, method.batch_size, single.size)
         return run_steps(
-            step,
-            parallel.place_rows((params, (shared, own)), self._mesh),
-            parallel.place_whole(program.constants, self._mesh),
+            StackedStep(single, how, self._mesh),
+            parallel.place_rows((params, stacked), self._mesh),
+            parallel.place_whole(constants, self._mesh),
             steps=steps,
             feed=lambda *steps: parallel.place_columns(rows(*steps), self._mesh),
-            chunk=max(1, min(CHUNK, _CHUNK_BYTES // bytes_each)),
+            chunk=self._chunk(single, len(group)),
             on_chunk=on_chunk,
         )
 
-    def _rows(self, chosen, method, size) -> Callable[[int, int], PyTree]:
+    def _chunk(self, single, count) -> int:
+        return chunk_length(count * single.size * self._images[:1].size * 4)
+
+    def _rows(self, chosen, batch_size, size) -> Callable[[int, int], PyTree]:
         """Minibatches `[steps, requests, size]`, in the order that each has alone.
 
         A request of fewer samples fills its minibatches up with images that weigh
         nothing.
         """
-        requests = [self._requests[number] for number in chosen]
-        sizes = [min(len(r.rows), method.batch_size) for r in requests]
+        sizes = [min(len(r.rows), batch_size) for r in chosen]
         orders = [
             minibatches(self._order_key, len(r.rows), own)
-            for r, own in zip(requests, sizes, strict=True)
+            for r, own in zip(chosen, sizes, strict=True)
         ]
         weights = np.stack([np.where(np.arange(size) < n, 1 / n, 0) for n in sizes])
         weights = weights.astype(np.float32)
 
         def rows(first, stop):
             images, targets = [], []
-            for request, order in zip(requests, orders, strict=True):
+            for request, order in zip(chosen, orders, strict=True):
                 places = order(first, stop)
                 missing = size - places.shape[1]
                 places = np.pad(places, ((0, 0), (0, missing)), mode="edge")
@@ -202,59 +237,46 @@ class Stack:
 
         return rows
 
-    def _fastest(self, program, method) -> tuple[str, dict[str, float]]:
+    def _width(self, method, started, how) -> int:
+        """How many requests one step takes, over all devices."""
+        if how == "one by one":
+            return self._devices
+        single, carry, constants = started
+        rows = self._rows(self._requests[:1], method.batch_size, single.size)(0, 1)
+        row = jax.tree.map(lambda x: x[0, 0], rows)
+
+        def needed(count: int) -> int:
+            def many(x):
+                return jax.ShapeDtypeStruct((count, *np.shape(x)), x.dtype)
+
+            return program_bytes(
+                StackedStep(single, how),
+                jax.tree.map(many, carry),
+                constants,
+                jax.tree.map(many, row),
+                chunk=self._chunk(single, count * self._devices),
+            )
+
+        each = requests_at_once(needed, len(self._requests), self._devices)
+        return each * self._devices
+
+    def _fastest(self, method, started) -> str:
         """How to compute a step of all requests: by rule on a CPU, else measured.
 
         `benchmarks/sweep.py`: on a CPU a loop makes gradients of convolutions slow, and
         so does vmap, which turns convolutions of many kernels into grouped ones.
         """
         if parallel.loops_are_slow() or len(self._requests) <= self._devices:
-            return "one by one", {}
-        seconds = {}
+            return "one by one"
         for how in ("vmap", "map"):
-            step, taken = self._step(program, how), []
-            group = np.arange(self._width(step, program, method))
+            taken = []
+            group = np.arange(self._width(method, started, how))
             rounds = -(-len(self._requests) // len(group))
             # The first time compiles.
             for _ in range(3):
                 start = time.perf_counter()
-                jax.block_until_ready(
-                    self._run(step, program, method, group, _TIMED_STEPS)
-                )
+                ends = self._run(method, started, how, group, _TIMED_STEPS)
+                jax.block_until_ready(ends)
                 taken.append((time.perf_counter() - start) / _TIMED_STEPS)
-            seconds[how] = rounds * min(taken)
-        return min(seconds, key=seconds.__getitem__), seconds
-
-    def _check_losses(self, stop, history, group):
-        finite = np.isfinite(history)
-        if not finite.all():
-            step, place = np.argwhere(~finite)[0]
-            number = min(group[place], len(self._requests) - 1)
-            msg = (
-                f"The loss of forgetting {list(self._requests[number].classes)} is "
-                f"{history[step, place]} at step {stop - len(history) + step}, the "
-                "first where it is not finite. Lower the learning rate."
-            )
-            raise FloatingPointError(msg)
-
-    def _check_parameters(self, params, number):
-        """The last update has no loss after it that would tell."""
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            if not np.isfinite(leaf).all():
-                msg = (
-                    f"After the last step of forgetting "
-                    f"{list(self._requests[number].classes)} {path_name(path)} holds "
-                    "NaN or infinite values, though the loss was finite before it. "
-                    "Lower the learning rate."
-                )
-                raise FloatingPointError(msg)
-
-
-class _Program(NamedTuple):
-    """What all requests' steps have in common."""
-
-    augment: Program | Opaque
-    update: Update
-    constants: Any
-    shared: PyTree
-    size: int
+            self.step_seconds[how] = rounds * min(taken)
+        return min(self.step_seconds, key=self.step_seconds.__getitem__)

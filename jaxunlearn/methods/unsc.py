@@ -3,17 +3,10 @@
 import dataclasses
 from typing import Literal
 
-import jax
-import numpy as np
-
-from jaxunlearn import parallel
 from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.descent.unlearning import Trace
-from jaxunlearn.methods.descent import ProjectedDescent, subspace_ranks
-from jaxunlearn.nullspace.moments import Moment, class_moments, second_moments
+from jaxunlearn.methods.descent import ProjectedDescent
+from jaxunlearn.methods.statistics import MergedBases, PooledMoments, Statistics
 from jaxunlearn.nullspace.projection import project_to_null_space
-from jaxunlearn.nullspace.subspace import merge_subspaces, subspaces
-from jaxunlearn.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,48 +43,41 @@ class UNSC(ProjectedDescent):
             msg = f"merge_energy must lie in (0, 1]; it is {self.merge_energy}."
             raise ValueError(msg)
 
-    def protect(self, classifier, task: Task, *, key, progress, mesh=None):
-        """Subspaces of the retained data's inputs."""
-        del key, progress  # nothing is drawn, and the pass is short
-        if task.retain is None or len(task.retain) == 0:
+    def statistics(
+        self, classifier, task, *, key, mesh=None, progress=None, requests=None
+    ) -> Statistics:
+        """Of the retained data: subspaces by class to merge, or moments to add up."""
+        given = {"key": key, "mesh": mesh, "progress": progress, "requests": requests}
+        if self.projection == "none":
+            return super().statistics(classifier, task, **given)
+        retain = task.retain
+        if retain is None or len(retain) == 0:
             msg = (
                 "UNSC needs retained data: Task(forget, retain=...). Without any, "
                 "CovarNav inverts the model instead."
             )
             raise ValueError(msg)
-        watch = Stopwatch()
+        watch, how = Stopwatch(), {"mesh": mesh, "progress": progress}
+        data = classifier, retain, task.num_classes
         with watch.stage("statistics"):
-            if self.subspace == "merged" and self.projection == "hard":
-                projection, ranks = self._merged(classifier, task, mesh)
+            if self._merges:
+                without = MergedBases(*data, self.rule, self.merge_energy, **how)
             else:
-                share = parallel.own_share(len(task.retain), mesh)
-                images = task.retain.images[share]
-                moments = second_moments(classifier, images, mesh=mesh)
-                projection, ranks = self.protected(moments, mesh)
-        read = {"retain": len(task.retain)}
-        return projection, Trace(ranks=ranks, seconds=watch.seconds, samples_read=read)
-
-    def _merged(self, classifier, task, mesh):
-        retain, share = task.retain, parallel.own_share(len(task.retain), mesh)
-        moments = class_moments(
-            classifier,
-            retain.images[share],
-            retain.labels[share],
-            num_classes=task.num_classes,
+                without = PooledMoments(*data, requests, **how)
+        return Statistics(
+            without,
+            without.passes,
+            samples_read=without.passes * len(retain),
+            seconds=watch.seconds,
             mesh=mesh,
         )
-        present = tuple(np.unique(retain.labels).tolist())
-        apart = [subspaces(_of_classes(moments, present), **self.rule, mesh=mesh)]
-        merged = merge_subspaces(apart, energy=self.merge_energy, mesh=mesh)
-        jax.block_until_ready(merged)
-        return project_to_null_space(merged), subspace_ranks(merged)
 
+    def projection_of(self, statistics, forget_classes):
+        """Off the merged subspaces of the retained classes."""
+        if self._merges:
+            return project_to_null_space(statistics.without(forget_classes))
+        return super().projection_of(statistics, forget_classes)
 
-def _of_classes(moments, classes):
-    """With a class axis of these alone: a rank would be given to empty ones too."""
-
-    def chosen(moment):
-        gram, rows = (x[np.array(classes)] for x in (moment.gram, moment.rows))
-        return Moment(gram, rows, moment.layout, classes)
-
-    return jax.tree.map(chosen, moments, is_leaf=lambda x: isinstance(x, Moment))
+    @property
+    def _merges(self) -> bool:
+        return self.subspace == "merged" and self.projection == "hard"

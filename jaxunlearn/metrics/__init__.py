@@ -14,3 +14,7 @@ from jaxunlearn.metrics.proxies import proxy_quality as proxy_quality
 from jaxunlearn.metrics.representation import captured_energy as captured_energy
 from jaxunlearn.metrics.representation import principal_angles as principal_angles
 from jaxunlearn.metrics.representation import subspace_overlap as subspace_overlap
+from jaxunlearn.metrics.table import METRICS as METRICS
+from jaxunlearn.metrics.table import Judged as Judged
+from jaxunlearn.metrics.table import Metric as Metric
+from jaxunlearn.metrics.table import measure as measure

@@ -223,11 +223,7 @@ def _by_path(tree) -> dict[str, Any]:
 
 
 def _ranks(tree) -> dict[str, tuple[int, ...]]:
-    """Columns that are not padding, one number for each group."""
-    return {
-        name: tuple(np.any(np.asarray(s.basis) != 0, axis=-2).sum(-1).tolist())
-        for name, s in _by_path(tree).items()
-    }
+    return {name: tuple(s.ranks.tolist()) for name, s in _by_path(tree).items()}
 
 
 def _or_nan(function, values) -> float:

@@ -3,6 +3,7 @@
 import functools
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jaxunlearn.checks import is_traced
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.projector import (
     Projector,
+    alike,
     compute_dtype,
     hard,
     product,
@@ -131,6 +133,24 @@ def shrink_to_null_space(
         raise ValueError(msg)
     prepare = functools.partial(ridge, float(damping))
     return _transformation(prepare, Moment, "moments", moments)
+
+
+def projectors(state: PyTree) -> dict[str, Projector]:
+    """Of every leaf that a projection of this state lets move, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        getattr(state, "projectors", None), is_leaf=leaf_test(Projector)
+    )
+    return {path_name(path): leaf for path, leaf in leaves if leaf is not None}
+
+
+def stackable(states: Sequence[PyTree]) -> list[PyTree]:
+    """States of one kind and network on the host, whose arrays are of equal shapes."""
+    pairs = [jax.tree.flatten(s, is_leaf=leaf_test(Projector)) for s in states]
+    columns = [
+        alike(column) if isinstance(column[0], Projector) else jax.device_get(column)
+        for column in zip(*(leaves for leaves, _ in pairs), strict=True)
+    ]
+    return [pairs[0][1].unflatten(row) for row in zip(*columns, strict=True)]
 
 
 def leakage(

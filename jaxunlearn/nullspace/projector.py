@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ class Projector:
         `D - B (BT D)`.
       layout: how the weight is read as matrices.
       dense: whether `matrix` is the whole map, `P D`.
+      shrinks: whether it shrinks directions instead of removing them.
     """
 
     # Any: JAX also rebuilds the record around shapes, axis numbers and None.
@@ -39,10 +41,22 @@ class Projector:
     kept: Bool[Array, "*requests g"] | Any
     layout: Layout
     dense: bool = False
+    shrinks: bool = False
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """How many directions each group loses; of a map that shrinks, nothing."""
+        if self.shrinks:
+            return ()
+        columns = np.any(np.asarray(self.matrix) != 0, axis=-2).sum(axis=-1)
+        lost = np.where(self.kept, self.layout.fan_in - columns, columns)
+        return tuple(lost.tolist())
 
 
 jax.tree_util.register_dataclass(
-    Projector, data_fields=["matrix", "kept"], meta_fields=["layout", "dense"]
+    Projector,
+    data_fields=["matrix", "kept"],
+    meta_fields=["layout", "dense", "shrinks"],
 )
 
 
@@ -98,9 +112,38 @@ def ridge(damping: float, name: str, moment: Moment) -> Projector:
         thin.append((vectors[:, some] * np.sqrt(losses[some]), False))
     shape = gram.shape[:-2]
     if 2 * _width(max(columns.shape[1] for columns, _ in thin), d) <= d:
-        return _stacked(thin, shape, dtype, layout)
+        thinned = _stacked(thin, shape, dtype, layout)
+        return dataclasses.replace(thinned, shrinks=True)
     whole = [(np.eye(d) - columns @ columns.T, False) for columns, _ in thin]
-    return dataclasses.replace(_stacked(whole, shape, dtype, layout), dense=True)
+    stacked = _stacked(whole, shape, dtype, layout)
+    return dataclasses.replace(stacked, dense=True, shrinks=True)
+
+
+def alike(projectors: Sequence[Projector]) -> list[Projector]:
+    """The same maps on the host in arrays of equal shapes, so that they can be stacked.
+
+    Columns are padded to the widest; where one is dense all are.
+    """
+    if any(projector.dense for projector in projectors):
+        return [_dense(projector) for projector in projectors]
+    width = max(projector.matrix.shape[-1] for projector in projectors)
+
+    def padded(projector: Projector) -> Projector:
+        matrix = np.asarray(projector.matrix)
+        missing = [(0, 0)] * (matrix.ndim - 1) + [(0, width - matrix.shape[-1])]
+        matrix, kept = np.pad(matrix, missing), np.asarray(projector.kept)
+        return dataclasses.replace(projector, matrix=matrix, kept=kept)
+
+    return [padded(projector) for projector in projectors]
+
+
+def _dense(projector: Projector) -> Projector:
+    matrix, kept = np.asarray(projector.matrix), np.asarray(projector.kept)
+    if not projector.dense:
+        within = matrix @ matrix.mT
+        whole = np.eye(matrix.shape[-2], dtype=matrix.dtype) - within
+        matrix = np.where(kept[..., None, None], within, whole)
+    return dataclasses.replace(projector, matrix=matrix, kept=kept, dense=True)
 
 
 def _thinner_half(name, columns, tolerance) -> tuple[np.ndarray, bool]:

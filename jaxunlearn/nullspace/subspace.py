@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
 from jaxunlearn.capture.inputs import LayerInput, layer_inputs
@@ -52,6 +52,11 @@ class Subspace:
     basis: Float[Array, "*requests g d r"] | Any
     spectrum: Float[Array, "*requests g d"] | Any
     layout: Layout
+
+    @property
+    def ranks(self) -> Int[np.ndarray, "*requests g"]:
+        """Columns of each group that are not padding."""
+        return np.any(np.asarray(self.basis) != 0, axis=-2).sum(axis=-1)
 
 
 jax.tree_util.register_dataclass(

@@ -23,10 +23,10 @@ from jaxunlearn.cli import main
 from jaxunlearn.cli.compilation import keep_programs
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.folder import RunFolder
-from jaxunlearn.cli.forget import Forgotten, keys
+from jaxunlearn.cli.forget import keys
 from jaxunlearn.cli.settings import Run, read_config
 from jaxunlearn.datasets import load
-from jaxunlearn.descent.unlearning import Result
+from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.models.files import load_classifier
 from jaxunlearn.tasks import Task, split_by_class
@@ -589,11 +589,11 @@ def assert_equal(found, wanted):
 def test_a_second_request_adds_to_the_first(finished, tmp_path, monkeypatch, capsys):
     seen = []
 
-    def forget(method, classifier, task, validation, rates, *, key, progress):
+    def forget(method, classifier, task, **given):
         seen.append(task)
-        return Forgotten(Result(classifier), 0.1, [])
+        return Result(classifier, Trace(tuned={"learning_rate": 0.1}))
 
-    monkeypatch.setattr("jaxunlearn.cli.saved.forget", forget)
+    monkeypatch.setattr("jaxunlearn.cli.saved.forget_task", forget)
     out = tmp_path / "a.safetensors"
     flags = ("--checkpoint", finished.file("unsc"), "--method", "covarnav")
     assert cli("unlearn", *flags, "--forget", 5, "--out", out) == 0
@@ -642,7 +642,7 @@ def test_bad_requests_are_refused_before_any_compute(
     finished, tmp_path, monkeypatch, capsys, flags, sentence
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxunlearn.cli.saved.forget", pytest.fail)
+    monkeypatch.setattr("jaxunlearn.cli.saved.forget_task", pytest.fail)
     for name in ("file", "there.safetensors"):
         Path(name).write_text("")
     usual = ["--checkpoint", finished.file("original"), "--forget", 3]

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxunlearn.descent.optimizers import prepare
-from jaxunlearn.descent.traced import Program
+from jaxunlearn.descent.optimizers import start_optimizer
+from jaxunlearn.descent.programs import Program
 
 SCHEDULE = optax.cosine_decay_schedule
 FACTORIES = {
@@ -35,7 +35,7 @@ def params(dtype=jnp.float32):
 
 
 def prepared(optimizer, dtype=jnp.float32):
-    return prepare(optimizer, params(dtype), jnp.float32)
+    return start_optimizer(optimizer, params(dtype), jnp.float32)
 
 
 def no_loss(params):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import types
 
 import flax.linen as nn
 import jax
@@ -19,9 +18,7 @@ import jaxunlearn as ju
 from jaxunlearn import methods
 from jaxunlearn.descent.unlearning import Result
 from jaxunlearn.methods import UNSC, CovarNav, Descent, Retrain, Unprojected
-from jaxunlearn.methods import learning_rates as selection
-from jaxunlearn.methods.descent import Setting, new_targets
-from jaxunlearn.methods.learning_rates import Trial, choose_learning_rate
+from jaxunlearn.methods.grid import Trial, check_grid, choose
 from jaxunlearn.methods.relabel import (
     nearest_retained_labels,
     retained_probabilities,
@@ -46,9 +43,9 @@ QUICK = {
     "unprojected": {"steps": STEPS, "learning_rate": 0.01},
 }
 SECONDS = {
-    "covarnav": {"compile", "inversion", "statistics", "steps"},
-    "unsc": {"compile", "statistics", "steps"},
-    "unprojected": {"compile", "steps"},
+    "covarnav": {"compile", "labels", "inversion", "statistics", "steps"},
+    "unsc": {"compile", "labels", "statistics", "steps"},
+    "unprojected": {"compile", "labels", "statistics", "steps"},
     "retrain": {"compile", "steps"},
 }
 
@@ -248,11 +245,14 @@ def test_at_equal_forgetting_the_projection_spares_the_retained_logits(toy, proj
     changes = {}
     for name in (projected, "unprojected"):
         method = methods.by_name[name](**QUICK[name])
-        setting = method.prepare(toy.classifier, toy.task, key=KEY)
-        given = method, toy.classifier, toy.task, setting, toy.validation
-        rate, _ = choose_learning_rate(*given, [0.003, 0.01, 0.03, 0.1, 0.3], key=KEY)
-        method = method.replace(learning_rate=rate)
-        result = method.descend(toy.classifier, toy.task, setting, key=KEY)
+        result = methods.forget_task(
+            method,
+            toy.classifier,
+            toy.task,
+            key=KEY,
+            validation=toy.validation,
+            grid=[0.003, 0.01, 0.03, 0.1, 0.3],
+        )
         assert toy.judge(result.classifier).forgotten <= 5
         changes[name] = toy.change(result.classifier)
     assert changes[projected] < 0.5 * changes["unprojected"]
@@ -312,9 +312,9 @@ def test_a_ridge_of_little_damping_is_nearly_the_hard_projection(toy):
 
 def test_more_damping_lets_more_of_the_gradient_through(toy):
     shares = [
-        UNSC(projection="ridge", damping=damping)
-        .prepare(toy.classifier, toy.task, key=KEY)
-        .trace.surviving_gradient
+        toy.result(
+            UNSC(projection="ridge", damping=damping, steps=1)
+        ).trace.surviving_gradient
         for damping in (1e-4, 1e-2, 1.0, 1e4)
     ]
     for path in ("conv/kernel", "head/kernel"):
@@ -327,15 +327,16 @@ def test_more_damping_lets_more_of_the_gradient_through(toy):
 @pytest.mark.core
 def test_surviving_gradient_is_the_share_of_the_squared_norm(toy):
     """Of the first minibatch's gradient, against dense projectors in NumPy."""
-    method = UNSC(subspace="pooled", energy=0.9, batch_size=8)
-    setting = method.prepare(toy.classifier, toy.task, key=KEY)
+    method = UNSC(subspace="pooled", energy=0.9, batch_size=8, steps=1)
+    survived = toy.result(method).trace.surviving_gradient
+    before = logits(toy.classifier, toy.task.forget.images[:8])
     protected = subspaces(
         ju.second_moments(toy.classifier, toy.task.retain.images), energy=0.9
     )
 
     def loss(params):
         outputs = toy.classifier.replace(params=params)(toy.task.forget.images[:8])
-        chosen = jax.nn.one_hot(setting.targets[:8], CLASSES)
+        chosen = jax.nn.one_hot(nearest_retained_labels(before, [3]), CLASSES)
         return -(jax.nn.log_softmax(outputs) * chosen).sum(1).mean()
 
     gradient = by_path(jax.jit(jax.grad(loss))(toy.classifier.params))
@@ -344,8 +345,7 @@ def test_surviving_gradient_is_the_share_of_the_squared_norm(toy):
             U = double(record.basis)
             G = double(record.layout.to_matrix(gradient[path]))
             kept = 1 - np.sum((np.swapaxes(U, 1, 2) @ G) ** 2) / np.sum(G**2)
-            found = setting.trace.surviving_gradient[path]
-            np.testing.assert_allclose(found, kept, rtol=1e-3)
+            np.testing.assert_allclose(survived[path], kept, rtol=1e-3)
             assert 0.1 < kept < 0.9
 
 
@@ -406,8 +406,7 @@ def test_a_retained_class_without_samples_has_no_subspace(toy):
     ],
 )
 def test_every_rule_decides_the_ranks(toy, rule, ranks):
-    method = UNSC(subspace="pooled", energy=None, **rule)
-    trace = method.prepare(toy.classifier, toy.task, key=KEY).trace
+    trace = toy.result(UNSC(subspace="pooled", energy=None, steps=1, **rule)).trace
     assert trace.ranks == {"conv/kernel": ranks[:1], "head/kernel": ranks[1:]}
 
 
@@ -491,9 +490,10 @@ def targets(toy, kind, classes, seed=1):
     """The new labels of samples of these classes, or of all of them where none."""
     data = sample(64, 1)
     forget, _ = split_by_class(data, classes) if classes else (data, None)
-    task = Task(forget, None, classes, num_classes=CLASSES)
-    found = new_targets(kind, toy.classifier, task, key=jax.random.key(seed))
-    return np.asarray(found), forget, logits(toy.classifier, forget.images)
+    outputs, key = logits(toy.classifier, forget.images), jax.random.key(seed)
+    method = Unprojected(targets=kind)
+    new = method.targets_of(outputs, forget.labels, classes, key=key)
+    return np.asarray(new), forget, outputs
 
 
 @pytest.mark.parametrize("classes", [(1, 3), (0, 1, 3)])
@@ -631,44 +631,20 @@ def test_copies_are_checked_too():
         method.replace(learning_rate=-1.0)
 
 
-# The learning rate.
+# The grid.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scripted(Descent):
-    """Hands its rate over in place of parameters, or diverges."""
-
-    diverging: tuple[float, ...] = ()
-
-    def descend(self, classifier, task, setting, *, key, progress=None, mesh=None):
-        if self.learning_rate in self.diverging:
-            raise FloatingPointError
-        return Result(classifier.replace(params=self.learning_rate))
-
-
-def choose(script, diverging=(), progress=None):
+def pick(script, diverging=(), report=lambda *_: None):
     """The rule on a script `{rate: (retained, forgotten)}` of accuracies."""
 
-    def scripted(classifier, validation, classes, mesh=None):
-        retained, forgotten = script[classifier.params]
-        return types.SimpleNamespace(retained=retained, forgotten=forgotten)
+    def judge(method):
+        if method.learning_rate in diverging:
+            raise FloatingPointError
+        return script[method.learning_rate]
 
-    image = Data(np.zeros((1, 2, 2, 1), np.float32), [0])
-    task = Task(image, num_classes=2)
-    setting = Setting(jnp.zeros(1), None, None)
-    classifier = ju.Classifier({}, {}, None, ju.Network())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "evaluate", scripted)
-        return choose_learning_rate(
-            Scripted(diverging=diverging),
-            classifier,
-            task,
-            setting,
-            image,
-            script,
-            key=KEY,
-            progress=progress,
-        )
+    candidates = check_grid(Unprojected(), list(script), sample(4, 0), [(3,)])
+    method, trials = choose(candidates, judge, report)
+    return method.learning_rate, trials
 
 
 @pytest.mark.core
@@ -685,9 +661,9 @@ def choose(script, diverging=(), progress=None):
     ],
 )
 def test_the_smallest_rate_within_a_point_of_the_best_is_chosen(script, chosen):
-    rate, trials = choose(script)
+    rate, trials = pick(script)
     assert rate == chosen
-    assert trials == [Trial(r, *script[r]) for r in sorted(script)]
+    assert trials == tuple(Trial(r, *script[r]) for r in sorted(script))
 
 
 accuracies = st.tuples(*[st.integers(0, 200).map(lambda n: n / 2)] * 2)
@@ -701,44 +677,93 @@ rates = st.sampled_from([0.01, 0.03, 0.1, 0.3, 1.0])
 def test_the_rule_by_brute_force(script):
     differences = {rate: r - f for rate, (r, f) in script.items()}
     best = max(differences.values())
-    assert choose(script)[0] == min(r for r, d in differences.items() if d + 1 >= best)
+    assert pick(script)[0] == min(r for r, d in differences.items() if d + 1 >= best)
 
 
 def test_rates_that_diverge_are_no_candidates():
     script, seen = {0.1: (50, 0), 0.3: (99, 0), 0.03: (10, 0)}, []
-    rate, trials = choose(script, (0.3,), lambda *done: seen.append(done))
+    rate, trials = pick(script, (0.3,), lambda *done: seen.append(done))
     assert rate == 0.1
-    assert [t.learning_rate for t in trials] == [0.03, 0.1]
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert [t.value for t in trials] == [0.03, 0.1]
+    assert seen == [("rates", done, 3) for done in range(4)]
 
 
-def test_where_all_rates_diverge_or_there_are_none_it_says_so():
+def test_where_all_rates_diverge_it_says_so():
     with pytest.raises(FloatingPointError, match=r"No learning rate of \[0.1, 0.3\]"):
-        choose({0.3: (1, 0), 0.1: (1, 0)}, (0.1, 0.3))
-    with pytest.raises(ValueError, match="grid of learning rates is empty"):
-        choose({})
+        pick({0.3: (1, 0), 0.1: (1, 0)}, (0.1, 0.3))
 
 
 @pytest.mark.core
 def test_a_grid_of_rates_is_one_program_and_skips_what_diverges(toy):
-    """On the toy itself: the setting is made once, and only the rate changes."""
+    """On the toy itself: statistics are taken once, and only the rate changes."""
     method = UNSC(steps=STEPS, energy=0.9)
-    setting = method.prepare(toy.classifier, toy.task, key=KEY)
-    given = method, toy.classifier, toy.task, setting, toy.validation
-    choose_learning_rate(*given, [0.01], key=KEY)
+    given = {"key": KEY, "validation": toy.validation}
+
+    def unlearned(grid):
+        task = methods.forget_task(method, toy.classifier, toy.task, grid=grid, **given)
+        return task.classifier, task.trace
+
+    unlearned([0.01])
     with compilations() as compiled:
-        rate, trials = choose_learning_rate(*given, [1e30, 0.1, 1e-6], key=KEY)
+        classifier, trace = unlearned([1e30, 0.1, 1e-6])
     assert not compiled
-    assert rate == 0.1
-    assert [t.learning_rate for t in trials] == [1e-6, 0.1]
-    assert trials[0].forgotten == 100
-    whole = method.replace(learning_rate=0.1).descend(*given[1:4], key=KEY)
-    found = evaluate(whole.classifier, toy.validation, [FORGOTTEN])
-    assert trials[1][1:] == (found.retained, found.forgotten)
+    assert trace.tuned == {"learning_rate": 0.1}
+    assert [t.value for t in trace.trials] == [1e-6, 0.1]
+    assert trace.trials[0].forgotten == 100
+    judged = evaluate(classifier, toy.validation, [FORGOTTEN])
+    assert trace.trials[1][1:] == (judged.retained, judged.forgotten)
+    alone = method.replace(learning_rate=0.1)(toy.classifier, toy.task, key=KEY)
+    assert_equal(classifier, alone.classifier)
+    assert set(trace.seconds) == {*alone.trace.seconds, "rates"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Damped:
+    """A method of one field and one function, as others may write them."""
+
+    alpha: float
+    tuned = "alpha"
+
+    def __call__(self, classifier, task, *, key):
+        assert set(task.forget.labels.tolist()) == set(task.forget_classes)
+        assert not set(task.retain.labels.tolist()) & set(task.forget_classes)
+        head = {**classifier.params["head"]}
+        column = np.arange(CLASSES) == task.forget_classes[0]
+        head["bias"] = head["bias"] - self.alpha * column
+        params = {**classifier.params, "head": head}
+        return Result(classifier.replace(params=params))
+
+
+def test_any_method_goes_through_the_grid_for_one_and_many_requests(toy):
+    train, given = sample(128, 0), {"key": KEY, "validation": toy.validation}
+    results = ju.forget(Damped(1.0), toy.classifier, train, [[0], [2]], key=KEY)
+    assert [r.trace.tuned for r in results] == [{"alpha": 1.0}] * 2
+    method, grid = Damped(1.0), [1e4, 1e-9, 1e3]
+    for requests in ("each", [[3]]):
+        results = ju.forget(method, toy.classifier, train, requests, grid=grid, **given)
+        for result in results:
+            assert result.trace.tuned == {"alpha": 1e3}
+            assert [t.value for t in result.trace.trials] == [1e-9, 1e3, 1e4]
+        assert toy.judge(results[-1].classifier).forgotten == 0
+
+
+def test_one_request_of_many_is_the_method_alone(toy):
+    """To the bit, its trace too."""
+    method = UNSC(steps=STEPS)
+    (result,) = ju.forget(method, toy.classifier, sample(128, 0), [[3]], key=KEY)
+    assert_equal(result.classifier, toy.result(method).classifier)
+    assert result.trace.samples_read == toy.result(method).trace.samples_read
+    assert result.trace.surviving_gradient
 
 
 def test_the_rule_is_given_validation_data_and_no_other():
-    parameters = inspect.signature(choose_learning_rate).parameters
-    data = {n for n, p in parameters.items() if p.annotation in (Data, Task)}
-    assert data == {"task", "validation"}
-    assert not any("test" in name for name in parameters)
+    for function, expected in (
+        (ju.forget, {"train", "validation"}),
+        (methods.forget_task, {"task", "validation"}),
+        (check_grid, {"validation"}),
+    ):
+        parameters = inspect.signature(function).parameters
+        kinds = (Data, Task, Data | None)
+        data = {n for n, p in parameters.items() if p.annotation in kinds}
+        assert data == expected
+        assert not any("test" in name for name in parameters)

@@ -20,7 +20,7 @@ class Program:
     """A traced function: `program(consts, *args)`, hashable and compared by structure.
 
     `args` have the tree structure, shapes and dtypes of the examples that it was traced
-    for. See `trace`.
+    for. See `as_program`.
     """
 
     def __init__(self, jaxpr: Any, structure: Any, key: Hashable):
@@ -57,7 +57,7 @@ class Opaque(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """What `trace` returns.
+    """What `as_program` returns.
 
     Attributes:
       program: static and hashable, called as `program(consts, *args)`.
@@ -70,14 +70,14 @@ class Traced(NamedTuple):
     shapes: Any
 
 
-def trace(function: Callable[..., Any], *args: Any) -> Traced:
+def as_program(function: Callable[..., Any], *args: Any) -> Traced:
     """Trace `function` on arrays or their shapes, computing nothing.
 
     Where the trace holds functions of its own (custom derivatives, callbacks), which
     cannot be compared, the function is left as it is and compared by identity.
 
     >>> def scale(factor):
-    ...     return trace(lambda x: factor * x, np.ones(2)).program
+    ...     return as_program(lambda x: factor * x, np.ones(2)).program
     >>> scale(2.0) == scale(2.0), scale(2.0) == scale(3.0)
     (True, False)
     """

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn.descent.traced import Opaque, Program, trace
+from jaxunlearn.descent.programs import Opaque, Program, as_program
 
 X = jnp.arange(3.0)
 
 
 def program(function, *args):
-    return trace(function, *(args or (X,))).program
+    return as_program(function, *(args or (X,))).program
 
 
 def scaled(factor):
@@ -90,7 +90,7 @@ def test_a_program_computes_what_its_function_does():
         return {"out": tree["a"] @ tree["a"] + y, "same": tree["b"]}
 
     tree = {"a": X, "b": jnp.int32(3)}
-    traced = trace(function, tree, jax.ShapeDtypeStruct((), jnp.float32))
+    traced = as_program(function, tree, jax.ShapeDtypeStruct((), jnp.float32))
     result = jax.jit(traced.program)(traced.consts, tree, jnp.float32(2))
     assert jax.tree.map(float, result) == {"out": 7.0, "same": 3.0}
     assert traced.shapes["out"].shape == ()
@@ -101,7 +101,7 @@ def test_arrays_closed_over_are_arguments():
     """So programs that differ in them alone are equal, and each gets its own."""
 
     def closing_over(array):
-        return trace(lambda x: x * array, X)
+        return as_program(lambda x: x * array, X)
 
     for make in (np.asarray, jnp.asarray):
         one, other = (closing_over(make([k, 2.0, 3.0], "float32")) for k in (1, 5))
@@ -112,7 +112,7 @@ def test_arrays_closed_over_are_arguments():
 
 def test_a_program_does_not_keep_the_arrays_alive():
     def closing_over(array):
-        return weakref.ref(array), trace(lambda x: x * array, X).program
+        return weakref.ref(array), as_program(lambda x: x * array, X).program
 
     watch, kept = closing_over(jnp.ones(3) * 2)
     jax.clear_caches()
@@ -124,8 +124,8 @@ def test_a_program_does_not_keep_the_arrays_alive():
 def test_two_closures_over_one_array_differ_from_closures_over_two():
     """JAX hands an array that is closed over twice over once."""
     a, b = jnp.ones(3), jnp.ones(3)
-    one = trace(lambda x: (x * a, x + a), X)
-    two = trace(lambda x: (x * a, x + b), X)
+    one = as_program(lambda x: (x * a, x + a), X)
+    two = as_program(lambda x: (x * a, x + b), X)
     assert (len(one.consts) != len(two.consts)) == (one.program != two.program)
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_compared_stays_itself():
     assert program(twice) == Opaque(twice)
     assert program(twice) == program(twice)
     assert program(twice) != program(lambda x: 2 * squared(x))
-    traced = trace(twice, X)
+    traced = as_program(twice, X)
     assert traced.program(traced.consts, X).tolist() == [0, 2, 8]
     gradient = jax.grad(lambda x: traced.program(traced.consts, x).sum())
     assert gradient(X).tolist() == [2, 2, 2]
@@ -144,7 +144,7 @@ def test_what_cannot_be_compared_stays_itself():
 def test_callbacks_are_never_mixed_up():
     def calling(function):
         shape = jax.ShapeDtypeStruct((3,), jnp.float32)
-        return trace(lambda x: jax.pure_callback(function, shape, x), X)
+        return as_program(lambda x: jax.pure_callback(function, shape, x), X)
 
     one, other = calling(lambda x: x + 1), calling(lambda x: x + 2)
     assert one.program != other.program
@@ -155,7 +155,7 @@ def test_callbacks_are_never_mixed_up():
 def test_random_keys_may_be_closed_over():
     def noise(seed):
         key = jax.random.key(seed)
-        return trace(lambda x: x + jax.random.normal(key, x.shape), X)
+        return as_program(lambda x: x + jax.random.normal(key, x.shape), X)
 
     results = [noise(seed).program(noise(seed).consts, X).tolist() for seed in (0, 1)]
     assert results[0] != results[1]

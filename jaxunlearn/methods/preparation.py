@@ -1,0 +1,221 @@
+"""What a method does once for all requests and all values of its tuned field."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from jaxunlearn import augmentation, parallel
+from jaxunlearn.capture.layout import path_name
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.losses import cross_entropy
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Result, Trace, unlearn
+from jaxunlearn.methods.memory import on_device_if_they_fit
+from jaxunlearn.methods.requests import Requests
+from jaxunlearn.methods.stacked import Relabelled, Stack
+from jaxunlearn.metrics.evaluation import logits
+from jaxunlearn.nullspace.projection import projectors, stackable
+from jaxunlearn.progress import Progress, reporting
+
+
+class Prepared:
+    """Requests with their new labels and projections, to be descended on often.
+
+    Statistics are taken once, one forward pass gives all new labels, and one compiled
+    program runs the steps of all requests. `watch` is told the seconds of each.
+    """
+
+    def __init__(
+        self,
+        method: Any,
+        classifier: Classifier,
+        requests: Requests,
+        *,
+        key: Array,
+        how: str | None = None,
+        mesh: Mesh | None = None,
+        progress: Progress = None,
+        watch: Stopwatch,
+    ):
+        several = len(requests) > 1
+        if several:
+            mesh = _own_devices(mesh)
+        setting_key, steps_key = jax.random.split(key)
+        labels_key, statistics_key = jax.random.split(setting_key)
+        task, images = requests.task, requests.task.forget.images
+        with watch.stage("labels"):
+            outputs = logits(classifier, images, mesh=mesh)
+            targets = [
+                method.targets_of(
+                    outputs[rows], task.forget.labels[rows], classes, key=labels_key
+                )
+                for classes, rows in zip(requests.classes, requests.rows, strict=True)
+            ]
+        statistics = method.statistics(
+            *(classifier, task),
+            key=statistics_key,
+            mesh=mesh,
+            progress=progress,
+            requests=requests.classes if several else None,
+        )
+        watch.add(statistics.seconds)
+        with watch.stage("statistics"):
+            projections = _on_host(
+                (method.projection_of(statistics, c) for c in requests.classes),
+                classifier.params,
+            )
+            parts = (requests.classes, requests.rows, map(np.asarray, targets))
+            self._requests = [
+                Relabelled(*request)
+                for request in zip(*parts, projections, strict=True)
+            ]
+            self._traces = [
+                _trace(classifier, images, request, method.batch_size)
+                for request in self._requests
+            ]
+        # Moments and bases may go.
+        self._statistics = dataclasses.replace(statistics, without=None)
+        self._classifier, self._images = classifier, images
+        self._key, self._mesh = steps_key, mesh
+        self._stack = None
+        if several:
+            stacked = classifier, images, self._requests
+            self._stack = Stack(*stacked, key=steps_key, how=how, mesh=mesh)
+
+    def __call__(self, method: Any, progress: Progress = None) -> list[Result]:
+        """Every request's steps, with the `tuned` field of this method.
+
+        Raises:
+          FloatingPointError: a loss or a parameter is not finite.
+        """
+        if self._stack is None:
+            ends = [self._descend(method, progress)]
+        else:
+            with reporting(progress) as report:
+                stacked = self._stack.descend(method, report)
+            params = on_device_if_they_fit(stacked.params)
+            ends = list(zip(params, stacked.losses, strict=True))
+        results = []
+        parts = zip(ends, self._requests, self._traces, strict=True)
+        for (params, losses), request, trace in parts:
+            steps = method.steps * min(len(request.rows), method.batch_size)
+            read = {"forget": steps, "retain": 0}
+            trace = dataclasses.replace(trace, losses=losses, samples_read=read)
+            results.append(Result(self._classifier.replace(params=params), trace))
+        return results
+
+    def alone(self, result: Result, seconds: dict[str, float]) -> Result:
+        """The only result, with what would be shared with others in its own trace."""
+        read = dict(result.trace.samples_read)
+        read["forget"] += len(self._images)
+        read["retain"] += self._statistics.samples_read
+        trace = dataclasses.replace(
+            result.trace,
+            samples_read=read,
+            proxies=self._statistics.proxies,
+            seconds=seconds,
+        )
+        return Result(result.classifier, trace)
+
+    def costs(self) -> dict[str, Any]:
+        """What the requests share, as fields of `Sweep`."""
+        stack, statistics = self._stack, self._statistics
+        return {
+            "how": "one by one" if stack is None else stack.how,
+            "at_once": 1 if stack is None else stack.at_once,
+            "step_seconds": {} if stack is None else stack.step_seconds,
+            "passes": {"statistics": statistics.passes, "labels": 1},
+            "samples_read": {
+                "statistics": statistics.samples_read,
+                "labels": len(self._images),
+            },
+            "proxies": statistics.proxies,
+        }
+
+    def _descend(self, method, progress) -> tuple[PyTree, np.ndarray]:
+        """A single request's steps, whose minibatches the devices share."""
+        (request,) = self._requests
+        result = unlearn(
+            self._classifier,
+            self._images,
+            request.targets,
+            method.optimizer(request.projection),
+            steps=method.steps,
+            batch_size=method.batch_size,
+            key=self._key,
+            augment=augmentation.by_name[method.augment],
+            progress=progress,
+            mesh=self._mesh,
+        )
+        return result.classifier.params, result.trace.losses
+
+
+def _on_host(
+    projections: Iterable[optax.GradientTransformation], params: PyTree
+) -> list[optax.GradientTransformation]:
+    """The same, whose states wait on the host, all of equal shapes."""
+    states, update = [], None
+    for projection in projections:
+        states.append(jax.device_get(projection.init(params)))
+        update = projection.update
+    return [
+        optax.GradientTransformation(lambda params, state=state: state, update)
+        for state in stackable(states)
+    ]
+
+
+def _trace(classifier, images, request, batch_size) -> Trace:
+    """What is known of a request before its steps."""
+    state = request.projection.init(classifier.params)
+    held = projectors(state)
+    rows = request.rows[:batch_size]
+    before = _gradient(classifier, images[rows], request.targets[: len(rows)])
+    after, _ = request.projection.update(before, state)
+    shares = jax.tree_util.tree_leaves_with_path(jax.device_get(_shares(before, after)))
+    surviving = {path_name(path): float(share) for path, share in shares}
+    ranks = {name: projector.ranks for name, projector in held.items()}
+    return Trace(
+        ranks={name: some for name, some in ranks.items() if some},
+        surviving_gradient={name: surviving[name] for name in held},
+    )
+
+
+def _own_devices(mesh: Mesh | None) -> Mesh | None:
+    mesh = parallel.mesh_for_rows(mesh)
+    if mesh is not None and mesh.is_multi_process:
+        msg = (
+            "mesh holds devices of several processes: a sweep runs on those of one, "
+            "jax.local_devices(). Give each process requests of its own."
+        )
+        raise ValueError(msg)
+    return mesh
+
+
+@jax.jit
+def _gradient(classifier, images, targets):
+    def loss(params):
+        return cross_entropy(classifier.replace(params=params)(images), targets).mean()
+
+    return jax.grad(loss)(classifier.params)
+
+
+@jax.jit
+def _shares(before, after):
+    """`|P G|^2 / |G|^2` of every leaf.
+
+    Near zero it explains why forgetting makes no progress: what is protected fills the
+    layer's input space.
+    """
+
+    def share(g, p):
+        whole = jnp.sum(jnp.square(g))
+        return jnp.sum(jnp.square(p)) / jnp.where(whole > 0, whole, 1)
+
+    return jax.tree.map(share, before, after)

@@ -1,0 +1,270 @@
+"""What methods read of the retained data: once for a classifier, for every request."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from jaxunlearn import parallel
+from jaxunlearn.capture.inputs import layouts
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.nullspace import linalg
+from jaxunlearn.nullspace.moments import (
+    Moment,
+    class_moments,
+    class_passes,
+    second_moments,
+    sum_classes,
+)
+from jaxunlearn.nullspace.rank_rules import choose_rule
+from jaxunlearn.nullspace.subspace import Subspace, kept_pair, subspaces
+from jaxunlearn.nullspace.trees import leaf_test
+from jaxunlearn.progress import Progress, reporting
+from jaxunlearn.tasks import Data
+
+ClassSets = Sequence[tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """What a method knows of the inputs of every layer.
+
+    Attributes:
+      without: from the classes that a request forgets to a tree like params: the
+        `Moment` or `Subspace` of what all others put into each layer. It is called for
+        requests in their order, and may read data each time. None once it is done with.
+      passes: how often the data are read for it.
+      samples_read: how many samples of the retained data, repeats included.
+      proxies: images that stood in for retained data, or None.
+      seconds: wall time by stage.
+      mesh: the devices and processes that took part.
+    """
+
+    without: Callable[[tuple[int, ...]], PyTree] | None
+    passes: int = 0
+    samples_read: int = 0
+    proxies: Data | None = None
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mesh: Mesh | None = None
+
+
+def unprotected(classifier: Classifier, images: Array | np.ndarray) -> PyTree:
+    """Subspaces of rank zero: every weight that has an input may move freely."""
+
+    def free(layout):
+        g, d = layout.groups, layout.fan_in
+        return Subspace(np.zeros((g, d, 0), "f"), np.zeros((g, d), "f"), layout)
+
+    return jax.tree.map(free, layouts(classifier, images))
+
+
+class PooledMoments:
+    """Second moments of all classes but those that a request forgets.
+
+    A single request's data hold none of those, and are summed as they are. For several
+    requests moments are taken class by class: all in one pass over the data, or, where
+    memory does not hold them, the classes of some requests in each pass.
+
+    Raises:
+      ValueError: the classes of one request do not fit into memory side by side.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        data: Data,
+        num_classes: int,
+        requests: ClassSets | None,
+        *,
+        mesh: Mesh | None = None,
+        progress: Progress = None,
+    ):
+        self._given = classifier, data, num_classes
+        self._mesh, self._progress = mesh, progress
+        self._moments: PyTree = None
+        self._ahead: list[tuple[int, ...] | None] = []
+        if requests is None:
+            images = data.images[parallel.own_share(len(data), mesh)]
+            self._moments = second_moments(classifier, images, mesh=mesh)
+            jax.block_until_ready(self._moments)
+            self.passes = 1
+        else:
+            fitting = class_passes(classifier, data.images, num_classes, mesh=mesh)
+            self._ahead = [None]
+            if len(fitting) > 1:
+                self._ahead = _by_requests(requests, max(map(len, fitting)))
+            self.passes = len(self._ahead)
+
+    def __call__(self, classes: tuple[int, ...]) -> PyTree:
+        """Of all classes but these."""
+        held = None if self._moments is None else _classes_of(self._moments)
+        if held is None and self._moments is not None:
+            return self._moments
+        if held is None or not set(classes) <= set(held):
+            self._moments = None  # Before the next ones are there.
+            number = self.passes - len(self._ahead)
+            with reporting(self._progress) as report:
+                report("statistics", number, self.passes)
+                self._moments = _class_moments(
+                    *self._given, self._ahead.pop(0), self._mesh
+                )
+                report("statistics", number + 1, self.passes)
+            held = _classes_of(self._moments)
+        return sum_classes(self._moments, [c for c in held if c not in classes])
+
+
+class MergedBases:
+    """The merged subspaces of all classes but those that a request forgets.
+
+    Subspaces are taken class by class (UNSC's Algorithm 1) and merged for each request
+    (Algorithm 2): the squared singular values of `[U_1 ... U_k]` are the eigenvalues of
+    `sum(U_i U_iT)`, from whose total over all classes a request takes its own. That is
+    one eigendecomposition of `[d, d]` for each, in float64, however many classes there
+    are. A class without samples has no subspace. `rule` is the rank rule of a class,
+    `energy` that of the merge.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        data: Data,
+        num_classes: int,
+        rule: Mapping[str, Any],
+        energy: float,
+        *,
+        mesh: Mesh | None = None,
+        progress: Progress = None,
+    ):
+        self._rule, self._mesh = choose_rule(energy, None, None, None), mesh
+        present = set(np.unique(data.labels).tolist())
+        fitting = class_passes(classifier, data.images, num_classes, mesh=mesh)
+        passes = [group for group in fitting if present & set(group)]
+        self.passes = len(passes)
+        bases: dict[int, list[Subspace | None]] = {}
+        with reporting(progress) as report:
+            for number, group in enumerate(passes):
+                report("statistics", number, self.passes)
+                asked = None if len(fitting) == 1 else group
+                moments = _class_moments(classifier, data, num_classes, asked, mesh)
+                held = [c for c in group if c in present]
+                some = subspaces(_of_classes(moments, held), **rule, mesh=mesh)
+                del moments
+                leaves, self._structure = jax.tree.flatten(
+                    jax.device_get(some), is_leaf=leaf_test(Subspace)
+                )
+                for place, c in enumerate(held):
+                    bases[c] = [leaf and _at(leaf, place) for leaf in leaves]
+            report("statistics", self.passes, self.passes)
+        # Of each leaf that has an input, the bases by class.
+        columns = list(zip(*bases.values(), strict=True))
+        self._has_input = [column[0] is not None for column in columns]
+        self._layers = [
+            dict(zip(bases, column, strict=True))
+            for column in itertools.compress(columns, self._has_input)
+        ]
+        self._totals = self._spread(
+            lambda number, device: _products(self._layers[number].values(), device)
+        )
+
+    def __call__(self, classes: tuple[int, ...]) -> PyTree:
+        """Of all classes but these."""
+
+        def merged(number, device):
+            layer, total = self._layers[number], self._totals[number]
+            own = [record for c, record in layer.items() if c in classes]
+            one = next(iter(layer.values()))
+            dtype = one.basis.dtype
+            resolution = float(np.finfo(dtype).eps)
+            pairs = [
+                kept_pair(
+                    linalg.eigenpairs(gram, device), self._rule, resolution, dtype
+                )
+                for gram in (total - _products(own, device) if own else total)
+            ]
+            width = max(V.shape[1] for _, V in pairs)
+            padded = [np.pad(V, ((0, 0), (0, width - V.shape[1]))) for _, V in pairs]
+            spectrum = np.stack([values for values, _ in pairs]).astype(dtype)
+            return Subspace(np.stack(padded), spectrum, one.layout)
+
+        done = iter(self._spread(merged))
+        leaves = [next(done) if has_input else None for has_input in self._has_input]
+        return self._structure.unflatten(leaves)
+
+    def _spread(self, function) -> list[Any]:
+        """`function(number, device)` for every layer, on all devices and processes."""
+        ones = (next(iter(layer.values())) for layer in self._layers)
+        sizes = [one.layout.fan_in**3 for one in ones]
+        return parallel.spread(function, range(len(sizes)), sizes, self._mesh)
+
+
+def _products(records: Iterable[Subspace], device: jax.Device) -> np.ndarray:
+    """`sum(U UT)` of bases `[g, d, r]`, in float64."""
+    total: Any = 0
+    with linalg.float64():
+        for record in records:
+            U = linalg.placed(record.basis, device)
+            total += jnp.matmul(U, U.mT, precision=jax.lax.Precision.HIGHEST)
+    return np.asarray(total)
+
+
+def _by_requests(sets: ClassSets, room: int) -> list[tuple[int, ...]]:
+    """Passes of at most `room` classes, each with all the classes of some requests."""
+    passes: list[tuple[int, ...]] = []
+    for classes in sets:
+        if len(classes) > room:
+            msg = (
+                f"The moments of {list(classes)} do not fit into memory side by side: "
+                f"only those of {room} classes do. Ask for fewer at a time, or call "
+                "the method for this request by itself."
+            )
+            raise ValueError(msg)
+        held = passes[-1] if passes else ()
+        together = tuple(dict.fromkeys((*held, *classes)))
+        if passes and len(together) <= room:
+            passes[-1] = together
+        else:
+            passes.append(classes)
+    return passes
+
+
+def _class_moments(classifier, data, num_classes, classes, mesh) -> PyTree:
+    """Of these classes and all others together, or of all; of this process's share."""
+    share = parallel.own_share(len(data), mesh)
+    return class_moments(
+        classifier,
+        data.images[share],
+        data.labels[share],
+        num_classes=num_classes,
+        classes=classes,
+        mesh=mesh,
+    )
+
+
+def _classes_of(moments: PyTree) -> tuple[int | str, ...] | None:
+    """What the class axis of these moments holds."""
+    leaves = jax.tree.leaves(moments, is_leaf=leaf_test(Moment))
+    return next(leaf.classes for leaf in leaves if leaf is not None)
+
+
+def _of_classes(moments: PyTree, classes: Sequence[int]) -> PyTree:
+    """With a class axis of these alone: a rank would be given to empty ones too."""
+
+    def chosen(moment: Moment | None) -> Moment | None:
+        if moment is None:
+            return None
+        rows = np.array([moment.classes.index(c) for c in classes])
+        parts = (moment.gram[rows], moment.rows[rows], moment.layout)
+        return Moment(*parts, tuple(classes))
+
+    return jax.tree.map(chosen, moments, is_leaf=leaf_test(Moment))
+
+
+def _at(record: Subspace, place: int) -> Subspace:
+    """One class of bases that have a class axis; as wide as the others."""
+    return Subspace(record.basis[place], record.spectrum[place], record.layout)
