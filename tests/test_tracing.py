@@ -10,7 +10,7 @@ from counting import compilations
 
 import jaxunlearn as ju
 from jaxunlearn import training
-from jaxunlearn.descent import unlearning
+from jaxunlearn.descent import step
 from jaxunlearn.metrics import evaluation
 from jaxunlearn.nullspace import streaming
 from jaxunlearn.training import step as training_step
@@ -92,7 +92,7 @@ def test_another_number_of_samples_compiles_nothing_of_weight(entry, classifier)
         (moments_of_classes, streaming, "layer_sums", 1),
         # One image by itself, for the number of classes.
         (judge, evaluation, "_logits", 2),
-        (unlearn, unlearning, "_logits", 1),
+        (unlearn, step, "_logits", 1),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
@@ -111,8 +111,8 @@ def test_a_network_is_traced_once_for_all_batches(
 def test_training_traces_its_step_once(classifier, monkeypatch):
     chex.clear_trace_counter()
     jax.clear_caches()
-    step = training_step.TrainingStep.__call__
-    counted = chex.assert_max_traces(step, 1)
+    training = training_step.TrainingStep.__call__
+    counted = chex.assert_max_traces(training, 1)
     monkeypatch.setattr(training_step.TrainingStep, "__call__", counted)
     train(classifier, 9)
     train(classifier, 14)

@@ -15,6 +15,8 @@ from jaxunlearn.capture.layout import path_name
 
 # Long enough to hide the host, short enough for a progress bar.
 CHUNK = 25
+# What a chunk's minibatches may take of a device's memory, next to the data.
+CHUNK_BYTES = 2**28
 
 
 def run_steps(
@@ -116,6 +118,15 @@ def send_chunk(
 def fetch_outputs(parts: list[PyTree], count: int) -> PyTree:
     """The outputs of a chunk of `count` steps as NumPy arrays; waits for them."""
     return _joined(jax.device_get(parts), count)
+
+
+def chunk_length(minibatch_bytes: int, longest: int = CHUNK) -> int:
+    """Steps in a chunk whose minibatches, each of so many bytes, fit `CHUNK_BYTES`.
+
+    >>> chunk_length(2**26)
+    4
+    """
+    return max(1, min(longest, CHUNK_BYTES // minibatch_bytes))
 
 
 def minibatches(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from jaxunlearn.descent.traced import Traced, trace
@@ -26,11 +27,10 @@ def cross_entropy(logits: Float[Array, "n k"], targets: Array) -> Float[Array, "
     [0.6931472]
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    log_probabilities = jax.nn.log_softmax(logits)
     if targets.ndim == 1:
+        log_probabilities = jax.nn.log_softmax(logits)
         return -jnp.take_along_axis(log_probabilities, targets[:, None], 1)[:, 0]
-    terms = targets * jnp.where(targets > 0, log_probabilities, 0)
-    return -terms.sum(axis=1)
+    return optax.losses.safe_softmax_cross_entropy(logits, targets)
 
 
 def _no_augment(key, images):

@@ -2,36 +2,36 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from jaxunlearn import parallel
-from jaxunlearn.capture.layout import path_name
 from jaxunlearn.checks import check_count, check_key, check_optimizer, check_targets
 from jaxunlearn.classifier.classifier import Classifier, check_images
 from jaxunlearn.classifier.independence import check_finite
-from jaxunlearn.descent.cpu_convolution import in_pieces
-from jaxunlearn.descent.loop import CHUNK, minibatches, run_steps
-from jaxunlearn.descent.losses import (
-    Augment,
-    Loss,
-    cross_entropy,
-    trace_augment,
-    trace_loss,
+from jaxunlearn.descent.loop import chunk_length, minibatches, run_steps
+from jaxunlearn.descent.losses import Augment, Loss, cross_entropy
+from jaxunlearn.descent.step import (
+    begin,
+    check_losses,
+    check_parameters,
+    logits_shape,
 )
-from jaxunlearn.descent.optimizers import Update, prepare
 from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.descent.traced import Opaque, Program
 
 _BATCH_SIZE = 256
-_CHUNK_BYTES = 2**28
+_ADVICE = (
+    "Lower the learning rate, or put optax.clip_by_global_norm(1.0) first in the "
+    "chain. The classifier that was passed in is unchanged."
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,104 +150,38 @@ def unlearn(
     order_key, augment_key = jax.random.split(key)
     watch = Stopwatch()
     with watch.stage("steps"):
-        images = jax.device_put(images) if mesh is None else np.asarray(images)
-        batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), _pixel_dtype(images))
-        augmented = trace_augment(augment, augment_key, batch)
-        logits = _logits.eval_shape(classifier, augmented.shapes)
-        check_targets(targets, n, logits.shape[1])
+        batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), images.dtype)
+        check_targets(targets, n, logits_shape(classifier, batch).shape[1])
         targets = np.asarray(targets)
         if targets.ndim == 1:
             targets = targets.astype(np.int32)
-        if mesh is None:
-            targets = jax.device_put(targets)
-        wanted = jax.ShapeDtypeStruct((size, *targets.shape[1:]), targets.dtype)
-        losses = trace_loss(loss, logits, wanted)
-        update, consts, state = prepare(
-            optimizer, classifier.params, losses.shapes.dtype
+        # Several devices are each sent their share of every minibatch.
+        put = jax.device_put if mesh is None else np.asarray
+        arrays = put(images), put(targets)
+        wanted = jax.ShapeDtypeStruct((size, *targets.shape[1:]), arrays[1].dtype)
+        step, carry, constants = begin(
+            *(classifier, batch, wanted, optimizer),
+            key=augment_key,
+            loss=loss,
+            augment=augment,
+            mesh=mesh,
+            transform=transform,
         )
         order = minibatches(order_key, n, size)
-        constants = (
-            classifier.replace(params=None),
-            augment_key,
-            (augmented.consts, losses.consts, consts),
-        )
         (params, _), history = run_steps(
-            UnlearningStep(
-                augmented.program, losses.program, update, size, mesh, transform
-            ),
-            parallel.place_whole((classifier.params, state), mesh),
+            step,
+            parallel.place_whole(carry, mesh),
             parallel.place_whole(constants, mesh),
             steps=steps,
-            feed=functools.partial(_feed, (images, targets), order, mesh),
-            chunk=_chunk(batch),
+            feed=functools.partial(_feed, arrays, order, mesh),
+            chunk=chunk_length(size * images[:1].size * 4),
             on_chunk=functools.partial(_report, callback),
         )
         params = parallel.from_mesh(params, mesh)
-        _check_parameters(params)
+        check_parameters(params)
     counts = {"forget": steps * size, "retain": 0}
     record = Trace(losses=history, seconds=watch.seconds, samples_read=counts)
     return Result(classifier.replace(params=params), record)
-
-
-@dataclasses.dataclass(frozen=True)
-class UnlearningStep:
-    """One update: static, and equal to any other step that computes the same.
-
-    Attributes:
-      augment, loss, update: what it does with a minibatch.
-      size: images in a minibatch; further rows fill up the devices' shares.
-      mesh: the devices that share it, or None.
-      transform: what runs the network on each of them.
-    """
-
-    augment: Program | Opaque
-    loss: Program | Opaque
-    update: Update
-    size: int
-    mesh: Mesh | None = None
-    transform: parallel.Transform = "shard_map"
-
-    def __call__(self, carry, constants, index, row):
-        """`(params, optimizer state)` after one minibatch, and the loss before it."""
-        params, state = carry
-        images, targets = (x[: self.size] for x in row)
-        classifier, key, (augment_consts, loss_consts, update_consts) = constants
-        images = _pixels(images)
-        images = self.augment(augment_consts, jax.random.fold_in(key, index), images)
-
-        def mean_loss(logits_of, params):
-            logits = logits_of(classifier.replace(params=params), images)
-            return jnp.mean(self.loss(loss_consts, logits, targets))
-
-        logits_of = in_pieces(_logits) if self.mesh is None else self._logits
-        loss = functools.partial(mean_loss, logits_of)
-        value, grads = jax.value_and_grad(loss)(params)
-        # Optimizers get the loss as it stands, to differentiate it as they like.
-        plain = functools.partial(mean_loss, self._logits)
-        given = (grads, state, params, value, plain)
-        updates, state = self.update(update_consts, *given)
-        carry = (optax.apply_updates(params, updates), state)
-        return parallel.keep_whole(carry, self.mesh), value
-
-    def _logits(self, classifier, images):
-        """Each device's share by itself: gradients are then added up over them."""
-        if self.mesh is None:
-            return _logits(classifier, images)
-        missing = -self.size % self.mesh.size
-        # Copies of a real image: nothing can go wrong in them alone.
-        images = jnp.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
-        shares = parallel.on_shares(_share_logits, self.mesh, self.transform)
-        return shares(images[None], classifier)[0][0, : self.size]
-
-
-# Compiled by itself, so that the network is traced once for the checks and the steps.
-@jax.jit
-def _logits(classifier, images):
-    return classifier(images)
-
-
-def _share_logits(images, classifier):
-    return _logits(classifier, images[0])[None], None
 
 
 def _feed(arrays, order, mesh, first, stop):
@@ -265,53 +199,14 @@ def _gather(arrays, rows):
     return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), arrays)
 
 
-def _chunk(batch) -> int:
-    """Steps at a time: so many minibatches lie on the device next to the images."""
-    bytes_each = batch.size * batch.dtype.itemsize
-    return max(1, min(CHUNK, _CHUNK_BYTES // bytes_each))
-
-
-def _pixel_dtype(images):
-    return jnp.float32 if images.dtype == jnp.uint8 else images.dtype
-
-
-def _pixels(images):
-    """Floats, of which bytes are 255ths: what every augmentation works on."""
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
-
-
 def _report(callback, stop, carry, losses):
     del carry
-    finite = np.isfinite(losses)
     first = stop - len(losses)
-    good = len(losses) if finite.all() else int(finite.argmin())
     if callback is not None:
-        for step, value in enumerate(losses[:good].tolist(), start=first):
+        finite = itertools.takewhile(math.isfinite, losses.tolist())
+        for step, value in enumerate(finite, start=first):
             callback(step, value)
-    if good < len(losses):
-        msg = (
-            f"The loss is {losses[good]} at step {first + good}, the first where it is "
-            "not finite. Lower the learning rate, or put "
-            "optax.clip_by_global_norm(1.0) first in the chain. The classifier that "
-            "was passed in is unchanged."
-        )
-        raise FloatingPointError(msg)
-
-
-@jax.jit
-def _finite(params):
-    return jax.tree.map(lambda p: jnp.isfinite(p).all(), params)
-
-
-def _check_parameters(params: PyTree) -> None:
-    """The last update has no loss after it that would tell."""
-    for path, finite in jax.tree_util.tree_leaves_with_path(_finite(params)):
-        if not finite:
-            msg = (
-                f"After the last step {path_name(path)} holds NaN or infinite values, "
-                "though the loss was finite before it. Lower the learning rate."
-            )
-            raise FloatingPointError(msg)
+    check_losses(losses, first, _ADVICE)
 
 
 def _checked_images(images, classifier) -> Array | np.ndarray:

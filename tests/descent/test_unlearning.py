@@ -14,7 +14,7 @@ from flax import nnx
 import jaxunlearn as ju
 from jaxunlearn import parallel
 from jaxunlearn.checks import check_count
-from jaxunlearn.descent import unlearning
+from jaxunlearn.descent import loop, unlearning
 from jaxunlearn.descent.loop import CHUNK, minibatches
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.descent.unlearning import Result, Trace, unlearn
@@ -409,7 +409,7 @@ def test_large_images_come_in_smaller_chunks(monkeypatch):
     )
     classifier, (images, targets) = make_dense(), data()
     for limit in (2**28, 3 * images.nbytes, 1):
-        monkeypatch.setattr(unlearning, "_CHUNK_BYTES", limit)
+        monkeypatch.setattr(loop, "CHUNK_BYTES", limit)
         unlearn(classifier, images, targets, sgd(0.1), steps=4, key=KEY)
     assert calls == [CHUNK, 3, 1]
 

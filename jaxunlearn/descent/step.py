@@ -1,0 +1,236 @@
+"""The one update under every descent: gradient, optimizer, parameters."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+
+from jaxunlearn import parallel
+from jaxunlearn.capture.layout import path_name
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.cpu_convolution import in_pieces
+from jaxunlearn.descent.losses import Augment, Loss, trace_augment, trace_loss
+from jaxunlearn.descent.optimizers import Update, prepare
+from jaxunlearn.descent.traced import Opaque, Program
+
+
+class Updated(NamedTuple):
+    """What `update_params` returns.
+
+    Attributes:
+      params: after the update.
+      optimizer: its state after it.
+      loss: before it.
+      aux: what else the loss returned.
+    """
+
+    params: PyTree
+    optimizer: PyTree
+    loss: Float[Array, ""]
+    aux: Any
+
+
+def update_params(
+    loss: Callable[[PyTree], tuple[Array, Any]],
+    params: PyTree,
+    optimizer: PyTree,
+    update: Callable[..., tuple[PyTree, PyTree]],
+    *,
+    mesh: Mesh | None = None,
+) -> Updated:
+    """`params + update(grad loss(params))`, once; to be traced.
+
+    Args:
+      loss: `params -> (value, aux)`; aux may hold new batch statistics.
+      params: where the gradient is taken.
+      optimizer: state of the optimizer.
+      update: `(gradients, state, params, value, value_fn) -> (updates, state)`, where
+        `value_fn(params)` is the loss, to differentiate in any way.
+      mesh: the devices that share the minibatch. The compiler does not cut a loop over
+        pieces among them, so convolutions stay whole.
+
+    >>> def square(x):
+    ...     return x**2, None
+    >>> def sgd(gradient, state, *_):
+    ...     return -0.25 * gradient, state
+    >>> print(update_params(square, jnp.float32(2), None, sgd).params)
+    1.0
+    """
+    function = in_pieces(loss) if mesh is None else loss
+    (value, aux), gradients = jax.value_and_grad(function, has_aux=True)(params)
+    updates, optimizer = update(
+        gradients, optimizer, params, value, lambda params: loss(params)[0]
+    )
+    return Updated(optax.apply_updates(params, updates), optimizer, value, aux)
+
+
+@dataclasses.dataclass(frozen=True)
+class DescentStep:
+    """One update on a minibatch of images and targets, in inference mode.
+
+    Static, and equal to any other step that computes the same.
+
+    Attributes:
+      augment, loss, update: what it does with a minibatch.
+      size: images in a minibatch; further rows fill up the devices' shares.
+      mesh: the devices that share it, or None.
+      transform: what runs the network on each of them.
+    """
+
+    augment: Program | Opaque
+    loss: Program | Opaque
+    update: Update
+    size: int
+    mesh: Mesh | None = None
+    transform: parallel.Transform = "shard_map"
+
+    def __call__(self, carry, constants, index, row):
+        """`(params, optimizer state)` after one minibatch, and the loss before it.
+
+        Args:
+          carry: parameters and optimizer state.
+          constants: the classifier without parameters, a key, and what `augment`,
+            `loss` and `update` close over.
+          index: of the step, by which the key is told apart.
+          row: images, targets, and optionally weights that replace the mean.
+        """
+        params, state = carry
+        images, targets, *weights = (x[: self.size] for x in row)
+        classifier, key, (augment_consts, loss_consts, update_consts) = constants
+        images = to_pixels(images)
+        images = self.augment(augment_consts, jax.random.fold_in(key, index), images)
+
+        def loss(params):
+            logits = self._logits(classifier.replace(params=params), images)
+            losses = self.loss(loss_consts, logits, targets)
+            value = jnp.sum(weights[0] * losses) if weights else jnp.mean(losses)
+            return value, None
+
+        def update(*given):
+            return self.update(update_consts, *given)
+
+        after = update_params(loss, params, state, update, mesh=self.mesh)
+        carry = (after.params, after.optimizer)
+        return parallel.keep_whole(carry, self.mesh), after.loss
+
+    def _logits(self, classifier, images):
+        """Each device's share by itself: gradients are then added up over them."""
+        if self.mesh is None:
+            return _logits(classifier, images)
+        missing = -self.size % self.mesh.size
+        # Copies of a real image: nothing can go wrong in them alone.
+        images = jnp.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
+        shares = parallel.on_shares(_share_logits, self.mesh, self.transform)
+        return shares(images[None], classifier)[0][0, : self.size]
+
+
+def begin(
+    classifier: Classifier,
+    images: jax.ShapeDtypeStruct,
+    targets: jax.ShapeDtypeStruct,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: Array,
+    loss: Loss,
+    augment: Augment | None = None,
+    mesh: Mesh | None = None,
+    transform: parallel.Transform = "shard_map",
+) -> tuple[DescentStep, PyTree, PyTree]:
+    """A step for minibatches like these, its first carry, and its constants.
+
+    Raises:
+      ValueError: what `trace_augment` and `trace_loss` refuse.
+    """
+    batch = jax.eval_shape(to_pixels, images)
+    augmented = trace_augment(augment, key, batch)
+    traced_loss = trace_loss(loss, logits_shape(classifier, images), targets)
+    start = prepare(optimizer, classifier.params, traced_loss.shapes.dtype)
+    step = DescentStep(
+        *(augmented.program, traced_loss.program, start.update),
+        *(images.shape[0], mesh, transform),
+    )
+    closed_over = (augmented.consts, traced_loss.consts, start.consts)
+    constants = (classifier.replace(params=None), key, closed_over)
+    return step, (classifier.params, start.state), constants
+
+
+def logits_shape(
+    classifier: Classifier, images: jax.ShapeDtypeStruct
+) -> jax.ShapeDtypeStruct:
+    """Of the logits for such images; the network is traced as the step will find it."""
+    return _logits.eval_shape(classifier, jax.eval_shape(to_pixels, images))
+
+
+# Compiled by itself, so that the network is traced once for the checks and the steps.
+@jax.jit
+def _logits(classifier, images):
+    return classifier(images)
+
+
+def _share_logits(images, classifier):
+    return _logits(classifier, images[0])[None], None
+
+
+def to_pixels(images: Array) -> Array:
+    """Floats, of which bytes are 255ths: what every augmentation works on."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def check_losses(
+    losses: Float[np.ndarray, " steps"], first: int, advice: str, *, of: str = ""
+) -> None:
+    """Refuse to go on from a loss that is not finite.
+
+    Args:
+      losses: of consecutive steps.
+      first: index of the first of them.
+      advice: a sentence on what to do.
+      of: what the loss is of, such as "forgetting [3]".
+
+    Raises:
+      FloatingPointError: one is NaN or infinite.
+    """
+    bad = ~np.isfinite(losses)
+    if bad.any():
+        place = int(bad.argmax())
+        what = f"The loss of {of}" if of else "The loss"
+        msg = (
+            f"{what} is {losses[place]} at step {first + place}, the first where it is "
+            f"not finite. {advice}"
+        )
+        raise FloatingPointError(msg)
+
+
+def check_parameters(
+    params: PyTree, advice: str = "Lower the learning rate.", *, of: str = ""
+) -> None:
+    """Refuse parameters that are not finite: the last update has no loss after it.
+
+    Args:
+      params: after the last step.
+      advice: a sentence on what to do.
+      of: what the step is of, as for `check_losses`.
+
+    Raises:
+      FloatingPointError: one is NaN or infinite; names its path.
+    """
+    for path, finite in jax.tree_util.tree_leaves_with_path(_finite(params)):
+        if not finite:
+            when = f"After the last step of {of}" if of else "After the last step"
+            msg = (
+                f"{when} {path_name(path)} holds NaN or infinite values, though the "
+                f"loss was finite before it. {advice}"
+            )
+            raise FloatingPointError(msg)
+
+
+@jax.jit
+def _finite(tree):
+    # Integers are.
+    return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
