@@ -16,7 +16,7 @@ import numpy as np
 import jaxunlearn as ju
 from jaxunlearn import parallel
 from jaxunlearn.training import Recipe
-from jaxunlearn.training.step import TrainingStep, numbers
+from jaxunlearn.training.step import begin
 
 
 def seconds(function, repeats: int) -> list[float]:
@@ -41,10 +41,10 @@ def main() -> None:
     model = ju.models.create(arguments.model, num_classes=10)
     images = np.random.default_rng(0).random((arguments.batch, 32, 32, 3), np.float32)
     variables = jax.jit(model.init)(jax.random.key(0), images)
-    step = TrainingStep.of(Recipe(), None)
-    carry = step.start(ju.freeze(model, variables))
-    constants = (jax.random.key(1), numbers(Recipe()))
-    batch = (images, np.arange(arguments.batch, dtype=np.int32) % 10, np.float32(0.01))
+    classifier = ju.freeze(model, variables)
+    step, carry, constants = begin(Recipe(), classifier, jax.random.key(1), None)
+    labels = np.arange(arguments.batch, dtype=np.int32) % 10
+    batch = ((images, labels), np.float32(0.01))
 
     @jax.jit
     def alone(carry):

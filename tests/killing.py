@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jaxunlearn
 from jaxunlearn.training.checkpoints import Checkpoints
-from jaxunlearn.training.metric_log import read_metrics
+from jaxunlearn.training.reports import read_metrics
 
 
 def environment(cache):
@@ -63,7 +63,7 @@ def moments(folder, draw):
     def writing():
         there = folder / "checkpoints"
         names = [p.name for p in there.iterdir()] if there.is_dir() else []
-        return any(n.endswith("-written") for n in names)
+        return any("orbax-checkpoint-tmp" in n for n in names)
 
     yield after_steps(draw.randrange(15, 40))
     yield writing

@@ -37,14 +37,14 @@ ALONE = {
     "models": {"capture", "classifier", "serialization", "tasks"},
     "training": {
         *("augmentation", "capture", "classifier", "descent", "metrics"),
-        *("parallel", "serialization", "tasks"),
+        *("parallel", "progress", "serialization", "tasks"),
     },
 }
 
 # Whose import takes seconds; each is imported where it is used.
 HEAVY = (
     *("tensorflow", "tensorflow_datasets", "grain", "torch", "safetensors"),
-    *("orbax", "matplotlib", "sklearn", "PIL", "tensorboardX"),
+    *("orbax", "matplotlib", "sklearn", "PIL"),
 )
 
 DEVICE_CALLS = {

@@ -22,20 +22,20 @@ from jaxunlearn.metrics.evaluation import Evaluation, evaluate
 from jaxunlearn.models.files import save_with_card, written_whole
 from jaxunlearn.serialization import read_json, to_json, to_plain
 from jaxunlearn.tasks import Data, check_classes, split_by_class
-from jaxunlearn.training.fingerprint import differences
-from jaxunlearn.training.metric_log import MetricLog, check_tensorboard
+from jaxunlearn.training.checkpoints import differences
+from jaxunlearn.training.reports import MetricLog
 
 # What a training writes into its folder.
 _CONFIG, _MODEL = "config.json", "model.safetensors"
 _CARD, _METRICS = "model.json", "metrics.jsonl"
-_CHECKPOINTS, _BOARD = "checkpoints", "tensorboard"
+_CHECKPOINTS = "checkpoints"
 # What is left of the first three when a training is killed.
 _HALF_WRITTEN = re.compile(r"\.(config|model)-\d+\.(json|safetensors)")
 
 # Where a training goes is not part of what it is; the second ones leave its result
 # as it is, and may change from one resumption to the next.
 _PLACES = ("out", "resume", "overwrite")
-_FREE = ("data_dir", "checkpoint_every", "keep", "tensorboard")
+_FREE = ("data_dir", "checkpoint_every", "keep")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,6 @@ class Train(Trained):
       overwrite: start anew, in place of the training that is there.
       checkpoint_every: steps from one checkpoint to the next; by default an epoch's.
       keep: how many of the newest checkpoints stay.
-      tensorboard: write TensorBoard files too.
     """
 
     forget: Annotated[tuple[int, ...], Classes] = ()
@@ -58,7 +57,6 @@ class Train(Trained):
     overwrite: bool = False
     checkpoint_every: Annotated[int | None, arg(metavar="STEPS")] = None
     keep: int = 3
-    tensorboard: bool = False
 
     @property
     def place(self) -> Path:
@@ -96,14 +94,12 @@ def train(settings: Train) -> None:
     if _is_finished(settings):
         results.print(f"The training in {place} is finished: there is nothing to do.")
         return
-    if settings.tensorboard:
-        check_tensorboard()
     splits = {s: settings.load(s, settings.validation_seed) for s in SPLITS}
     settings.check_images(splits["train"].images)
     _prepare(settings)
     begun = time.perf_counter()
     try:
-        with library_warnings(progress), _metric_log(settings) as log:
+        with library_warnings(progress), MetricLog(place / _METRICS) as log:
             classifier = _fit(settings, splits, log, progress)
     except KeyboardInterrupt:
         msg = f"interrupted. What is done lies in {place}; the same command with --resume takes it up."  # noqa: E501
@@ -154,7 +150,7 @@ def _prepare(settings: Train) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
         if settings.overwrite:
-            for name in (_CARD, _MODEL, _METRICS, _CHECKPOINTS, _BOARD, _CONFIG):
+            for name in (_CARD, _MODEL, _METRICS, _CHECKPOINTS, _CONFIG):
                 path = place / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for path in place.iterdir():
@@ -230,11 +226,6 @@ def _save(
         "device": parallel.device_kind(),
     }
     save_with_card(settings.place / _MODEL, classifier, card, details)
-
-
-def _metric_log(settings: Train) -> MetricLog:
-    board = settings.place / _BOARD if settings.tensorboard else None
-    return MetricLog(settings.place / _METRICS, board)
 
 
 def _plain(settings: Train) -> dict[str, Any]:

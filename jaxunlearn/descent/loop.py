@@ -1,5 +1,6 @@
 """Many steps of one function, in compiled chunks with the host in between."""
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PyTree
 
 from jaxunlearn import parallel
@@ -28,6 +30,8 @@ def run_steps(
     start: int = 0,
     feed: Callable[[int, int], PyTree] | None = None,
     chunk: int = CHUNK,
+    ahead: bool = False,
+    donate: bool = False,
     on_chunk: Callable[[int, PyTree, PyTree], Any] | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run `carry, output = step(carry, constants, index)` for `steps` indices.
@@ -50,9 +54,13 @@ def run_steps(
         entries, one for each step; `step` then takes its own as a fourth argument. In a
         loop the last chunk is fed to its full length, past the last step.
       chunk: steps between two visits to the host.
+      ahead: send off the next chunk before the outputs of one are waited for, so that
+        the device does not wait for the host.
+      donate: use the memory of `carry` itself, which is gone afterwards: an `own_copy`.
       on_chunk: `(stop, carry, outputs)`, called after each chunk with the index of the
-        next step, the carry, which lives only until it returns, and this chunk's
-        outputs as NumPy arrays. What it raises, or an interruption, ends the run.
+        next step, the carry (of the chunk sent off last), which lives only until it
+        returns, and this chunk's outputs as NumPy arrays. What it raises, or an
+        interruption, ends the run.
 
     Returns:
       The last carry, and the outputs of all steps, stacked, as NumPy arrays.
@@ -66,43 +74,29 @@ def run_steps(
     >>> print(carry, outputs)
     8.0 [1. 3. 6.]
     """
-    carry, collected = own_copy(carry), []
-    for first in range(start, start + steps, chunk):
-        stop = min(first + chunk, start + steps)
-        carry, parts = send_chunk(
-            step, carry, constants, first, stop, feed=feed, chunk=chunk
-        )
-        outputs = fetch_outputs(parts, stop - first)
+    carry = carry if donate else own_copy(carry)
+    collected, sent = [], collections.deque()
+
+    def receive():
+        stop, count, parts = sent.popleft()
+        outputs = _joined(jax.device_get(parts), count)
         if on_chunk is not None:
             on_chunk(stop, carry, outputs)
         collected.append(outputs)
+
+    for first in range(start, start + steps, chunk):
+        stop = min(first + chunk, start + steps)
+        carry, parts = _send(step, carry, constants, first, stop, feed, chunk)
+        sent.append((stop, stop - first, parts))
+        if len(sent) > ahead:
+            receive()
+    while sent:
+        receive()
     return carry, _joined(collected, steps)
 
 
-def send_chunk(
-    step: Callable[..., tuple[PyTree, PyTree]],
-    carry: PyTree,
-    constants: PyTree,
-    first: int,
-    stop: int,
-    *,
-    feed: Callable[[int, int], PyTree] | None = None,
-    chunk: int = CHUNK,
-) -> tuple[PyTree, list[PyTree]]:
-    """One chunk of `run_steps`, without waiting for it.
-
-    Args:
-      step: as for `run_steps`, like `constants` and `feed`.
-      carry: an `own_copy`, whose memory is used again: it is gone afterwards.
-      constants: what does not change.
-      first: index of the chunk's first step.
-      stop: index after its last one, at most `first + chunk`.
-      feed: what each step takes besides.
-      chunk: steps in a full chunk.
-
-    Returns:
-      The carry after it, and what `fetch_outputs` turns into its outputs.
-    """
+def _send(step, carry, constants, first, stop, feed, chunk):
+    """The carry after a chunk, and parts of its outputs, without waiting for them."""
     # How many steps one call of the compiled program may take; None means no loop.
     slow = parallel.loops_are_slow()
     length, stride = (None, 1) if slow else (chunk, chunk)
@@ -113,11 +107,6 @@ def send_chunk(
         carry, outputs = _advance(step, length, carry, constants, *here, given)
         parts.append(outputs)
     return carry, parts
-
-
-def fetch_outputs(parts: list[PyTree], count: int) -> PyTree:
-    """The outputs of a chunk of `count` steps as NumPy arrays; waits for them."""
-    return _joined(jax.device_get(parts), count)
 
 
 def chunk_length(minibatch_bytes: int, longest: int = CHUNK) -> int:
@@ -160,14 +149,21 @@ def program_bytes(
 
 
 def minibatches(
-    key: Array, size: int, batch_size: int
+    key: Array, size: int, batch_size: int, *, drop_remainder: bool = False
 ) -> Callable[[int, int], Int[np.ndarray, "steps batch"]]:
     """The order of shuffled minibatches, for `feed` of `run_steps`.
 
     Each epoch is a permutation of `0..size-1`, drawn by NumPy from `key` and the
     epoch's number. Epochs follow each other without a gap and minibatches are cut from
-    this sequence, so that all have `batch_size` entries; one that lies across two
-    epochs may hold an entry twice.
+    this sequence, so that all have `batch_size` entries.
+
+    Args:
+      key: a `jax.random.key`.
+      size: how many entries there are.
+      batch_size: entries in a minibatch.
+      drop_remainder: an epoch leaves out the last entries of its permutation that do
+        not fill a minibatch. Otherwise a minibatch may lie across two epochs, and hold
+        an entry twice.
 
     Returns:
       `(first, stop) -> Int[stop - first, batch_size]`, of any steps in any order.
@@ -177,16 +173,51 @@ def minibatches(
     [0, 1, 2, 3, 4, 5]
     """
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    used = size // batch_size * batch_size if drop_remainder else size
+
+    @functools.lru_cache(2)
+    def epoch(number):
+        return np.random.default_rng([*words, number]).permutation(size)[:used]
 
     def rows(first, stop):
         begin, end = first * batch_size, stop * batch_size
-        epochs = range(begin // size, -(-end // size))
-        order = [np.random.default_rng([*words, e]).permutation(size) for e in epochs]
-        begin, end = begin - epochs[0] * size, end - epochs[0] * size
-        cut = np.concatenate(order)[begin:end].astype(np.int32)
+        epochs = range(begin // used, -(-end // used))
+        begin, end = begin - epochs[0] * used, end - epochs[0] * used
+        cut = np.concatenate([epoch(e) for e in epochs])[begin:end].astype(np.int32)
         return cut.reshape(stop - first, batch_size)
 
     return rows
+
+
+def gather_minibatches(
+    arrays: PyTree,
+    order: Callable[[int, int], Int[np.ndarray, "steps batch"]],
+    mesh: Mesh | None,
+    first: int,
+    stop: int,
+) -> PyTree:
+    """Minibatches of these steps, `[steps, batch, ...]`: with `partial`, a `feed`.
+
+    Args:
+      arrays: with a leading axis of samples; on the device, or with a mesh on the host,
+        from where each device is sent its share.
+      order: see `minibatches`. What does not fill up the devices is filled up with
+        copies of the last sample.
+      mesh: the devices that share a minibatch, or None.
+      first: index of the first step.
+      stop: index after the last one.
+    """
+    rows = order(first, stop)
+    if mesh is None:
+        return _gather(arrays, rows)
+    rows = np.pad(rows, [(0, 0), (0, -rows.shape[1] % mesh.size)], mode="edge")
+    return parallel.place_gathered(arrays, rows, mesh)
+
+
+# Apart from the step, whose program would otherwise depend on the number of samples.
+@jax.jit
+def _gather(arrays, rows):
+    return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), arrays)
 
 
 def _joined(parts, count):

@@ -212,5 +212,8 @@ def check_parameters(
 
 @jax.jit
 def _finite(tree):
-    # Integers are.
-    return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
+    def fine(x):
+        # Integers and keys are.
+        return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else True
+
+    return jax.tree.map(fine, tree)

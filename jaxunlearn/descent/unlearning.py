@@ -17,7 +17,12 @@ from jaxunlearn import parallel
 from jaxunlearn.checks import check_count, check_key, check_optimizer, check_targets
 from jaxunlearn.classifier.classifier import Classifier, check_images
 from jaxunlearn.classifier.independence import check_finite
-from jaxunlearn.descent.loop import chunk_length, minibatches, run_steps
+from jaxunlearn.descent.loop import (
+    chunk_length,
+    gather_minibatches,
+    minibatches,
+    run_steps,
+)
 from jaxunlearn.descent.losses import Augment, Loss, cross_entropy
 from jaxunlearn.descent.step import (
     begin,
@@ -188,7 +193,7 @@ def unlearn(
                 parallel.place_whole(carry, mesh),
                 parallel.place_whole(constants, mesh),
                 steps=steps,
-                feed=functools.partial(_feed, arrays, order, mesh),
+                feed=functools.partial(gather_minibatches, arrays, order, mesh),
                 chunk=chunk_length(size * images[:1].size * 4),
                 on_chunk=on_chunk,
             )
@@ -197,21 +202,6 @@ def unlearn(
     counts = {"forget": steps * size, "retain": 0}
     record = Trace(losses=history, seconds=watch.seconds, samples_read=counts)
     return Result(classifier.replace(params=params), record)
-
-
-def _feed(arrays, order, mesh, first, stop):
-    """The minibatches of these steps, on the device or cut over several."""
-    rows = order(first, stop)
-    if mesh is None:
-        return _gather(arrays, rows)
-    rows = np.pad(rows, [(0, 0), (0, -rows.shape[1] % mesh.size)], mode="edge")
-    return parallel.place_gathered(arrays, rows, mesh)
-
-
-# Apart from the step, whose program would otherwise depend on the number of images.
-@jax.jit
-def _gather(arrays, rows):
-    return jax.tree.map(lambda x: x.at[rows].get(mode="promise_in_bounds"), arrays)
 
 
 def _tell(callback, first, losses):

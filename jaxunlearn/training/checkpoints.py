@@ -1,31 +1,30 @@
-"""Checkpoints that are there whole or not at all, and are checked before they are read.
+"""Checkpoints of a training, whole or not there, and checked before they are read.
 
-A folder named by its step holds `arrays/` (written by orbax), `facts.json`, and
-`checksums.json` with the SHA-256 of every other file: orbax restores a flipped byte
-without a word.
+orbax writes them, each under a temporary name until all of it is there. It restores a
+flipped byte silently, hence `checksums.json` with the SHA-256 of every other file. That
+is written last: without it a checkpoint counts as damaged.
 """
 
 import hashlib
 import logging
-import os
 import re
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxunlearn.capture.layout import path_name
-from jaxunlearn.serialization import read_json, to_json
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.serialization import read_json, to_json, to_plain
+from jaxunlearn.tasks import Data
+from jaxunlearn.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 
-_ARRAYS, _FACTS, _SUMS = "arrays", "facts.json", "checksums.json"
-# What a kill leaves of a folder that was being written or replaced.
-_LEFTOVER = re.compile(r"\.\d+-(written|replaced)")
+_SUMS = "checksums.json"
 
 
 class Checkpoint(NamedTuple):
@@ -33,7 +32,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
       step: after how many steps it was saved.
-      facts: what was saved with it, as plain values.
+      facts: what was saved with its arrays, a JSON-compatible dict.
       folder: where it lies.
     """
 
@@ -42,45 +41,26 @@ class Checkpoint(NamedTuple):
     folder: Path
 
     def arrays(self, like: PyTree) -> PyTree:
-        """The saved tree, given one of its structure, shapes and types.
+        """The saved tree, given one of its structure, shapes and dtypes.
 
         Raises:
           ValueError: it was another tree that was saved.
         """
         import orbax.checkpoint as ocp
 
-        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-        leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-        wanted = {path_name(path): _plain_array(leaf) for path, leaf in leaves}
-        present = {name: leaf for name, leaf in wanted.items() if leaf.size}
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            found = checkpointer.restore(
-                self.folder / _ARRAYS, restore_args=dict.fromkeys(present, as_numpy)
-            )
-        for name, leaf in present.items():
-            if (found[name].shape, found[name].dtype) != (leaf.shape, leaf.dtype):
-                msg = (
-                    f"{name} in {self.folder} is {found[name].dtype}"
-                    f"{list(found[name].shape)}; {leaf.dtype}{list(leaf.shape)} is "
-                    "expected."
-                )
-                raise ValueError(msg)
-        # Arrays without elements were not saved: those of `like` are the same.
-        restored = [
-            _typed_array(found.get(path_name(path), _plain_array(leaf)), leaf)
-            for path, leaf in leaves
-        ]
-        return jax.tree.unflatten(structure, restored)
+        items = {"arrays": ocp.args.StandardRestore(_with_elements(like))}
+        with _manager(self.folder.parent) as manager:
+            tree = manager.restore(self.step, args=ocp.args.Composite(**items)).arrays
+        return jax.tree.map(lambda old, new: old if new is None else new, like, tree)
 
 
 class Checkpoints:
-    """The checkpoints in a folder.
+    """The checkpoints in a folder, each in a folder named by its step.
 
-    Each is built under a hidden name and renamed once all of it is on the disk; older
-    ones go only then. One process at a time may use the folder.
+    One process at a time may use it.
 
     Attributes:
-      folder: where they are; made with the first one.
+      folder: made with the first checkpoint.
       keep: how many of the newest stay.
 
     Raises:
@@ -89,10 +69,10 @@ class Checkpoints:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     checkpoints = Checkpoints(folder)
-    ...     checkpoints.save(7, {"w": jnp.ones(2)}, {"by": "hand"})
-    ...     found = checkpoints.newest()
-    ...     print(found.step, found.facts, found.arrays({"w": jnp.zeros(2)})["w"])
-    7 {'by': 'hand'} [1. 1.]
+    ...     checkpoints.save(7, {"w": np.ones(2)}, {"by": "hand"})
+    ...     newest = checkpoints.newest()
+    ...     print(newest.step, newest.facts, newest.arrays({"w": np.zeros(2)}))
+    7 {'by': 'hand'} {'w': array([1., 1.])}
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 3):
@@ -106,135 +86,147 @@ class Checkpoints:
             raise ValueError(msg)
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, whole or not, in ascending order."""
+        """The steps that there are checkpoints of, damaged or not, in order."""
         if not self.folder.is_dir():
             return []
         names = (path.name for path in self.folder.iterdir() if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, step: int, tree: PyTree, facts: dict[str, Any]) -> None:
-        """Write a checkpoint, and remove those that are no longer kept.
+        """Write a checkpoint; then remove those that are no longer kept.
 
         Training waits: else a kill could cost it more than the steps since the last.
 
         Raises:
-          OSError: the disk is full, or the like; those before are still there.
+          OSError or ValueError: orbax cannot write it; those before are still there.
         """
         import orbax.checkpoint as ocp
 
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        arrays = {path_name(path): _plain_array(leaf) for path, leaf in leaves}
-        # orbax refuses arrays without elements.
-        arrays = {name: leaf for name, leaf in arrays.items() if leaf.size}
-        hidden, final = self.folder / f".{step}-written", self.folder / str(step)
-        shutil.rmtree(hidden, ignore_errors=True)
-        try:
-            hidden.mkdir(parents=True)
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(hidden / _ARRAYS, jax.device_get(arrays))
-            (hidden / _FACTS).write_text(to_json(facts), encoding="utf-8")
-            sums = {name: _checksum(hidden / name) for name in _files(hidden)}
-            (hidden / _SUMS).write_text(to_json(sums), encoding="utf-8")
-            for path in (hidden, *hidden.rglob("*")):
-                _sync(path)
-            if final.exists():  # a broken one
-                self._remove(step)
-            hidden.rename(final)
-            _sync(self.folder)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-        # Those of later steps were broken when training began.
-        kept = [s for s in self.steps() if s <= step][-self.keep :]
-        for other in set(self.steps()) - set(kept):
-            self._remove(other)
+        items = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(_with_elements(tree)),
+            facts=ocp.args.JsonSave(to_plain(facts)),
+        )
+        with _manager(self.folder, cleanup_tmp_directories=True) as manager:
+            # Training has come here from an earlier one: later ones are damaged.
+            for later in self.steps():
+                if later >= step:
+                    manager.delete(later)
+            manager.save(step, args=items)
+            place = self.folder / str(step)
+            (place / _SUMS).write_text(to_json(_checksums(place)), encoding="utf-8")
+            for old in self.steps()[: -self.keep]:
+                manager.delete(old)
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; a warning for each broken newer one."""
-        self.clear_leftovers()
-        found, broken = None, {}
+        """The newest whole checkpoint or None; a warning for each damaged newer one."""
+        newest, damaged = None, {}
         for step in reversed(self.steps()):
-            place = self.folder / str(step)
+            folder = self.folder / str(step)
             try:
-                found = Checkpoint(step, _checked_facts(place), place)
+                newest = Checkpoint(step, _checked_facts(folder), folder)
                 break
-            except _BrokenError as error:
-                broken[place] = str(error)
-        for place, why in broken.items():
+            except (ValueError, OSError) as error:
+                damaged[folder] = str(error).rstrip(".")
+        for folder, why in damaged.items():
             instead = (
                 "there is no other, so that training starts anew"
-                if found is None
-                else f"going on from {found.folder}"
+                if newest is None
+                else f"going on from {newest.folder}"
             )
-            _log.warning("The checkpoint %s is broken (%s): %s.", place, why, instead)
-        return found
-
-    def clear_leftovers(self) -> None:
-        """Remove what a kill left half written."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if _LEFTOVER.fullmatch(path.name):
-                    shutil.rmtree(path)
-
-    def _remove(self, step):
-        # Renamed first: a kill in between leaves nothing that looks like a checkpoint.
-        old = self.folder / f".{step}-replaced"
-        shutil.rmtree(old, ignore_errors=True)
-        (self.folder / str(step)).rename(old)
-        shutil.rmtree(old, ignore_errors=True)
+            _log.warning("The checkpoint %s is broken (%s): %s.", folder, why, instead)
+        return newest
 
 
-class _BrokenError(Exception):
-    """Why a checkpoint cannot be used."""
+def _manager(folder, **options):
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, **options)
+    return ocp.CheckpointManager(folder, options=options)
 
 
-def _checked_facts(place):
+def _with_elements(tree):
+    """None in place of arrays without elements, which orbax refuses."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
+
+
+def _checked_facts(folder):
     """The facts in a checkpoint's folder, if all of it is what was written."""
-    try:
-        sums, present = read_json(place / _SUMS), _files(place)
-        for name in sorted({*sums, *present}):
-            if name not in present:
-                why = f"{name} is missing"
-            elif name not in sums:
-                why = f"{name} does not belong to it"
-            elif _checksum(place / name) != sums[name]:
-                why = f"{name} is not what was written"
-            else:
-                continue
-            raise _BrokenError(why)
-        return read_json(place / _FACTS)
-    except (ValueError, OSError) as error:
-        raise _BrokenError(str(error).rstrip(".")) from error
+    import orbax.checkpoint as ocp
+
+    written, present = read_json(folder / _SUMS), _checksums(folder)
+    for name in {**written, **present}:
+        if written.get(name) != present.get(name):
+            what = "not what was written" if name in present else "missing"
+            msg = f"{name} is {what}"
+            raise ValueError(msg)
+    with _manager(folder.parent) as manager:
+        items = ocp.args.Composite(facts=ocp.args.JsonRestore())
+        return manager.restore(int(folder.name), args=items).facts
 
 
-def _files(folder):
-    """Names of all files in a folder but its checksums."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    names = (path.relative_to(folder).as_posix() for path in paths)
-    return sorted(name for name in names if name != _SUMS)
+def _checksums(folder):
+    """SHA-256 of every file in a folder, by its name, but that of the checksums."""
+    sums = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name != _SUMS:
+            with path.open("rb") as file:
+                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
-def _checksum(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def fingerprint(
+    network: str,
+    classifier: Classifier,
+    train: Data,
+    validation: Data | None,
+    recipe: Recipe,
+    key: Array,
+) -> dict[str, Any]:
+    """All that decides about the result of a training, as a JSON-compatible dict.
+
+    `network` describes it in words; of the leaves of `classifier`, paths, shapes and
+    dtypes count, and `validation` counts where the recipe stops early.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path((classifier.params, classifier.state))
+    shapes = [f"{path_name(path)} {leaf.dtype}{leaf.shape}" for path, leaf in leaves]
+    # Addresses of functions differ from process to process.
+    network = re.sub(r" at 0x[0-9a-f]+", "", network)
+    decisive = {f"recipe.{name}": value for name, value in to_plain(recipe).items()}
+    decisive |= {
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "network": _digest(network, *shapes),
+        "preprocess": to_plain(classifier.preprocess),
+        "number of samples": len(train),
+        "samples": _digest(train.images, train.labels),
+    }
+    if recipe.patience is not None:
+        decisive["validation samples"] = _digest(validation.images, validation.labels)
+    return decisive
 
 
-def _sync(path):
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Names of what differs, with both values where they are short.
+
+    >>> differences({"steps": 3, "rate": 1}, {"steps": 4, "rate": 1})
+    ['steps (3 there, 4 here)']
+    """
+    missing, different = object(), []
+    for name in {**here, **there}:
+        values = there.get(name, missing), here.get(name, missing)
+        if values[0] == values[1]:
+            continue
+        short = all(v is not missing and len(str(v)) < 40 for v in values)
+        both = f" ({values[0]} there, {values[1]} here)" if short else ""
+        different.append(f"{name}{both}")
+    return different
 
 
-def _plain_array(leaf):
-    """A leaf as files can hold it: keys as their words."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf
-
-
-def _typed_array(plain, like):
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(plain, impl=jax.random.key_impl(like))
-    return jnp.asarray(plain)
+def _digest(*parts):
+    """SHA-256 of arrays and strings, with the dtype and shape of each."""
+    total = hashlib.sha256()
+    for part in parts:
+        array = np.asarray(part)
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return total.hexdigest()

@@ -20,16 +20,15 @@ from jaxunlearn.classifier.classifier import (
     freeze,
 )
 from jaxunlearn.metrics.evaluation import num_classes
+from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data
-from jaxunlearn.training.checkpoints import Checkpoints
-from jaxunlearn.training.fingerprint import differences
-from jaxunlearn.training.loop import Best, Loop, Position
+from jaxunlearn.training.checkpoints import Checkpoints, differences, fingerprint
+from jaxunlearn.training.loop import LoopState, run_epochs
 from jaxunlearn.training.recipe import Recipe
 from jaxunlearn.training.reports import Reports
-from jaxunlearn.training.step import TrainingStep
-from jaxunlearn.training.training_fingerprint import fingerprint
+from jaxunlearn.training.step import begin
 
-# One name for all that is said of a training.
+# One name for all messages of a training.
 _log = logging.getLogger("jaxunlearn.training")
 
 
@@ -48,6 +47,7 @@ def fit(
     mesh: Mesh | None = None,
     callback: Callable[[int, float], Any] | None = None,
     log: Callable[[dict[str, Any]], Any] | None = None,
+    progress: Progress = None,
 ) -> Classifier:
     """Train a classifier with the cross-entropy loss, deterministically in `key`.
 
@@ -84,6 +84,7 @@ def fit(
       callback: `(step, loss)`, for every step in order, shortly after it.
       log: takes a dictionary for every step: step, epoch, loss and learning_rate, and
         at the end of an epoch images_per_second and validation_accuracy in percent.
+      progress: None, "bar" or a function; see `jaxunlearn.progress`.
 
     Returns:
       The classifier. A linen one `thaw`s to nested dictionaries, without boxes such as
@@ -112,12 +113,13 @@ def fit(
     checkpoints = _checkpoints(checkpoint_dir, checkpoint_every, resume, keep)
     check_images(train.images, preprocess)
     order_key, init_key, step_key = jax.random.split(key, 3)
-    classifier = _start(model, train.images.shape[1:], preprocess, init_key)
+    classifier, description = _start(
+        model, train.images.shape[1:], preprocess, init_key
+    )
     _check_labels(classifier, train, "train")
     if validation is not None:
         _check_labels(classifier, validation, "validation")
     batch_size = min(recipe.batch_size, len(train))
-    steps = len(train) // batch_size
     mesh = parallel.mesh_for_batch(mesh, batch_size)
     if checkpoints is not None and mesh is not None and mesh.is_multi_process:
         msg = (
@@ -125,72 +127,63 @@ def fit(
             "train without checkpoints there."
         )
         raise ValueError(msg)
-    step = TrainingStep.of(recipe, mesh)
-    best = None if recipe.patience is None else Best(classifier, -1.0, 0)
-    start = Position(0, step.start(classifier), best, finished=False)
+    step, carry, constants = begin(recipe, classifier, step_key, mesh)
+    best = None if recipe.patience is None else classifier
+    state, save = LoopState(carry, best), None
+    steps = len(train) // batch_size
+    if checkpoints is not None:
+        decisive = description, classifier, train, validation, recipe, key
+        identity = {
+            "training": fingerprint(*decisive),
+            "made_with": parallel.machine(mesh),
+        }
+        state = _resumed(checkpoints, state, identity)
+        if state.finished:
+            _log.info("the training was finished after %d steps", state.step)
+            return state.result()
+        checkpoint_every = checkpoint_every or steps
 
-    def run(position, every, save):
-        loop = Loop(
-            step,
-            recipe,
-            train,
-            validation,
-            Reports(recipe, steps, batch_size, callback, log),
+        def save(state):
+            facts = identity | {"numbers": state[2:]}
+            checkpoints.save(state.step, state[:2], facts)
+
+    with reporting(progress) as report:
+        reports = Reports(recipe, steps, batch_size, callback, log, report)
+        if not validation or (recipe.patience is None and not reports.wanted):
+            validation = None
+        state = run_epochs(
+            *(state, step, constants, recipe, train, validation, reports),
             order_key=order_key,
-            step_key=step_key,
-            every=every,
+            every=checkpoint_every,
+            save=save,
         )
-        return parallel.from_mesh(loop.run(position, save).result(), mesh)
-
-    if checkpoints is None:
-        return run(start, None, None)
-    identity = fingerprint(
-        _description(model, classifier), classifier, train, validation, recipe, key
-    )
-    made_with = parallel.machine(mesh)
-
-    def save(position):
-        facts = position.facts() | {"training": identity, "made_with": made_with}
-        checkpoints.save(position.step, position.tree(), facts)
-
-    position = _resumed(checkpoints, start, identity, made_with)
-    if position.finished:
-        _log.info("the training was finished after %d steps", position.step)
-        return position.result()
-    return run(position, checkpoint_every or steps, save)
+    return parallel.from_mesh(state.result(), mesh)
 
 
-def _resumed(checkpoints, start, identity, made_with) -> Position:
-    """Where to go on: the newest checkpoint of this training, or its start."""
-    found = checkpoints.newest()
-    if found is None:
+def _resumed(checkpoints, start, identity) -> LoopState:
+    """The state in the newest checkpoint of this training, or its start."""
+    newest = checkpoints.newest()
+    if newest is None:
         return start
-    others = differences(found.facts.get("training", {}), identity)
+    others = differences(newest.facts.get("training", {}), identity["training"])
     if others:
         msg = (
-            f"{found.folder} is a checkpoint of another training, which differs in "
+            f"{newest.folder} is a checkpoint of another training, which differs in "
             f"{'; '.join(others)}: give the settings of that one, or choose another "
             "folder."
         )
         raise ValueError(msg)
-    position = start.at(found.step, found.arrays(start.tree()), found.facts)
-    changes = differences(found.facts.get("made_with", {}), made_with)
-    if changes and not position.finished:
+    state = LoopState(*newest.arrays(start[:2]), *newest.facts["numbers"])
+    changes = differences(newest.facts.get("made_with", {}), identity["made_with"])
+    if changes and not state.finished:
         _log.warning(
             "%s was made with other means, which differ in %s: the result will not "
             "agree to the last bit.",
-            found.folder,
+            newest.folder,
             "; ".join(changes),
         )
-    _log.info("resuming after %d steps", found.step)
-    return position
-
-
-def _description(model, classifier):
-    """The network in words."""
-    if isinstance(model, nnx.Module):
-        return repr(classifier.network.original)
-    return repr(model)
+    _log.info("resuming after %d steps", state.step)
+    return state
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -199,11 +192,14 @@ def _init(network, key, image_shape):
 
 
 def _start(model, image_shape, preprocess, key):
+    """The classifier that training starts from, and its network in words."""
     if isinstance(model, nnx.Module):
-        return freeze(model, preprocess=preprocess)
+        classifier = freeze(model, preprocess=preprocess)
+        return classifier, repr(classifier.network.original)
     network = freeze(model, {"params": {}}).network
     params, state = _init(network, key, image_shape)
-    return freeze(model, {"params": params, **state}, preprocess=preprocess)
+    variables = {"params": params, **state}
+    return freeze(model, variables, preprocess=preprocess), repr(model)
 
 
 def _check_labels(classifier, data, name):

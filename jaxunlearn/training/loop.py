@@ -1,243 +1,150 @@
-"""The steps of a training, from one position to its end."""
+"""The steps of a training, from any of its states to its end."""
 
-import functools
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.descent.loop import own_copy, send_chunk
-from jaxunlearn.metrics.evaluation import logits
+from jaxunlearn.descent.loop import (
+    chunk_length,
+    gather_minibatches,
+    minibatches,
+    own_copy,
+    run_steps,
+)
+from jaxunlearn.descent.step import check_losses, check_parameters
+from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.recipe import Recipe
-from jaxunlearn.training.reports import Reports, diverged
-from jaxunlearn.training.step import TrainingStep, numbers
+from jaxunlearn.training.reports import Reports
+from jaxunlearn.training.step import TrainingStep
 
 _log = logging.getLogger("jaxunlearn.training")
 
-# Steps in one call where loops are fast: an epoch of CIFAR at batch 512. Their images
-# lie on the device next to the data set, hence the second limit.
-_CHUNK = 128
-_CHUNK_BYTES = 2**29
 
-
-class Best(NamedTuple):
-    """The best epoch so far, of a training that may stop early."""
-
-    classifier: Classifier
-    accuracy: float
-    epochs_since: int
-
-    def after(self, classifier: Classifier, accuracy: float) -> "Best":
-        """The best after one more epoch."""
-        if accuracy > self.accuracy:
-            return Best(own_copy(classifier), accuracy, 0)
-        return self._replace(epochs_since=self.epochs_since + 1)
-
-
-class Position(NamedTuple):
-    """How far a training has come: all that it needs to go on.
+class LoopState(NamedTuple):
+    """How far a training has come: arrays, then numbers, and all that it needs.
 
     Attributes:
-      step: how many steps are done.
       carry: classifier and momentum.
-      best: the best epoch, or None if the recipe has no patience.
-      finished: whether it has come to its end.
+      best: the classifier of the best epoch, or None if the recipe has no patience.
+      step: how many steps are done.
+      accuracy: of `best` on validation data, in percent.
+      epochs_since: how many epochs ago that was.
+      finished: whether the training has come to its end.
     """
 
-    step: int
     carry: tuple[Classifier, PyTree]
-    best: Best | None
-    finished: bool
+    best: Classifier | None
+    step: int = 0
+    accuracy: float = -1.0
+    epochs_since: int = 0
+    finished: bool = False
 
-    def tree(self) -> dict[str, Any]:
-        """Its arrays, under speaking names."""
-        classifier, momentum = self.carry
-        found = {
-            "params": classifier.params,
-            "state": classifier.state,
-            "momentum": momentum,
-        }
-        if self.best is not None:
-            best = self.best.classifier
-            found["best"] = {"params": best.params, "state": best.state}
-        return found
-
-    def facts(self) -> dict[str, Any]:
-        """The rest of it, as plain values."""
-        best = self.best and (self.best.accuracy, self.best.epochs_since)
-        return {"step": self.step, "finished": self.finished, "best": best}
-
-    def at(self, step: int, tree: dict[str, Any], facts: dict[str, Any]) -> "Position":
-        """The same training at another position, from its `tree` and `facts`."""
-        classifier = self.carry[0]
-        best = self.best
-        if best is not None:
-            best = Best(best.classifier.replace(**tree["best"]), *facts["best"])
-        here = classifier.replace(params=tree["params"], state=tree["state"])
-        return Position(step, (here, tree["momentum"]), best, facts["finished"])
+    def after_epoch(self, accuracy: float, patience: int) -> "LoopState":
+        """With the best epoch up to date; finished if it is `patience` epochs ago."""
+        if accuracy > self.accuracy:
+            best = own_copy(self.carry[0])
+            return self._replace(best=best, accuracy=accuracy, epochs_since=0)
+        since = self.epochs_since + 1
+        finished = self.finished or since >= patience
+        return self._replace(epochs_since=since, finished=finished)
 
     def result(self) -> Classifier:
         """The classifier, as of the best epoch where there is one."""
-        return self.carry[0] if self.best is None else self.best.classifier
+        return self.carry[0] if self.best is None else self.best
 
 
-class Loop:
-    """Sends off one chunk of steps after the other.
+def run_epochs(
+    state: LoopState,
+    step: TrainingStep,
+    constants: PyTree,
+    recipe: Recipe,
+    train: Data,
+    validation: Data | None,
+    reports: Reports,
+    *,
+    order_key: Array,
+    every: int | None,
+    save: Callable[[LoopState], Any] | None,
+) -> LoopState:
+    """Train from a state to the end.
 
-    Args:
-      step: what to do with a minibatch.
-      recipe: how often.
-      train: placed on the device once; with several, cut minibatch by minibatch.
-      validation: likewise; judged after each epoch if anybody wants to know.
-      reports: told of every step.
-      order_key: draws the order of the samples, anew in each epoch.
-      step_key: what `step` draws from.
-      every: steps between two positions to save, or None.
+    After each epoch the accuracy on validation data is taken, if there are any. After
+    `every` so many steps, and at the end, `save` takes the state, whose arrays live
+    until it returns.
+
+    Raises:
+      FloatingPointError: the loss or a parameter is infinite or not a number.
     """
+    size = min(recipe.batch_size, len(train))
+    steps, total = len(train) // size, recipe.steps(len(train))
+    every = every or total
+    advice = (
+        f"The training has diverged. Lower the learning rate ({recipe.learning_rate}), "
+        f"or lengthen the warm-up ({recipe.warmup_epochs} epochs)."
+    )
 
-    def __init__(
-        self,
-        step: TrainingStep,
-        recipe: Recipe,
-        train: Data,
-        validation: Data | None,
-        reports: Reports,
-        *,
-        order_key: Array,
-        step_key: Array,
-        every: int | None,
-    ):
-        self._step, self._recipe, self._reports = step, recipe, reports
-        self._batch_size = min(recipe.batch_size, len(train))
-        self._steps = len(train) // self._batch_size
-        self._every = every or self._steps * recipe.epochs
-        self._rates = recipe.learning_rates(self._steps)
-        self._order = functools.lru_cache(1)(
-            functools.partial(_order, order_key, len(train))
+    def on_chunk(stop, carry, losses):
+        del carry
+        check_losses(losses, stop - len(losses), advice)
+        reports.losses(stop, losses)
+
+    feed = _feed(recipe, train, size, step.mesh, order_key)
+    # Where loops are slow, an interruption waits for one step alone.
+    slow = parallel.loops_are_slow()
+    chunk = 1 if slow else chunk_length(size * np.asarray(train.images[0]).nbytes)
+    carry = own_copy(parallel.place_whole(state.carry, step.mesh))
+    while not state.finished:
+        first = state.step
+        stop = min(total, *(first - first % n + n for n in (steps, every)))
+        carry, _ = run_steps(
+            *(step, carry, constants),
+            start=first,
+            steps=stop - first,
+            feed=feed,
+            chunk=chunk,
+            ahead=True,
+            donate=True,
+            on_chunk=on_chunk,
         )
-        self._constants = (step_key, numbers(recipe))
-        self._samples = self._place(train)
-        self._validation = None
-        wanted = recipe.patience is not None or reports.wanted
-        if wanted and validation is not None and len(validation):
-            self._validation = self._place(validation)
-        self._chunk = _chunk_length(self._steps, self._batch_size, train.images)
-
-    def run(
-        self, position: Position, save: Callable[[Position], Any] | None
-    ) -> Position:
-        """Train until the end; what is handed to `save` lives until it returns.
-
-        Raises:
-          FloatingPointError: the loss or a parameter is infinite or not a number.
-        """
-        total = self._recipe.epochs * self._steps
-        patience = self._recipe.patience or self._recipe.epochs
-        first, best = position.step, position.best
-        carry = own_copy(parallel.place_whole(position.carry, self._step.mesh))
-        while not position.finished:
-            ends = (_next_multiple(first, n) for n in (self._steps, self._every))
-            stop = min(first + self._chunk, *ends, total)
-            carry, losses = send_chunk(
-                self._step,
-                carry,
-                self._constants,
-                first,
-                stop,
-                feed=self._feed,
-                chunk=self._chunk,
-            )
-            self._reports.send(first, stop, losses)
-            finished, first = stop == total, stop
-            if stop % self._steps == 0 and self._validation is not None:
-                judge = functools.partial(self._accuracy, carry[0])
-                accuracy = self._reports.wait(judge)
-                if best is not None and accuracy is not None:
-                    best = best.after(carry[0], accuracy)
-                    finished |= best.epochs_since >= patience
-            if finished or stop % self._every == 0:
-                self._reports.wait()
-                _check_finite(carry[0], stop, self._recipe)
-                position = Position(stop, carry, best, finished)
-                if save is not None:
-                    save(position)
-        if best is not None and first < total:
-            _log.info(
-                "stopped after %d epochs without a better validation accuracy than %.2f"
-                " %%",
-                best.epochs_since,
-                best.accuracy,
-            )
-        return position
-
-    def _place(self, data):
-        pair = (data.images, data.labels)
-        if self._step.mesh is None:
-            return jax.device_put(pair)
-        # Each device is sent its share of every minibatch, and holds no others.
-        return jax.device_get(pair)
-
-    def _accuracy(self, classifier):
-        images, labels = self._validation
-        outputs = logits(classifier, images, mesh=self._step.mesh)
-        return 100 * float(np.mean(outputs.argmax(axis=1) == np.asarray(labels)))
-
-    def _feed(self, first, stop):
-        """Minibatches and learning rates of these steps, all of them in one epoch."""
-        epoch, begin = divmod(first, self._steps)
-        # What fills up the last chunk of an epoch is not used.
-        places = np.minimum(np.arange(begin, begin + stop - first), self._steps - 1)
-        order = self._order(epoch)[: self._steps * self._batch_size]
-        rows = order.reshape(self._steps, self._batch_size)[places]
-        if self._step.mesh is None:
-            # A program apart, or that of the steps would depend on how many there are.
-            images, labels = _gather(*self._samples, rows)
-        else:
-            cut = parallel.place_gathered(self._samples, rows, self._step.mesh)
-            images, labels = cut
-        return images, labels, self._rates[epoch * self._steps + places]
+        state = state._replace(carry=carry, step=stop, finished=stop == total)
+        if stop % steps == 0:
+            accuracy = None
+            if validation is not None:
+                judged = evaluate(carry[0], validation, (), mesh=step.mesh)
+                accuracy = judged.retained_weighted
+            reports.epoch(stop // steps, accuracy)
+            if recipe.patience is not None:
+                state = state.after_epoch(accuracy, recipe.patience)
+        if state.finished or stop % every == 0:
+            check_parameters(carry[0], advice)
+            if save is not None:
+                save(state)
+    if state.step < total:
+        _log.info(
+            "stopped after %d epochs without a better validation accuracy than %.2f %%",
+            *(state.epochs_since, state.accuracy),
+        )
+    return state
 
 
-def _order(key, size, epoch):
-    """A permutation of the samples, known for each epoch without those before."""
-    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    return np.random.default_rng([*words, epoch]).permutation(size).astype(np.int32)
+def _feed(recipe, train, size, mesh, key):
+    """Images and labels of each step, and its learning rate."""
+    order = minibatches(key, len(train), size, drop_remainder=True)
+    rates = recipe.learning_rates(len(train) // size)
+    # Each of several devices is sent its share of every minibatch, and holds no others.
+    put = jax.device_put if mesh is None else jax.device_get
+    arrays = put((train.images, train.labels))
 
+    def feed(first, stop):
+        # In a chunk, what lies behind the last step is not used.
+        indices = np.minimum(np.arange(first, stop), len(rates) - 1)
+        return gather_minibatches(arrays, order, mesh, first, stop), rates[indices]
 
-@jax.jit
-def _gather(images, labels, rows):
-    return images[rows], labels[rows]
-
-
-@jax.jit
-def _all_finite(tree):
-    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.array([jnp.isfinite(x).all() for x in floats]).all()
-
-
-def _check_finite(classifier, steps, recipe):
-    # The loss of a step is that before it: of the last one it says nothing.
-    if not _all_finite((classifier.params, classifier.state)):
-        what = "parameters are not finite after the update"
-        raise diverged(what, steps - 1, recipe)
-
-
-def _chunk_length(steps, batch_size, images):
-    if parallel.loops_are_slow():
-        # The host runs one step ahead of the device.
-        return 1
-    bytes_each = batch_size * int(np.prod(images.shape[1:])) * images.dtype.itemsize
-    # Powers of two: nearly as many samples in an epoch shall share a program.
-    full = 1 << (steps - 1).bit_length()
-    return max(1, min(_CHUNK, full, _CHUNK_BYTES // bytes_each))
-
-
-def _next_multiple(step, of):
-    return step - step % of + of
+    return feed

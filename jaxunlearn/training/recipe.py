@@ -1,11 +1,14 @@
-"""How to train: the numbers, and the learning rate that they make of each step."""
+"""How to train: the numbers, and the learning rate of each step."""
 
 import dataclasses
 import itertools
 import math
+from collections import Counter
 
+import jax
 import numpy as np
 from jaxtyping import Float
+from optax import schedules
 
 _SCHEDULES = ("cosine", "multi-step", "constant")
 _PRECISIONS = ("float32", "bfloat16")
@@ -13,21 +16,21 @@ _PRECISIONS = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD with momentum. The defaults suit the digits.
+    """How to train: SGD with momentum. The defaults suit the digits data set.
 
     UNSC (arXiv 2404.13588) trains with `batch_size=512`, `schedule="multi-step"`,
     `nesterov=False`, `crop_padding=4`, `flip=True`, `patience=30` and the other
     defaults, of which the weight decay holds for all leaves there.
 
     Attributes:
-      epochs: passes over the data. Each leaves out what does not fill a minibatch,
-        other samples every time.
+      epochs: passes over the data. Each leaves out the samples that do not fill a last
+        minibatch, other ones every time.
       batch_size: samples in a minibatch; all of them if there are fewer.
-      learning_rate: its peak.
+      learning_rate: the highest one, at the end of the warm-up.
       momentum: in [0, 1).
-      nesterov: whether the gradient is taken ahead of the momentum's step.
-      weight_decay: added to the gradient, times the parameter; of leaves with two axes
-        or more alone, so that biases and normalisation scales are left as they are.
+      nesterov: whether Nesterov's form of momentum is taken.
+      weight_decay: this times the parameter is added to its gradient, but for biases
+        and normalisation scales (parameters of less than two axes).
       warmup_epochs: over which the learning rate rises linearly to its peak.
       schedule: "cosine", falling to 0 at the end, "multi-step" or "constant".
       milestones: multi-step: the epochs from which on the rate is multiplied by decay.
@@ -118,18 +121,22 @@ class Recipe:
         >>> Recipe(epochs=4, warmup_epochs=2, learning_rate=1.0).learning_rates(1)
         array([0.5, 1. , 1. , 0.5], dtype=float32)
         """
-        steps = np.arange(self.epochs * steps_per_epoch)
+        steps = self.epochs * steps_per_epoch
         warmup = round(self.warmup_epochs * steps_per_epoch)
-        rising = (steps + 1) / max(warmup, 1)
-        after = np.ones(len(steps))
-        if self.schedule == "cosine":
-            through = (steps - warmup) / max(len(steps) - warmup, 1)
-            after = (1 + np.cos(np.pi * through)) / 2
-        elif self.schedule == "multi-step":
-            first = np.round(np.asarray(self.milestones) * steps_per_epoch)
-            after = self.decay ** np.searchsorted(first, steps, side="right")
-        factors = np.where(steps < warmup, rising, after)
-        return (self.learning_rate * factors).astype(np.float32)
+        peak = self.learning_rate
+        falls = Counter(round(m * steps_per_epoch) - warmup for m in self.milestones)
+        factors = {step: self.decay**times for step, times in falls.items()}
+        after = {
+            "cosine": schedules.cosine_decay_schedule(peak, max(steps - warmup, 1)),
+            "multi-step": schedules.piecewise_constant_schedule(peak, factors),
+            "constant": schedules.constant_schedule(peak),
+        }
+        rising = schedules.linear_schedule(peak / max(warmup, 1), peak, warmup - 1)
+        rate = schedules.join_schedules([rising, after[self.schedule]], [warmup])
+        # Padded, so that few lengths are ever compiled.
+        padded = np.arange(max(1024, 1 << (steps - 1).bit_length()), dtype=np.float64)
+        with jax.enable_x64(True):
+            return np.asarray(rate(padded))[:steps].astype(np.float32)
 
 
 def _either(values):

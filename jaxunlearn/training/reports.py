@@ -1,121 +1,162 @@
-"""What is told of a training while it goes on."""
+"""Reporting of a training run: losses, accuracies, and a file that keeps them."""
 
-import collections
+import dataclasses
+import itertools
+import json
 import logging
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from jaxunlearn.descent.loop import fetch_outputs
+from jaxunlearn.progress import Report
+from jaxunlearn.serialization import to_plain
 from jaxunlearn.training.recipe import Recipe
 
-# One name for all that is said of a training.
+# One name for all messages of a training.
 _log = logging.getLogger("jaxunlearn.training")
 
 
+@dataclasses.dataclass
 class Reports:
-    """Losses as they come from the device, told in order and one step at a time.
+    """Hands on what a training reports, in order and one step at a time.
 
-    Each chunk of steps is fetched after the next one has been sent, so that the device
-    never waits for the host.
-
-    Args:
+    Attributes:
       recipe: of the training.
       steps: in an epoch.
       batch_size: samples in a step.
-      callback: `(step, loss)`, or None.
-      log: takes a dictionary for each step, or None.
+      callback, log, progress: as for `fit`, the last one a function.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        steps: int,
-        batch_size: int,
-        callback: Callable[[int, float], Any] | None,
-        log: Callable[[dict[str, Any]], Any] | None,
-    ):
-        self._recipe, self._steps, self._batch_size = recipe, steps, batch_size
-        self._rates = recipe.learning_rates(steps)
-        self._callback, self._tell = callback, log
-        self._sent = collections.deque()
-        self._epoch_losses = []
-        self._since = time.perf_counter()
+    recipe: Recipe
+    steps: int
+    batch_size: int
+    callback: Callable[[int, float], Any] | None
+    log: Callable[[dict[str, Any]], Any] | None
+    progress: Report
+
+    def __post_init__(self):
+        self._rates = self.recipe.learning_rates(self.steps)
+        self._losses, self._since = [], time.perf_counter()
 
     @property
     def wanted(self) -> bool:
         """Whether anybody hears of the validation accuracy."""
-        return self._tell is not None or _log.isEnabledFor(logging.INFO)
+        return self.log is not None or _log.isEnabledFor(logging.INFO)
 
-    def send(self, first: int, stop: int, losses: list[Any]) -> None:
-        """Take the losses of a chunk that was sent off, and tell those before."""
-        self._sent.append((first, stop, losses))
-        while len(self._sent) > 1:
-            self._next(None)
+    def losses(self, stop: int, losses: Float[np.ndarray, " steps"]) -> None:
+        """Report the steps up to `stop`; `epoch` reports the last one of an epoch."""
+        for step, loss in enumerate(losses.tolist(), start=stop - len(losses)):
+            self._losses.append(loss)
+            if self.callback is not None:
+                self.callback(step, loss)
+            if (step + 1) % self.steps:
+                self._record(step)
+            self.progress("training", step + 1, len(self._rates))
 
-    def wait(self, accuracy: Callable[[], float] | None = None) -> float | None:
-        """Tell all that is left; the last step ends an epoch of this accuracy.
-
-        Args:
-          accuracy: on validation data, in percent; called when the losses have come.
-
-        Returns:
-          The accuracy.
-        """
-        found = None
-        while self._sent:
-            found = self._next(accuracy if len(self._sent) == 1 else None)
-        return found
-
-    def _next(self, accuracy):
-        first, stop, losses = self._sent.popleft()
-        losses = fetch_outputs(losses, stop - first)
-        self._check(losses, first)
-        self._epoch_losses.append(losses)
-        extras, found = {}, None
-        if stop % self._steps == 0:
-            images = self._batch_size * sum(map(len, self._epoch_losses))
-            seconds = time.perf_counter() - self._since
-            extras["images_per_second"] = images / seconds
-            if accuracy is not None:
-                found = extras["validation_accuracy"] = accuracy()
-            self._log_epoch(stop // self._steps, found)
-            self._epoch_losses, self._since = [], time.perf_counter()
-        for step, loss in enumerate(losses.tolist(), start=first):
-            if self._callback is not None:
-                self._callback(step, loss)
-            if self._tell is not None:
-                record = {
-                    "step": step,
-                    "epoch": step // self._steps,
-                    "loss": loss,
-                    "learning_rate": float(self._rates[step]),
-                }
-                self._tell(record | extras if step == stop - 1 else record)
-        return found
-
-    def _check(self, losses: Float[np.ndarray, " steps"], first: int):
-        bad = ~np.isfinite(losses)
-        if bad.any():
-            step = int(bad.argmax())
-            what = f"loss is {losses[step]}"
-            raise diverged(what, first + step, self._recipe)
-
-    def _log_epoch(self, epoch, accuracy):
-        losses = np.concatenate(self._epoch_losses)
-        line = f"epoch {epoch} of {self._recipe.epochs}: loss {losses.mean():.4f}"
+    def epoch(self, epoch: int, accuracy: float | None) -> None:
+        """Report the end of the `epoch`-th epoch, and its validation accuracy."""
+        seconds = time.perf_counter() - self._since
+        extras = {"images_per_second": self.batch_size * len(self._losses) / seconds}
+        line = (
+            f"epoch {epoch} of {self.recipe.epochs}: loss {np.mean(self._losses):.4f}"
+        )
         if accuracy is not None:
+            extras["validation_accuracy"] = accuracy
             line += f", validation accuracy {accuracy:.2f} %"
         _log.info(line)
+        self._record(epoch * self.steps - 1, **extras)
+        self._losses, self._since = [], time.perf_counter()
+
+    def _record(self, step, **extras):
+        if self.log is not None:
+            record = {
+                "step": step,
+                "epoch": step // self.steps,
+                "loss": self._losses[-1],
+                "learning_rate": float(self._rates[step]),
+            }
+            self.log(record | extras)
 
 
-def diverged(what: str, step: int, recipe: Recipe) -> FloatingPointError:
-    """A sentence to raise on a training that cannot go on."""
-    return FloatingPointError(
-        f"The {what} at step {step}: the training has diverged. Lower the learning "
-        f"rate ({recipe.learning_rate}), or lengthen the warm-up "
-        f"({recipe.warmup_epochs} epochs)."
-    )
+class MetricLog:
+    """A file with one JSON object a line; callable, for `log` of `training.fit`.
+
+    Each record is flushed. Where there are records already, the first new one cuts off
+    those of its own step and of later ones, so that a training that was killed and
+    resumed has each step once. A line that a kill has torn is cut off at once.
+
+    Args:
+      path: the file; its folder must be there.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "metrics.jsonl"
+    ...     for steps in ((0, 1, 2), (1, 2)):
+    ...         with MetricLog(path) as log:
+    ...             for step in steps:
+    ...                 log({"step": step})
+    ...     print(path.read_text().split())
+    ['{"step":0}', '{"step":1}', '{"step":2}']
+    """
+
+    def __init__(self, path: str | Path):
+        self._path = Path(path)
+        if not self._path.parent.is_dir():
+            msg = f"There is no folder {self._path.parent} to write metrics into."
+            raise FileNotFoundError(msg)
+        # Opened for appending, a file is written at its end wherever that is.
+        self._file = self._path.open("a", encoding="utf-8")
+        self._started = False
+        self._cut(None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Append a record with its `step`; what is not finite becomes null."""
+        if not self._started:
+            self._cut(record["step"])
+            self._started = True
+        line = json.dumps(to_plain(record), allow_nan=False, separators=(",", ":"))
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def _cut(self, step: int | None):
+        """Remove what follows the last whole line, or is of this step or later."""
+        with self._path.open("rb") as file:
+            kept = itertools.takewhile(lambda line: _is_before(line, step), file)
+            size = sum(map(len, kept))
+        os.truncate(self._path, size)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    r"""The records that a `MetricLog` has written; a torn last line is left out.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "metrics.jsonl"
+    ...     _ = path.write_text('{"step": 0}\n{"st')
+    ...     read_metrics(path)
+    [{'step': 0}]
+    """
+    lines = Path(path).read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _is_before(line, step):
+    try:
+        record = json.loads(line)
+        return line.endswith(b"\n") and (step is None or record["step"] < step)
+    except (ValueError, KeyError, TypeError):
+        return False

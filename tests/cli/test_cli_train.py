@@ -22,8 +22,8 @@ from jaxunlearn.cli.train import Train
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import load_classifier
 from jaxunlearn.training.checkpoints import Checkpoints
-from jaxunlearn.training.metric_log import read_metrics
 from jaxunlearn.training.recipe import Recipe
+from jaxunlearn.training.reports import read_metrics
 
 TINY = ("--options", "width=2", "--recipe.epochs", 2)
 # Twenty steps an epoch.
@@ -194,11 +194,13 @@ def test_a_broken_checkpoint_is_passed_over_in_words(tmp_path, capsys, monkeypat
         interrupt_after(patch, 23)
         assert cli("train", *flags) == 130
     capsys.readouterr()
-    facts = out / "checkpoints" / "20" / "facts.json"
+    facts = out / "checkpoints" / "20" / "facts" / "metadata"
     facts.write_text(facts.read_text().replace("0", "1", 1))
     assert cli("train", *flags, "--resume") == 0
     errors = capsys.readouterr().err
-    words = r"The checkpoint \S+20 is broken \(facts.json is not what was written\): "
+    words = (
+        r"The checkpoint \S+20 is broken \(facts/metadata is not what was written\): "
+    )
     assert_in_words(words + r"going on from \S+15\.", errors)
     assert_in_words("Going on after 15 of 40 steps.", errors)
 
@@ -306,21 +308,6 @@ def test_the_default_folder_is_named_by_what_is_trained():
     assert str(Train().place) == "runs/digits-smallcnn-seed-0"
     named = Train(dataset="data/three.npz", model="lenet5", forget=(1, 2), seed=4)
     assert str(named.place) == "runs/three-lenet5-without-1-2-seed-4"
-
-
-def test_tensorboard_files_are_written_when_asked_for(tmp_path):
-    pytest.importorskip("tensorboardX")
-    out = tmp_path / "out"
-    assert cli("train", "--out", out, "--tensorboard", *TINY) == 0
-    (events,) = (out / "tensorboard").iterdir()
-    assert b"validation_accuracy" in events.read_bytes()
-
-
-def test_without_the_package_tensorboard_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert cli("train", "--out", tmp_path / "out", "--tensorboard", *TINY) == 2
-    assert_in_words("pip install 'jaxunlearn", capsys.readouterr().err)
-    assert not (tmp_path / "out").exists()
 
 
 def test_every_option_has_a_sentence_in_the_help(capsys):

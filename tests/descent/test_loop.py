@@ -119,6 +119,39 @@ def test_the_host_is_visited_between_chunks_in_order(path):
     assert visits == [(4, 2, [2, 3]), (6, 4, [4, 5]), (7, 5, [6])]
 
 
+def test_the_device_can_be_one_chunk_ahead_of_the_host(path, monkeypatch):
+    happened = []
+    send = loop._send
+
+    def watch(*arguments):
+        happened.append("send")
+        return send(*arguments)
+
+    def on_chunk(stop, carry, outputs):
+        happened.append((stop, outputs.tolist()))
+
+    def step(carry, constants, index):
+        return carry + constants, index
+
+    monkeypatch.setattr(loop, "_send", watch)
+    options = {"chunk": 2, "on_chunk": on_chunk}
+    carry, outputs = run_steps(step, 0.0, 1.0, steps=5, ahead=True, **options)
+    assert (carry, outputs.tolist()) == (5, [0, 1, 2, 3, 4])
+    told = [(2, [0, 1]), (4, [2, 3]), (5, [4])]
+    assert happened == ["send", "send", told[0], "send", *told[1:]]
+
+
+def test_a_carry_that_is_donated_is_gone(path):
+    def step(carry, constants, index):
+        return carry + 1, None
+
+    kept, given = loop.own_copy(jnp.zeros(3)), loop.own_copy(jnp.zeros(3))
+    run_steps(step, kept, None, steps=2)
+    run_steps(step, given, None, steps=2, donate=True)
+    assert not kept.is_deleted()
+    assert given.is_deleted()
+
+
 def test_an_interruption_between_chunks_gets_out(path):
     seen = []
 
@@ -234,6 +267,13 @@ def test_minibatches_are_the_same_however_they_are_asked_for():
     assert whole.dtype == np.int32
     for first, stop in [(0, 1), (2, 3), (1, 7), (8, 9)]:
         np.testing.assert_array_equal(rows(first, stop), whole[first:stop])
+
+
+def test_epochs_that_drop_their_remainder_begin_anew():
+    whole = minibatches(jax.random.key(0), 10, 10)
+    rows = minibatches(jax.random.key(0), 10, 4, drop_remainder=True)(0, 4)
+    np.testing.assert_array_equal(rows[:2].ravel(), whole(0, 1)[0, :8])
+    np.testing.assert_array_equal(rows[2:].ravel(), whole(1, 2)[0, :8])
 
 
 def test_minibatches_depend_on_the_key_alone():

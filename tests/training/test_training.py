@@ -17,7 +17,6 @@ from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.tasks import Data, split_by_class
 from jaxunlearn.training import Recipe, fit
 from jaxunlearn.training import loop as training_loop
-from jaxunlearn.training import reports as training_reports
 from jaxunlearn.training import step as training_step
 
 KEY = jax.random.key(0)
@@ -183,7 +182,7 @@ def test_a_loop_on_the_device_gives_what_single_steps_give(kind, monkeypatch):
     single, single_seen = run()
     monkeypatch.setattr(parallel, "loops_are_slow", lambda: False)
     # Three steps an epoch in chunks of two: the last one is filled up.
-    monkeypatch.setattr(training_loop, "_CHUNK", 2)
+    monkeypatch.setattr(loop, "CHUNK_BYTES", 2 * 8 * 16)
     looped, looped_seen = run()
     assert_same(single, looped, rtol=1e-4, atol=1e-6)
     assert [step for step, _ in looped_seen] == list(range(6))
@@ -238,15 +237,15 @@ def test_fewer_samples_than_a_minibatch_make_one_of_their_own():
 def test_each_epoch_visits_other_samples_and_none_twice():
     visited = []
     data = toy(10)
-    gather = training_loop._gather
+    gather = loop._gather
 
-    def watch(images, labels, rows):
+    def watch(arrays, rows):
         visited.append(np.asarray(rows).ravel().tolist())
-        return gather(images, labels, rows)
+        return gather(arrays, rows)
 
     recipe = Recipe(epochs=4, batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_loop, "_gather", watch)
+        patch.setattr(loop, "_gather", watch)
         fit(Linear(), data, recipe=recipe, key=KEY)
     epochs = [visited[2 * e] + visited[2 * e + 1] for e in range(4)]
     assert all(len(set(epoch)) == 8 for epoch in epochs)
@@ -269,7 +268,7 @@ def test_a_diverged_loss_stops_the_training_and_names_the_step():
     recipe = Recipe(epochs=3, batch_size=8, learning_rate=1e30, warmup_epochs=0)
     seen = []
     sentence = (
-        r"The loss is (nan|inf) at step \d: .* Lower the learning rate \(1e\+30\)"
+        r"The loss is (nan|inf) at step \d, .* Lower the learning rate \(1e\+30\)"
     )
     with pytest.raises(FloatingPointError, match=sentence):
         fit(Linear(), toy(), recipe=recipe, key=KEY, callback=lambda *s: seen.append(s))
@@ -426,12 +425,10 @@ def test_half_precision_learns_and_keeps_full_parameters(kind):
 
 def test_half_precision_computes_in_bfloat16():
     model, recipe = Noisy(), Recipe(precision="bfloat16")
-    step = training_step.TrainingStep.of(recipe, None)
-    variables = model.init(KEY, toy(4).images)
-    carry = step.start(ju.freeze(model, variables))
-    batch = (jnp.asarray(toy(4).images), toy(4).labels, np.float32(0.1))
-    constants = (KEY, training_step.numbers(recipe))
-    program = str(jax.make_jaxpr(step)(carry, constants, 0, batch))
+    classifier = ju.freeze(model, model.init(KEY, toy(4).images))
+    step, carry, constants = training_step.begin(recipe, classifier, KEY, None)
+    row = (jnp.asarray(toy(4).images), toy(4).labels), np.float32(0.1)
+    program = str(jax.make_jaxpr(step)(carry, constants, 0, row))
     products = [line for line in program.splitlines() if " dot_general" in line]
     assert len(products) >= 4
     assert all("bf16" in line.split("=")[0] for line in products)
@@ -524,13 +521,12 @@ def test_devices_add_up_their_gradients(slow, monkeypatch):
     monkeypatch.setattr(parallel, "loops_are_slow", lambda: slow)
     mesh = parallel.mesh_for_batch(jax.make_mesh((8,), ("data",)), 16)
     model, recipe = Noisy(), Recipe()
-    step = training_step.TrainingStep.of(recipe, mesh)
-    carry = step.start(ju.freeze(model, model.init(KEY, toy(4).images)))
+    classifier = ju.freeze(model, model.init(KEY, toy(4).images))
+    step, carry, constants = training_step.begin(recipe, classifier, KEY, mesh)
     carry = parallel.place_whole(carry, mesh)
     images = np.stack([toy(16).images] * 2)
     batch = parallel.place_columns((images, np.stack([toy(16).labels] * 2)), mesh)
-    given = (*batch, np.ones(2, np.float32))
-    constants = (KEY, training_step.numbers(recipe))
+    given = batch, np.ones(2, np.float32)
     here = np.int32(0), np.int32(2)
     length = None if slow else 2
     lowered = loop._advance.lower(step, length, carry, constants, *here, (given,))
@@ -561,38 +557,27 @@ def test_accelerators_share_the_minibatch_by_themselves(monkeypatch, caplog):
     assert parallel.mesh_for_batch(None, 24) is None
 
 
-def test_where_loops_are_fast_an_epoch_is_one_call_and_the_host_runs_ahead(
-    monkeypatch,
-):
-    monkeypatch.setattr(parallel, "loops_are_slow", lambda: False)
-    happened = []
+def test_an_epoch_is_cut_into_chunks_whose_images_fit(monkeypatch):
+    lengths = []
+    run_steps = loop.run_steps
 
-    def watch(module, name):
-        function = getattr(module, name)
+    def watch(*arguments, chunk, steps, **options):
+        lengths.append((chunk, steps))
+        return run_steps(*arguments, chunk=chunk, steps=steps, **options)
 
-        def watched(*arguments, **options):
-            happened.append(name)
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(module, name, watched)
-
-    watch(training_loop, "send_chunk")
-    watch(training_reports, "fetch_outputs")
-    fit(Linear(), toy(90), recipe=Recipe(epochs=3, batch_size=10), key=KEY)
-    # Nine steps each; what is fetched is always the epoch before.
-    send, fetch = "send_chunk", "fetch_outputs"
-    assert happened == [send, send, fetch, send, fetch, fetch]
-
-
-def test_the_images_of_a_chunk_are_bounded():
-    images = np.zeros((4, 224, 224, 3), np.uint8)
+    monkeypatch.setattr(training_loop, "run_steps", watch)
+    recipe = Recipe(epochs=2, batch_size=10)
     # On a CPU there is one step in a chunk.
-    assert training_loop._chunk_length(300, 1, images) == 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel, "loops_are_slow", lambda: False)
-        small = np.zeros((4, 32, 32, 3), np.uint8)
-        assert training_loop._chunk_length(98, 512, small) == 128
-        assert training_loop._chunk_length(5, 1, images) == 8
-        # 77 MB a minibatch, of which seven make up half a gigabyte.
-        assert training_loop._chunk_length(5_000, 512, images) == 6
-        assert training_loop._chunk_length(5_000, 8_000, images) == 1
+    fit(Linear(), toy(90), recipe=recipe, key=KEY)
+    monkeypatch.setattr(parallel, "loops_are_slow", lambda: False)
+    fit(Linear(), toy(90), recipe=recipe, key=KEY)
+    monkeypatch.setattr(loop, "CHUNK_BYTES", 4 * 10 * 16)
+    fit(Linear(), toy(90), recipe=recipe, key=KEY)
+    assert lengths == [(1, 9)] * 2 + [(loop.CHUNK, 9)] * 2 + [(4, 9)] * 2
+
+
+def test_progress_is_reported_after_every_step():
+    seen = []
+    recipe = Recipe(epochs=2, batch_size=10)
+    fit(Linear(), toy(), recipe=recipe, key=KEY, progress=lambda *r: seen.append(r))
+    assert seen == [("training", done, 6) for done in range(1, 7)]

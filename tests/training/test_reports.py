@@ -2,11 +2,10 @@
 
 import json
 import math
-import sys
 
 import pytest
 
-from jaxunlearn.training.metric_log import MetricLog, read_metrics
+from jaxunlearn.training.reports import MetricLog, read_metrics
 
 
 def steps(path):
@@ -63,33 +62,3 @@ def test_what_is_no_record_is_cut_off_with_all_that_follows(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
         MetricLog(tmp_path / "nowhere" / "metrics.jsonl")
-
-
-def test_tensorboard_files_hold_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
-    board = tmp_path / "board"
-    for run in (range(4), range(2, 6)):
-        with MetricLog(tmp_path / "metrics.jsonl", board) as log:
-            for step in run:
-                log({"step": step, "epoch": 0, "loss": step / 2})
-    (path,) = board.iterdir()
-    data, place, found = path.read_bytes(), 0, []
-    while place < len(data):
-        # A record: length, its checksum, the event, the event's checksum.
-        size = int.from_bytes(data[place : place + 8], "little")
-        event = Event.FromString(data[place + 12 : place + 12 + size])
-        place += 12 + size + 4
-        values = event.summary.value
-        found += [(event.step, v.tag, v.simple_value) for v in values]
-    assert found == [(step, "loss", step / 2) for step in range(6)]
-
-
-def test_without_the_package_tensorboard_is_refused_in_a_sentence(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ValueError, match=r"tensorboardX: pip install 'jaxunlearn\["):
-        MetricLog(tmp_path / "metrics.jsonl", tmp_path)
-    assert not (tmp_path / "metrics.jsonl").exists()
