@@ -143,7 +143,10 @@ class MergedBases:
     ):
         self._rule, self._mesh = choose_rule(energy, None, None, None), mesh
         present = set(np.unique(data.labels).tolist())
-        fitting = class_passes(classifier, data.images, num_classes, mesh=mesh)
+        fitting = [tuple(range(num_classes))]
+        # Several processes may differ in what is free, and must do the same.
+        if mesh is None or not mesh.is_multi_process:
+            fitting = class_passes(classifier, data.images, num_classes, mesh=mesh)
         passes = [group for group in fitting if present & set(group)]
         self.passes = len(passes)
         bases: dict[int, list[Subspace | None]] = {}
