@@ -19,7 +19,7 @@ from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.models.files import Card, save_images, versions, written_whole
 from jaxunlearn.serialization import read_json, to_json, to_plain
 from jaxunlearn.tasks import Data
-from jaxunlearn.training.fingerprint import differences
+from jaxunlearn.training.checkpoints import differences
 
 # What an inversion writes. The settings and batches go once the record, which is
 # written last, stands for all of it.
