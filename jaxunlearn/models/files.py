@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -17,8 +16,7 @@ import numpy as np
 from jaxunlearn import models
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
-from jaxunlearn.serialization import from_plain, to_json, to_plain
-from jaxunlearn.tasks import Data
+from jaxunlearn.serialization import atomic_write, from_dict, to_dict, write_json
 
 # The entry of the file's header that holds the card.
 _HEADER = "jaxunlearn"
@@ -53,32 +51,6 @@ class Card:
     forgotten: tuple[int, ...] = ()
 
 
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if all goes well.
-
-    Raises:
-      FileNotFoundError: there is no such folder.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with written_whole(Path(folder) / "a.txt") as temporary:
-    ...         _ = temporary.write_text("all of it")
-    ...     (Path(folder) / "a.txt").read_text()
-    'all of it'
-    """
-    if not path.parent.is_dir():
-        msg = f"There is no folder {path.parent} to write {path.name} into."
-        raise FileNotFoundError(msg)
-    # The suffix stays: some writers go by it.
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_classifier(path: str | Path, classifier: Classifier, card: Card) -> None:
     """Write parameters, state and what rebuilds the network, all or nothing.
 
@@ -100,9 +72,9 @@ def save_classifier(path: str | Path, classifier: Classifier, card: Card) -> Non
     }
     _, expected = _network(card)
     _check_tensors(tensors, expected)
-    described = to_plain(card) | {"preprocess": to_plain(classifier.preprocess)}
+    described = to_dict(card) | {"preprocess": to_dict(classifier.preprocess)}
     header = {_HEADER: json.dumps(described, allow_nan=False)}
-    with written_whole(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         temporary.write_bytes(save(tensors, header))
 
 
@@ -118,23 +90,9 @@ def save_with_card(
       details: further entries, such as accuracies.
     """
     save_classifier(path, classifier, card)
-    described = to_plain(card) | {"preprocess": to_plain(classifier.preprocess)}
+    described = to_dict(card) | {"preprocess": to_dict(classifier.preprocess)}
     entries = described | dict(details) | {"versions": versions()}
-    with written_whole(path.with_suffix(".json")) as temporary:
-        temporary.write_text(to_json(entries) + "\n", encoding="utf-8")
-
-
-def save_images(path: Path, data: Data, seed: int) -> None:
-    """Images, labels and the seed that they were drawn from, as an `.npz` file."""
-    arrays = {"images": np.asarray(data.images), "labels": data.labels}
-    with written_whole(path) as temporary:
-        np.savez(temporary, **arrays, seed=np.int64(seed))
-
-
-def load_images(path: Path) -> Data:
-    """What `save_images` wrote, without the seed."""
-    with np.load(path) as arrays:
-        return Data(arrays["images"], arrays["labels"])
+    write_json(path.with_suffix(".json"), entries)
 
 
 def versions() -> dict[str, str]:
@@ -168,7 +126,7 @@ def _described(header: str) -> tuple[Card, Preprocess | None]:
     described = json.loads(header)
     preprocess = described.pop("preprocess")
     preprocess = None if preprocess is None else Preprocess(**preprocess)
-    return from_plain(Card, described), preprocess
+    return from_dict(Card, described), preprocess
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, Card]:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxunlearn.serialization import to_plain
+from jaxunlearn.serialization import to_dict
 
 
 class MetricLog:
@@ -62,7 +62,7 @@ class MetricLog:
             self._cut(record["step"])
             self._start_board()
             self._started = True
-        line = json.dumps(to_plain(record), allow_nan=False, separators=(",", ":"))
+        line = json.dumps(to_dict(record), allow_nan=False, separators=(",", ":"))
         self._file.write(line + "\n")
         self._file.flush()
         self._show(record)

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.serialization import to_plain
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.fingerprint import digest
 from jaxunlearn.training.recipe import Recipe
@@ -50,11 +50,11 @@ def fingerprint(
     shapes = [f"{path_name(path)} {leaf.dtype}{leaf.shape}" for path, leaf in leaves]
     # Addresses of functions differ from process to process.
     description = re.sub(r" at 0x[0-9a-f]+", "", description)
-    found = {f"recipe.{name}": value for name, value in to_plain(recipe).items()}
+    found = {f"recipe.{name}": value for name, value in to_dict(recipe).items()}
     found |= {
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "network": digest(description.encode(), "\n".join(shapes).encode()),
-        "preprocess": to_plain(classifier.preprocess),
+        "preprocess": to_dict(classifier.preprocess),
         "number of samples": len(train),
         "samples": _hash_data(train),
     }

@@ -15,7 +15,6 @@ from jaxunlearn.models.files import (
     Card,
     load_classifier,
     save_classifier,
-    written_whole,
 )
 
 CARD = Card(
@@ -164,25 +163,6 @@ def test_a_card_must_describe_a_network(saved, tmp_path, fields, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         load_classifier(path)
     assert str(raised.value).startswith(f"{path} holds no classifier")
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def write(text, error=None):
-        with written_whole(path) as temporary:
-            temporary.write_text(text)
-            assert path.read_text() == "old"
-            if error is not None:
-                raise error
-
-    with pytest.raises(KeyboardInterrupt):
-        write("half", KeyboardInterrupt())
-    assert path.read_text() == "old"
-    write("new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_named(tmp_path):
