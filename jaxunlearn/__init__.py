@@ -49,6 +49,7 @@ from jaxunlearn.nullspace import second_moments as second_moments
 from jaxunlearn.nullspace import shrink_to_null_space as shrink_to_null_space
 from jaxunlearn.nullspace import subspaces as subspaces
 from jaxunlearn.nullspace import sum_classes as sum_classes
+from jaxunlearn.parallel import cache_compilations as cache_compilations
 from jaxunlearn.tasks import Data as Data
 from jaxunlearn.tasks import Task as Task
 from jaxunlearn.tasks import split_by_class as split_by_class
