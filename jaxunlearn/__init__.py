@@ -37,6 +37,8 @@ from jaxunlearn.metrics import ProxyQuality as ProxyQuality
 from jaxunlearn.metrics import evaluate as evaluate
 from jaxunlearn.metrics import noise_images as noise_images
 from jaxunlearn.metrics import proxy_quality as proxy_quality
+from jaxunlearn.models.files import load as load
+from jaxunlearn.models.files import save as save
 from jaxunlearn.nullspace import Moment as Moment
 from jaxunlearn.nullspace import Subspace as Subspace
 from jaxunlearn.nullspace import class_moments as class_moments
