@@ -25,8 +25,8 @@ FLOORS = [
     {"metrics"},
     {"training"},
     {"inversion"},
-    {"planning"},
     {"methods"},
+    {"planning"},
     {"cli"},
     {"__main__"},
 ]
