@@ -25,7 +25,7 @@ from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.metrics.proxies import proxy_quality
 from jaxunlearn.models.files import load_classifier, versions
 from jaxunlearn.parallel import device_kind
-from jaxunlearn.serialization import to_plain
+from jaxunlearn.serialization import to_dict
 
 # Acc_f, in percent, at which Acc_r is compared.
 LEVELS = (20.0, 10.0, 5.0)
@@ -138,9 +138,9 @@ class Study:
             "variant": name,
             "seed": self.seed,
             "images": len(proxies),
-            "fields": to_plain(dataclasses.asdict(method)),
+            "fields": to_dict(dataclasses.asdict(method)),
             "seconds": watch.seconds["inversion"],
-            "quality": to_plain(quality),
+            "quality": to_dict(quality),
             "mean_captured": float(np.mean(list(quality.captured_energy.values()))),
             "least_captured": min(quality.captured_energy.values()),
             "points": points,
@@ -239,7 +239,7 @@ def main() -> None:
         )
         if arguments.results is not None:
             with arguments.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(to_plain(found), allow_nan=False) + "\n")
+                file.write(json.dumps(to_dict(found), allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

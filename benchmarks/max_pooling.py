@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn import parallel
-from jaxunlearn.models.pooling import halve
+from jaxunlearn.models.layers import halve
 
 REPEATS = 7
 

@@ -1,14 +1,15 @@
-"""What `plan` predicts, against what happens.
+"""What `plan` says, against what happens.
 
     python benchmarks/planning.py [--models allcnn resnet18 vit] [--batch 64]
     python benchmarks/planning.py --large --batch 64      # for a GPU
 
-For each network: seconds of a calibrated plan against those of the library's own
-functions on as many random images, in a second call, whose programs are compiled; and
-memory by estimate against what XLA asks for the compiled programs; of subspaces, which
-are several programs, against the process's peak (on a CPU, under Linux). Prints JSON
-lines with the ratio of prediction to measurement. `--large`: one pass of second moments
-of ResNet-50 and ViT-B/16 at 224 x 224 beside its plan.
+For each network: seconds of a plan that timed three runs of each stage's program,
+against those of the library's own functions on as many random images, in a second
+call, whose programs are compiled; and memory from shapes against what XLA asks for the
+compiled programs, of subspaces, which are several programs, against the process's peak
+(on a CPU, under Linux). Prints JSON lines with the ratio of the plan to the
+measurement. `--large`: one pass of second moments of ResNet-50 and ViT-B/16 at
+224 x 224 beside its plan.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from compare import memory
 import jaxunlearn as ju
 from jaxunlearn import models, parallel
 from jaxunlearn.nullspace.rank_rules import Rule
-from jaxunlearn.planning import Request, plan
+from jaxunlearn.planning import Workload, plan
 
 # Name, options, number of classes; images are 32 x 32 x 3.
 NETWORKS = {
@@ -62,14 +63,14 @@ def classifier_of(name: str) -> ju.Classifier:
 
 
 def measured(
-    classifier: ju.Classifier, request: Request
+    classifier: ju.Classifier, workload: Workload
 ) -> tuple[dict[str, float], int | None]:
     """Seconds of every stage as the library runs it, and bytes of subspaces."""
-    size, key = request.batch_size, jax.random.key(0)
+    size, key = workload.batch_size, jax.random.key(0)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (request.images, *SHAPE), dtype=np.uint8)
-    labels = np.arange(request.images, dtype=np.int32) % CLASSES
-    rule = {request.rule.name: request.rule.value}
+    images = rng.integers(0, 256, (workload.images, *SHAPE), dtype=np.uint8)
+    labels = np.arange(workload.images, dtype=np.int32) % CLASSES
+    rule = {workload.rule.name: workload.rule.value}
     moments = ju.second_moments(classifier, images, batch_size=size)
     found = ju.subspaces(moments, **rule)
     chain = optax.chain(optax.sgd(0.01), ju.project_to_null_space(found))
@@ -112,7 +113,7 @@ def measured(
 def report(name: str, batch: int) -> None:
     """One line for every stage."""
     classifier = classifier_of(name)
-    request = Request(
+    workload = Workload(
         images=4 * batch,
         batch_size=batch,
         rule=Rule("protected_fraction", 0.5),
@@ -123,24 +124,24 @@ def report(name: str, batch: int) -> None:
         step_batch_size=batch,
     )
     begun = time.perf_counter()
-    predicted = plan(classifier, SHAPE, request)
-    calibration = time.perf_counter() - begun
-    asked = plan(classifier, SHAPE, request, calibrate=False, compiled=True)
-    found, peak = measured(classifier, request)
-    for stage, exact in zip(predicted.stages, asked.stages, strict=True):
+    asked = plan(classifier, SHAPE, workload, measure=True)
+    taken = time.perf_counter() - begun
+    estimated = plan(classifier, SHAPE, workload)
+    found, peak = measured(classifier, workload)
+    for stage, exact in zip(estimated.stages, asked.stages, strict=True):
         compiled = peak if stage.name == "subspaces" else exact.bytes
         line = {
             "model": name,
             "batch": batch,
             "stage": stage.name,
             "flops": stage.flops,
-            "predicted_s": stage.seconds,
+            "planned_s": exact.seconds,
             "measured_s": found[stage.name],
-            "seconds_ratio": round(stage.seconds / found[stage.name], 2),
+            "seconds_ratio": round(exact.seconds / found[stage.name], 2),
             "estimated_bytes": stage.bytes,
             "compiled_or_peak_bytes": compiled,
             "bytes_ratio": compiled and round(stage.bytes / compiled, 2),
-            "plan_s": round(calibration, 1),
+            "plan_s": round(taken, 1),
             "device": parallel.device_kind(),
             "jax": jax.__version__,
         }
@@ -152,23 +153,22 @@ def report_large(name: str, batch: int) -> None:
     model = models.create(name, num_classes=LARGE_CLASSES, **LARGE[name])
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, *LARGE_SHAPE)))
     classifier = ju.freeze(model, variables, preprocess=ju.Preprocess(0.5, 0.25))
-    request = Request(images=4 * batch, batch_size=batch, steps=0)
-    stages = plan(classifier, LARGE_SHAPE, request).stages
-    predicted = next(stage for stage in stages if stage.name == "statistics")
-    shape = (request.images, *LARGE_SHAPE)
+    workload = Workload(images=4 * batch, batch_size=batch, steps=0)
+    stages = plan(classifier, LARGE_SHAPE, workload).stages
+    planned = next(stage for stage in stages if stage.name == "statistics")
+    shape = (workload.images, *LARGE_SHAPE)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     found = seconds(lambda: ju.second_moments(classifier, images, batch_size=batch))
     held = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     line = {
         "model": name,
         "batch": batch,
-        "images": request.images,
+        "images": workload.images,
         "stage": "statistics",
-        "flops": predicted.flops,
-        "flops_per_second": predicted.flops / found,
-        "predicted_s": predicted.seconds,
+        "flops": planned.flops,
+        "flops_per_second": planned.flops / found,
         "measured_s": found,
-        "estimated_bytes": predicted.bytes,
+        "estimated_bytes": planned.bytes,
         "peak_bytes_in_use": held,
         "device": parallel.device_kind(),
         "jax": jax.__version__,

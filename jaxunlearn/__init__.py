@@ -37,6 +37,8 @@ from jaxunlearn.metrics import ProxyQuality as ProxyQuality
 from jaxunlearn.metrics import evaluate as evaluate
 from jaxunlearn.metrics import noise_images as noise_images
 from jaxunlearn.metrics import proxy_quality as proxy_quality
+from jaxunlearn.models.files import load as load
+from jaxunlearn.models.files import save as save
 from jaxunlearn.nullspace import Moment as Moment
 from jaxunlearn.nullspace import Subspace as Subspace
 from jaxunlearn.nullspace import class_moments as class_moments
@@ -49,6 +51,7 @@ from jaxunlearn.nullspace import second_moments as second_moments
 from jaxunlearn.nullspace import shrink_to_null_space as shrink_to_null_space
 from jaxunlearn.nullspace import subspaces as subspaces
 from jaxunlearn.nullspace import sum_classes as sum_classes
+from jaxunlearn.parallel import cache_compilations as cache_compilations
 from jaxunlearn.tasks import Data as Data
 from jaxunlearn.tasks import Task as Task
 from jaxunlearn.tasks import split_by_class as split_by_class

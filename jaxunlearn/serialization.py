@@ -1,16 +1,17 @@
-"""Records as the plain values that JSON can hold, and the way back."""
+"""Records as JSON-compatible values and back, and files that are whole or not there."""
 
+import contextlib
 import dataclasses
 import json
-import math
+import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import msgspec
 
 _NAMES = {
     int: "an integer",
@@ -22,71 +23,41 @@ _NAMES = {
 }
 
 
-def to_plain(value: Any) -> Any:
+def to_dict(value: Any) -> Any:
     """Records as dictionaries, arrays as lists; None for what is not finite.
 
-    >>> to_plain({"rates": (0.1, float("nan")), "out": Path("runs/a")})
+    >>> to_dict({"rates": (0.1, float("nan")), "out": Path("runs/a")})
     {'rates': [0.1, None], 'out': 'runs/a'}
     """
-    if dataclasses.is_dataclass(value):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {name: to_plain(entry) for name, entry in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [to_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+    return json.loads(msgspec.json.encode(value, enc_hook=_encode))
 
 
 def to_json(value: Any) -> str:
     """Strict JSON, in which a list of numbers takes one line."""
-    text = json.dumps(to_plain(value), indent=2, allow_nan=False)
-    # Inside a string there is no raw line break, so that this finds lists alone.
+    text = json.dumps(to_dict(value), indent=2, allow_nan=False)
+    # Inside a string there is no raw line break, so that only lists match.
     return re.sub(
         r"\[\n[^][{}\"]*\]", lambda m: f"[{' '.join(m[0][1:-1].split())}]", text
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-      ValueError: the file cannot be read or holds no JSON object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path} cannot be read ({error.strerror})."
-        raise ValueError(msg) from error
-    except ValueError as error:
-        msg = f"{path} is no JSON ({error})."
-        raise ValueError(msg) from error
-    if not isinstance(found, dict):
-        msg = f"{path} must hold a JSON object; it holds a {type(found).__name__}."
-        raise ValueError(msg)
-    return found
-
-
-def from_plain(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
+def from_dict(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
     """The dataclass `record`, or an instance of it with the stored values set.
 
     Args:
       record: a dataclass, of which `stored` then needs all fields without a default; or
         an instance, whose values stay where `stored` has none.
-      stored: what `to_plain` made of such an instance.
+      stored: what `to_dict` made of such an instance.
       where: what the record is called in errors, with a dot at its end.
 
     Raises:
-      ValueError: a name that there is not, one that is missing, a value of the wrong
-        type or out of its range.
+      ValueError: an unknown name, one that is missing, a value of the wrong type or out
+        of its range.
 
     >>> from jaxunlearn.training.recipe import Recipe
-    >>> from_plain(Recipe(), {"epochs": 2}).epochs
+    >>> from_dict(Recipe(), {"epochs": 2}).epochs
     2
-    >>> from_plain(Recipe(), {"epochs": "two"}, "recipe.")
+    >>> from_dict(Recipe(), {"epochs": "two"}, "recipe.")
     Traceback (most recent call last):
     ValueError: recipe.epochs must be an integer; it is 'two'.
     """
@@ -97,11 +68,15 @@ def from_plain(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
         if name not in fields:
             msg = f"There is no {where}{name}; there are: {', '.join(fields)}."
             raise ValueError(msg)
-        old = getattr(record, name, None)
-        if dataclasses.is_dataclass(old) and isinstance(value, dict):
-            values[name] = from_plain(old, value, f"{where}{name}.")
-        else:
-            values[name] = _converted(value, kinds[name], f"{where}{name}")
+        default = getattr(record, name, None)
+        if dataclasses.is_dataclass(default) and isinstance(value, dict):
+            values[name] = from_dict(default, value, f"{where}{name}.")
+            continue
+        try:
+            values[name] = msgspec.convert(value, kinds[name], dec_hook=_decode)
+        except msgspec.ValidationError as error:
+            msg = f"{where}{name} must be {_describe(kinds[name])}; it is {value!r}."
+            raise ValueError(msg) from error
     if not isinstance(record, type):
         return dataclasses.replace(record, **values)
     for name, field in fields.items():
@@ -112,48 +87,79 @@ def from_plain(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
     return record(**values)
 
 
-def _converted(value, kind, name):
-    """A JSON value as what a field of type `kind` holds, or a sentence."""
-    alternatives = _alternatives(kind)
-    exact = [k for k in alternatives if k is type(value)]
-    for alternative in exact or alternatives:
-        fits, converted = _fit(value, alternative)
-        if fits:
-            return converted
-    wanted = " or ".join(dict.fromkeys(map(_describe, alternatives)))
-    msg = f"{name} must be {wanted}; it is {value!r}."
-    raise ValueError(msg)
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      ValueError: the file cannot be read or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"{path} cannot be read ({error.strerror})."
+        raise ValueError(msg) from error
+    except ValueError as error:
+        msg = f"{path} is no JSON ({error})."
+        raise ValueError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"{path} must hold a JSON object; it holds a {type(value).__name__}."
+        raise ValueError(msg)
+    return value
 
 
-def _alternatives(kind):
-    union = typing.get_origin(kind) in (types.UnionType, typing.Union)
-    return typing.get_args(kind) if union else (kind,)
+def write_json(path: Path, value: Any) -> None:
+    """`to_json`, written by `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(to_json(value) + "\n", encoding="utf-8")
 
 
-def _fit(value, kind) -> tuple[bool, Any]:
-    """Whether a JSON value is one of type `kind`, and if so, that."""
-    origin, of = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return value in of, value
-    if origin is dict:
-        return isinstance(value, dict), value
-    if origin is tuple:
-        if not isinstance(value, list):
-            return False, None
-        of = of[:1] * len(value) if of[-1] is Ellipsis else of
-        fitted = [_fit(v, k) for v, k in zip(value, of, strict=False)]
-        fits = len(value) == len(of) and all(fits for fits, _ in fitted)
-        return fits, tuple(converted for _, converted in fitted)
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` if all goes well.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_write(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("all of it")
+    ...     (Path(folder) / "a.txt").read_text()
+    'all of it'
+    """
+    if not path.parent.is_dir():
+        msg = f"There is no folder {path.parent} to write {path.name} into."
+        raise FileNotFoundError(msg)
+    # The suffix stays: some writers go by it.
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _encode(value: Any) -> Any:
+    """What msgspec cannot write by itself: paths, and NumPy's and JAX's numbers."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    msg = f"{value!r} cannot be written as JSON."
+    raise TypeError(msg)
+
+
+def _decode(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
-        return True, Path(value)
-    if kind is float and type(value) is int:
-        return True, float(value)
-    # Not isinstance: true is an integer to Python, but not to JSON.
-    return type(value) is kind, value
+        return Path(value)
+    raise ValueError
 
 
-def _describe(kind):
+def _describe(kind: Any) -> str:
+    """What a field of this type takes, in words."""
     origin, of = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(dict.fromkeys(map(_describe, of)))
     if origin is Literal:
         return f"one of {', '.join(map(repr, of))}"
     if origin is tuple:

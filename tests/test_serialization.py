@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pytest
 
-from jaxunlearn.serialization import from_plain, read_json, to_json, to_plain
+from jaxunlearn.serialization import (
+    atomic_write,
+    from_dict,
+    read_json,
+    to_dict,
+    to_json,
+    write_json,
+)
 
 
 class Inner(NamedTuple):
@@ -52,12 +59,12 @@ CHANGED = Record(
 @pytest.mark.parametrize("record", [Record(), CHANGED])
 def test_records_come_back_through_json(record):
     stored = json.loads(to_json(record))
-    assert from_plain(Record(), stored) == record
-    assert from_plain(Record, stored) == record
+    assert from_dict(Record(), stored) == record
+    assert from_dict(Record, stored) == record
 
 
 def test_integers_serve_as_numbers_and_keep_their_type_where_both_may_stand():
-    found = from_plain(Record(), {"rate": 1, "either": 2, "annotated": [1]})
+    found = from_dict(Record(), {"rate": 1, "either": 2, "annotated": [1]})
     assert [type(x) for x in (found.rate, found.either, *found.annotated)] == [
         float,
         int,
@@ -92,7 +99,7 @@ def test_integers_serve_as_numbers_and_keep_their_type_where_both_may_stand():
 )
 def test_what_does_not_fit_is_refused_by_name(stored, sentence):
     with pytest.raises(ValueError, match=sentence):
-        from_plain(Record(), stored, "the ")
+        from_dict(Record(), stored, "the ")
 
 
 def test_arrays_records_and_what_is_not_finite_become_plain():
@@ -110,7 +117,7 @@ def test_arrays_records_and_what_is_not_finite_become_plain():
         "path": "a",
         "nested": [{"weight": 1.0}, [1, None]],
     }
-    assert to_plain(value) == plain
+    assert to_dict(value) == plain
     assert json.loads(to_json(value)) == plain
 
 
@@ -139,3 +146,33 @@ def test_files_that_hold_no_object_are_refused(tmp_path, content, sentence):
 def test_files_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} cannot be read"):
         read_json(tmp_path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write(text, error=None):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text)
+            assert path.read_text() == "old"
+            if error is not None:
+                raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        write("half", KeyboardInterrupt())
+    assert path.read_text() == "old"
+    write("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_written_whole_with_a_line_break_at_its_end(tmp_path):
+    write_json(tmp_path / "a.json", {"rate": float("nan")})
+    assert (tmp_path / "a.json").read_text() == '{\n  "rate": null\n}\n'
+    assert read_json(tmp_path / "a.json") == {"rate": None}
+
+
+def test_what_is_no_value_is_refused():
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        to_dict({"augment": object()})

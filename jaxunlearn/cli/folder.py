@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.cli.images import load_images, save_images
 from jaxunlearn.cli.plots import plot_accuracies, plot_images
 from jaxunlearn.cli.settings import Run
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.models.files import (
     Card,
     load_classifier,
-    load_images,
-    save_images,
     save_with_card,
-    written_whole,
 )
-from jaxunlearn.serialization import read_json, to_json
+from jaxunlearn.serialization import read_json, write_json
 from jaxunlearn.tasks import Data
 
 _PROXIES = "proxies.npz"
@@ -124,8 +122,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a record, all or nothing."""
-        with written_whole(self.partial / name) as temporary:
-            temporary.write_text(to_json(value) + "\n", encoding="utf-8")
+        write_json(self.partial / name, value)
 
     def load(self, name: str) -> tuple[dict[str, Any], Classifier] | None:
         """The record and the classifier of a piece, or None if it is not done."""

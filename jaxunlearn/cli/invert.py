@@ -14,6 +14,7 @@ from tyro.conf import arg
 from jaxunlearn import inversion
 from jaxunlearn.checks import check_count
 from jaxunlearn.cli.console import bars, consoles, library_warnings
+from jaxunlearn.cli.images import save_images
 from jaxunlearn.cli.inverted import (
     LAST_FINITE,
     InversionFolder,
@@ -29,8 +30,8 @@ from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
 from jaxunlearn.inversion.batches import Batches
 from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import ScheduleName
-from jaxunlearn.models.files import Card, save_images
-from jaxunlearn.serialization import to_plain
+from jaxunlearn.models.files import Card
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes
 
 _File = Annotated[Path | None, arg(metavar="FILE.safetensors")]
@@ -239,7 +240,7 @@ def _plain(settings, classes, prior) -> dict[str, Any]:
     found |= {"seed": settings.seed}
     weights = dataclasses.asdict(prior)
     found |= {f"prior.{name}": weight for name, weight in weights.items()}
-    return to_plain(found)
+    return to_dict(found)
 
 
 def _images(

@@ -14,10 +14,11 @@ from rich.table import Table
 
 from jaxunlearn import datasets, parallel
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.cli.images import save_images
 from jaxunlearn.cli.plots import plot_sheet
 from jaxunlearn.metrics.evaluation import evaluate, logits
-from jaxunlearn.models.files import Card, save_images, versions, written_whole
-from jaxunlearn.serialization import read_json, to_json, to_plain
+from jaxunlearn.models.files import Card, versions
+from jaxunlearn.serialization import atomic_write, read_json, to_dict, write_json
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.checkpoints import differences
 
@@ -154,8 +155,7 @@ class InversionFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a record, all or nothing."""
-        with written_whole(self.place / name) as temporary:
-            temporary.write_text(to_json(value) + "\n", encoding="utf-8")
+        write_json(self.place / name, value)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record, and remove what only an unfinished inversion needs."""
@@ -184,7 +184,7 @@ class FinishedBatches(list[np.ndarray]):
     def append(self, images: np.ndarray) -> None:
         """Write them, all or nothing."""
         self._folder.mkdir(exist_ok=True)
-        with written_whole(self._file) as temporary:
+        with atomic_write(self._file) as temporary:
             np.save(temporary, images)
         super().append(images)
 
@@ -216,7 +216,7 @@ def write_results(
         "device": parallel.device_kind(),
     }
     folder.finish(found)
-    return to_plain(accuracies)
+    return to_dict(accuracies)
 
 
 def recognised(accuracies: Mapping[str, Any], count: int) -> Table:

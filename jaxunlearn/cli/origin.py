@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.models.files import Card, load_classifier
-from jaxunlearn.serialization import read_json, to_plain
+from jaxunlearn.serialization import read_json, to_dict
 
 
 class Origin(NamedTuple):
@@ -29,8 +29,8 @@ class Saved(NamedTuple):
         """What tells where it comes from."""
         with self.path.open("rb") as file:
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        card = to_plain(self.card)
-        card["preprocess"] = to_plain(self.classifier.preprocess)
+        card = to_dict(self.card)
+        card["preprocess"] = to_dict(self.classifier.preprocess)
         return {"path": str(self.path), "sha256": checksum, "card": card}
 
 

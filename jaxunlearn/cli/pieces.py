@@ -22,7 +22,7 @@ from jaxunlearn.metrics import relative_change
 from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.metrics.proxies import proxy_quality
 from jaxunlearn.nullspace.moments import second_moments
-from jaxunlearn.serialization import to_plain
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, Task, split_by_class
 
 
@@ -146,9 +146,9 @@ class Pieces:
             )
         classifier = result.classifier
         instead = self._evaluate(classifier, "test")
-        record = to_plain(
+        record = to_dict(
             {
-                **to_plain(quality),
+                **to_dict(quality),
                 "with_true_images": {
                     "retained": instead.retained,
                     "forgotten": instead.forgotten,
@@ -195,7 +195,7 @@ class Pieces:
             for field in dataclasses.fields(trace)
             if field.name not in ("proxies", "tuned", "trials")
         }
-        record = to_plain(record)
+        record = to_dict(record)
         forgotten = () if title == "original" else settings.forget
         card = settings.card(title, self._task.forget.images.shape[1:], forgotten)
         self._folder.save(title, classifier, card, record)

@@ -2,31 +2,40 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from rich import box
 from rich.table import Table
 from tyro.conf import arg
 
-from jaxunlearn import datasets, models
+from jaxunlearn import datasets, methods, models
 from jaxunlearn.classifier.classifier import Preprocess, freeze
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.settings import check_forget
 from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
 from jaxunlearn.models.files import Card, read_card
 from jaxunlearn.nullspace.rank_rules import choose_rule
-from jaxunlearn.planning import Plan as Planned
-from jaxunlearn.planning import Request, StagePlan, abstract_classifier, plan
+from jaxunlearn.planning import (
+    LayerPlan,
+    StagePlan,
+    Workload,
+    abstract_classifier,
+    plan,
+)
 
 # Pixels are standardised, with numbers that make no difference to the cost.
 _PIXELS = Preprocess(0.5, 0.5)
 
+# Those that say how many images they read or invert.
+_METHODS = [name for name, kind in methods.by_name.items() if hasattr(kind, "reads")]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Predict the memory, operations and time of a request from shapes alone.
+    """The memory and operations of a request, from shapes alone; its time on demand.
 
     Attributes:
       model: name of a network.
@@ -38,10 +47,10 @@ class Plan:
       num_classes: likewise.
       images: how many retained images there are, likewise.
       forget: the classes to forget.
-      method: covarnav inverts images and takes their moments, unsc takes moments of
-        each retained class.
+      method: says how many images are inverted, and of how many moments are taken.
       batch_size: images of a batch of moments.
-      images_per_class: inverted images of each retained class.
+      images_per_class: inverted images of each retained class, where the method
+        inverts any.
       inversion_steps: steps of the inversion.
       inversion_batch_size: images optimised together.
       steps: unlearning steps.
@@ -50,9 +59,8 @@ class Plan:
       rank: or so many directions of each layer.
       protected_fraction: or this share of a layer's directions.
       rtol: or directions above this share of the largest singular value.
-      calibrate: "products" times every different product of the request on this
-        machine, which takes seconds to minutes; "none" predicts no times.
       compile: compile the programs, and say what memory they ask for, to the byte.
+      measure: time three runs of each stage's program on this machine.
       json: print JSON instead of tables.
     """
 
@@ -67,7 +75,7 @@ class Plan:
     num_classes: int | None = None
     images: int | None = None
     forget: Annotated[tuple[int, ...], Classes] = (0,)
-    method: Literal["covarnav", "unsc"] = "covarnav"
+    method: Annotated[str, arg(metavar="|".join(_METHODS))] = "covarnav"
     batch_size: int = 256
     images_per_class: int = 32
     inversion_steps: int = 500
@@ -78,24 +86,23 @@ class Plan:
     rank: int | None = None
     protected_fraction: float | None = None
     rtol: float | None = None
-    calibrate: Literal["products", "none"] = "products"
     compile: bool = False
+    measure: bool = False
     json: bool = False
 
-    def request(self, retained: int, num_classes: int) -> Request:
+    def workload(self, retained: int, num_classes: int) -> Workload:
         """How much there is to do, of `retained` images of `num_classes` classes."""
         rules = (self.energy, self.rank, self.protected_fraction, self.rtol)
         energy = 0.99 if rules == (None,) * 4 else self.energy
         rule = choose_rule(energy, *rules[1:])
-        classes = num_classes - len(self.forget)
-        inverts = self.method == "covarnav"
-        inverted = classes * self.images_per_class if inverts else 0
-        return Request(
-            images=inverted if inverts else retained,
+        kind = methods.by_name[self.method]
+        fields = {field.name for field in dataclasses.fields(kind)}
+        given = {"images_per_class": self.images_per_class}
+        method = kind(**{name: n for name, n in given.items() if name in fields})
+        return Workload(
+            **method.reads(retained, num_classes - len(self.forget)),
             batch_size=self.batch_size,
-            sets=1 if inverts else classes,
             rule=rule,
-            inverted=inverted,
             inversion_steps=self.inversion_steps,
             inversion_batch_size=self.inversion_batch_size,
             steps=self.steps,
@@ -106,29 +113,30 @@ class Plan:
 def print_plan(settings: Plan) -> None:
     """Print the layers and the stages."""
     results, progress = consoles()
+    check_names("method to be planned", [settings.method], _METHODS)
     shape, classes, images = _sizes(settings)
     check_forget(settings.forget, classes)
-    request = settings.request(images, classes)
+    workload = settings.workload(images, classes)
     network = freeze(_module(settings, classes), {"params": {}}).network
     classifier = abstract_classifier(network, shape, _PIXELS)
-    if settings.calibrate == "products":
-        progress.print("Timing the products of this request on this machine.")
-    found = plan(
-        classifier,
-        shape,
-        request,
-        calibrate=settings.calibrate == "products",
-        compiled=settings.compile,
-    )
+    if settings.measure:
+        progress.print("Timing three runs of each stage on this machine.")
+    how = {"compile": settings.compile, "measure": settings.measure}
+    request = plan(classifier, shape, workload, **how)
     if settings.json:
-        results.print(json.dumps(dataclasses.asdict(found), indent=1))
+        results.print(json.dumps(dataclasses.asdict(request), indent=1))
         return
-    results.print(_layers(found))
-    results.print(_stages(found))
+    results.print(_layers(request.layers))
+    results.print(_stages(request.stages))
+    asked = settings.compile or settings.measure
     results.print(
-        "rows: of one image. rank: by data, where these decide. Compilation comes on\n"
-        "top of the seconds. Memory is "
-        + ("what XLA asks for." if settings.compile else "estimated; see --compile.")
+        "rows: of one image. rank: by data, where these decide. Memory is "
+        + ("what XLA\nasks for." if asked else "estimated\nfrom shapes; see --compile.")
+        + (
+            " Compilation comes on top of the seconds."
+            if settings.measure
+            else " For seconds: --measure."
+        )
     )
 
 
@@ -150,7 +158,8 @@ def _sizes(settings: Plan) -> tuple[tuple[int, ...], int, int]:
         images = images or int(retained.sum())
         classes = classes or datasets.num_classes(settings.dataset, data_dir=folder)
     needed = {"--image-shape": shape, "--num-classes": classes}
-    if settings.method == "unsc":
+    one, two = (settings.workload(n, len(settings.forget) + 1) for n in (1, 2))
+    if one != two:
         needed["--images"] = images
     missing = [flag for flag, value in needed.items() if value is None]
     if missing:
@@ -160,13 +169,12 @@ def _sizes(settings: Plan) -> tuple[tuple[int, ...], int, int]:
 
 
 def _card(path: Path) -> Card:
-    found = (
-        read_card(path) if path.suffix == ".safetensors" and path.is_file() else None
-    )
-    if found is None:
+    known = path.suffix == ".safetensors" and path.is_file()
+    read = read_card(path) if known else None
+    if read is None:
         msg = f"--checkpoint takes a .safetensors file that jaxunlearn wrote; it is {path}."  # noqa: E501
         raise ValueError(msg)
-    return found[0]
+    return read[0]
 
 
 def _module(settings: Plan, classes: int):
@@ -178,13 +186,13 @@ def _module(settings: Plan, classes: int):
     return models.create(settings.model, num_classes=classes, **options)
 
 
-def _layers(found: Planned) -> Table:
+def _layers(layers: Sequence[LayerPlan]) -> Table:
     table = Table(title="layers", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("weight", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     for heading in ("g", "d", "out", "rows", "rank", "moment"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for layer in found.layers:
+    for layer in layers:
         sizes = (layer.g, layer.d, layer.out, layer.rows)
         rank = "by data" if layer.rank is None else str(layer.rank)
         table.add_row(
@@ -193,12 +201,12 @@ def _layers(found: Planned) -> Table:
     return table
 
 
-def _stages(found: Planned) -> Table:
+def _stages(stages: Sequence[StagePlan]) -> Table:
     table = Table(title="stages", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("stage", no_wrap=True)
     for heading in ("runs", "FLOPs", "memory", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for stage in found.stages:
+    for stage in stages:
         table.add_row(
             stage.name,
             str(stage.runs),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxunlearn.models.files import written_whole
+from jaxunlearn.serialization import atomic_write
 
 # Inches: no picture grows without bounds with the number of classes.
 _LARGEST = 40.0
@@ -179,5 +179,5 @@ def _visible(images):
 
 
 def _save(figure, path: Path) -> None:
-    with written_whole(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         figure.savefig(temporary, dpi=_DPI)

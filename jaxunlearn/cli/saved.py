@@ -18,7 +18,7 @@ from jaxunlearn.cli.source import check_names, check_seed
 from jaxunlearn.methods import forget_task
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import Card, load_classifier, save_classifier
-from jaxunlearn.serialization import to_plain
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
 
 
@@ -70,7 +70,7 @@ def evaluate_saved(settings: Evaluate) -> None:
     found = evaluate(classifier, data, forgotten)
     results, _ = consoles()
     if settings.json:
-        print(json.dumps(to_plain(found), allow_nan=False))
+        print(json.dumps(to_dict(found), allow_nan=False))
     else:
         results.print(str(found))
 

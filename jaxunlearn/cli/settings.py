@@ -13,7 +13,7 @@ from jaxunlearn.cli.distributed import Several
 from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
 from jaxunlearn.cli.trained import Trained
 from jaxunlearn.methods import UNSC, CovarNav, Descent, Unprojected
-from jaxunlearn.serialization import from_plain, read_json, to_plain
+from jaxunlearn.serialization import from_dict, read_json, to_dict
 from jaxunlearn.tasks import Data, check_classes
 
 # Those that start from a classifier and descend; the others train from scratch.
@@ -109,7 +109,7 @@ class Run(Several, Methods, Trained):
 
     def plain(self) -> dict[str, Any]:
         """What makes two runs the same, as plain values: all but where they go."""
-        plain = to_plain(self)
+        plain = to_dict(self)
         return {name: plain[name] for name in plain if name not in _PLACES}
 
 
@@ -185,7 +185,7 @@ def read_config(path: Path) -> Run:
         raise ValueError(msg)
     stored = read_json(path)
     try:
-        return from_plain(Run(), stored)
+        return from_dict(Run(), stored)
     except (ValueError, TypeError) as error:
         msg = f"{path} is no configuration of a run. {error}"
         raise ValueError(msg) from error

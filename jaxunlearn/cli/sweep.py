@@ -24,7 +24,7 @@ from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.results import Sweep as Swept
 from jaxunlearn.methods.stacked import WAYS
 from jaxunlearn.models.files import save_with_card, versions
-from jaxunlearn.serialization import to_json, to_plain
+from jaxunlearn.serialization import to_dict, write_json
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 
 _Rates = Annotated[tuple[float, ...], arg(metavar="[RATE ...]")]
@@ -111,7 +111,7 @@ class Sweep(Methods, Trained):
 
     def plain(self) -> dict[str, Any]:
         """What decides about the results, as plain values."""
-        plain = to_plain(self)
+        plain = to_dict(self)
         return {name: plain[name] for name in plain if name not in _PLACES}
 
     def of_checkpoint(self, path: Path) -> "Sweep":
@@ -147,7 +147,7 @@ def sweep_classes(settings: Sweep) -> None:
         if settings.save_classifiers:
             _save(settings, folder, original, swept, records, train)
         record = _record(settings, swept, records, splits, watch.seconds)
-        (folder / "sweep.json").write_text(to_json(record) + "\n", encoding="utf-8")
+        write_json(folder / "sweep.json", record)
     title = f"{settings.dataset}, {settings.model}, {settings.method}"
     results.print(table(records, f"{title}, seed {settings.seed}"))
     results.print(LEGEND)

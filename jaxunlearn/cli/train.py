@@ -19,8 +19,8 @@ from jaxunlearn.cli.source import Classes, Folder
 from jaxunlearn.cli.trained import Trained, of_classes
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.metrics.evaluation import Evaluation, evaluate
-from jaxunlearn.models.files import save_with_card, written_whole
-from jaxunlearn.serialization import read_json, to_json, to_plain
+from jaxunlearn.models.files import save_with_card
+from jaxunlearn.serialization import read_json, to_dict, write_json
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 from jaxunlearn.training.checkpoints import differences
 from jaxunlearn.training.reports import MetricLog
@@ -157,9 +157,7 @@ def _prepare(settings: Train) -> None:
             if _HALF_WRITTEN.fullmatch(path.name):
                 path.unlink()
         if not (place / _CONFIG).exists():
-            with written_whole(place / _CONFIG) as temporary:
-                text = to_json(_plain(settings)) + "\n"
-                temporary.write_text(text, encoding="utf-8")
+            write_json(place / _CONFIG, _plain(settings))
     except OSError as error:
         msg = (
             f"The folder {place} cannot be made ({error.strerror or error}): choose "
@@ -229,7 +227,7 @@ def _save(
 
 
 def _plain(settings: Train) -> dict[str, Any]:
-    plain = to_plain(settings)
+    plain = to_dict(settings)
     return {name: plain[name] for name in plain if name not in _PLACES}
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxunlearn import parallel
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 Shape = tuple[int, ...]  # height, width, channels
@@ -161,7 +163,7 @@ def check_memory(n: int, shape: Shape) -> None:
 
     >>> check_memory(1000, (32, 32, 3))
     """
-    needed, present = n * math.prod(shape), physical_memory()
+    needed, present = n * math.prod(shape), parallel.host_memory()
     if needed > present / 2:
         msg = (
             f"{n} images of shape {shape} take {needed / 1e9:.1f} GB, and this machine "
@@ -169,14 +171,6 @@ def check_memory(n: int, shape: Shape) -> None:
             "width), or read the images of a folder in batches with datasets.stream."
         )
         raise ValueError(msg)
-
-
-def physical_memory() -> float:
-    """Bytes of memory that this machine has; infinity where it does not say."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):
-        return math.inf
 
 
 def collect(

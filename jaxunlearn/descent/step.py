@@ -121,8 +121,8 @@ class DescentStep:
         missing = -self.size % self.mesh.size
         # Copies of a real image: nothing can go wrong in them alone.
         images = jnp.pad(images, [(0, missing)] + [(0, 0)] * 3, mode="edge")
-        shares = parallel.on_shares(_share_logits, self.mesh, self.transform)
-        return shares(images[None], classifier)[0][0, : self.size]
+        shares = parallel.map_shards(_logits, self.mesh, (None, 0), 0, self.transform)
+        return shares(classifier, images)[: self.size]
 
 
 def begin(
@@ -166,10 +166,6 @@ def logits_shape(
 @jax.jit
 def _logits(classifier, images):
     return classifier(images)
-
-
-def _share_logits(images, classifier):
-    return _logits(classifier, images[0])[None], None
 
 
 def to_pixels(images: Array) -> Array:

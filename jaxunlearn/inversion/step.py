@@ -145,14 +145,9 @@ class Step:
         shared = constants._replace(labels=None), index
         if self.mesh is None:
             return self._share(rows, shared)
-
-        def share(rows, shared):
-            gradients, terms = self._share(jax.tree.map(lambda x: x[0], rows), shared)
-            return gradients[None], terms
-
-        run = parallel.on_shares(share, self.mesh, self.transform)
-        gradients, terms = run(jax.tree.map(lambda x: x[None], rows), shared)
-        return gradients[0], terms
+        axes = (0, None)
+        run = parallel.map_shards(self._share, self.mesh, axes, axes, self.transform)
+        return run(rows, shared)
 
     def _share(self, rows, shared):
         """On one device: its share of the batch."""

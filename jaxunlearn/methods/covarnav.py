@@ -60,6 +60,13 @@ class CovarNav(ProjectedDescent):
     jitter: int = 2
     stand_in: StandIn = "inverted"
 
+    def reads(self, retained: int, classes: int) -> dict[str, int]:
+        """See `Descent.reads`: moments of the proxies, which are inverted."""
+        del retained
+        images = classes * self.images_per_class
+        inverted = images if self.stand_in == "inverted" else 0
+        return {"images": images, "inverted": inverted}
+
     def __post_init__(self):
         super().__post_init__()
         for name in ("images_per_class", "inversion_steps", "inversion_batch_size"):

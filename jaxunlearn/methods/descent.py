@@ -78,6 +78,19 @@ class Descent:
             msg = f"augment must be one of {there}; it is {self.augment!r}."
             raise ValueError(msg)
 
+    def reads(self, retained: int, classes: int) -> dict[str, int]:
+        """What of a `planning.Workload` the method decides.
+
+        Args:
+          retained: how many retained images there are.
+          classes: of so many classes.
+
+        >>> Descent().reads(1000, 9)
+        {'images': 0}
+        """
+        del retained, classes
+        return {"images": 0}
+
     def __call__(
         self,
         classifier: Classifier,

@@ -100,7 +100,7 @@ class StackedStep:
         rows, shared = (carry, row), (constants, index)
         if self.mesh is None:
             return local(rows, shared)
-        return parallel.on_leading_shares(local, self.mesh)(rows, shared)
+        return parallel.map_shards(local, self.mesh, (0, None), 0)(rows, shared)
 
 
 class Stack:

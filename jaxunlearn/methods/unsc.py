@@ -34,6 +34,11 @@ class UNSC(ProjectedDescent):
     subspace: Literal["merged", "pooled"] = "merged"
     merge_energy: float = 0.99
 
+    def reads(self, retained: int, classes: int) -> dict[str, int]:
+        """See `Descent.reads`: moments of each retained class, or of all together."""
+        sets = classes if self.subspace == "merged" else 1
+        return {"images": retained, "sets": sets}
+
     def __post_init__(self):
         super().__post_init__()
         if self.subspace not in ("merged", "pooled"):

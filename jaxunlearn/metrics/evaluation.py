@@ -198,10 +198,8 @@ def _logits(classifier, images):
 
 @functools.partial(jax.jit, static_argnames=("mesh", "transform"))
 def _shares(classifier, images, mesh, transform):
-    def local(images, classifier):
-        return _logits(classifier, images[0])[None], None
-
-    return parallel.on_shares(local, mesh, transform)(images, classifier)[0][0]
+    run = parallel.map_shards(_logits, mesh, (None, 0), 0, transform)
+    return run(classifier, images[0])
 
 
 def num_classes(classifier: Classifier, images: Array | np.ndarray) -> int:

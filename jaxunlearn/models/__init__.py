@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from jaxunlearn.models import nnx_resnet as nnx_resnet
 from jaxunlearn.models import torch_weights as torch_weights
 from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN
@@ -93,6 +92,22 @@ def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
         _check_option(name, kinds, option, parsed)
         options[option] = parsed
     return options
+
+
+def recognise(module: Any) -> dict[str, Any] | None:
+    """What `create` made an equal module of, or None.
+
+    >>> recognise(create("smallcnn", num_classes=10, width=8))
+    {'model': 'smallcnn', 'num_classes': 10, 'options': {'width': 8}}
+    """
+    for name, (kind, fixed) in _BY_NAME.items():
+        if type(module) is not kind or not fixed.items() <= vars(module).items():
+            continue
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        values = {option: getattr(module, option) for option in _options(name)}
+        options = {o: value for o, value in values.items() if value != defaults[o]}
+        return {"model": name, "num_classes": module.num_classes, "options": options}
+    return None
 
 
 def _options(name: str) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxunlearn.models.pooling import halve
-from jaxunlearn.models.shapes import check_side
+from jaxunlearn.models.layers import check_side, halve
 
 # (channels, side of the kernel, dropout) of the three convolutions.
 _CONVOLUTIONS = ((64, 4, 0.2), (128, 3, 0.2), (256, 2, 0.5))

@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxunlearn.models.shapes import check_side
+from jaxunlearn.models.layers import check_side
 
 # (channels at width 1, side of the kernel, stride) of the eight convolutions.
 _LAYERS = (

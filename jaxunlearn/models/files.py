@@ -10,18 +10,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn import models
-from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
-from jaxunlearn.serialization import from_plain, to_json, to_plain
-from jaxunlearn.tasks import Data
-
-# The entry of the file's header that holds the card.
-_HEADER = "jaxunlearn"
+from jaxunlearn.models.tensors import (
+    check_tensors,
+    from_tensors,
+    named,
+    read_header,
+    read_tensors,
+    to_tensors,
+    unnamed,
+    write_tensors,
+)
+from jaxunlearn.serialization import from_dict, to_dict, write_json
 
 _PACKAGES = ("jaxunlearn", "jax", "flax", "optax", "numpy")
 
@@ -34,7 +39,7 @@ class Card:
       model: name of the network, for `models.create`.
       num_classes: likewise.
       options: further arguments of `models.create`.
-      image_shape: (h, w, c).
+      image_shape: (h, w, c), or None where it was not given.
       name: what the classifier is called.
       dataset: what it was trained on.
       size: height and width that its images were resized to, if they were.
@@ -45,7 +50,7 @@ class Card:
     model: str
     num_classes: int
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int] | None = None
     name: str = ""
     dataset: str | None = None
     size: tuple[int, int] | None = None
@@ -53,57 +58,93 @@ class Card:
     forgotten: tuple[int, ...] = ()
 
 
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if all goes well.
+def save(
+    path: str | os.PathLike,
+    classifier: Classifier,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a classifier to a `.safetensors` file: all of it, or nothing.
+
+    It holds parameters, state, preprocessing, a checksum, and the name and options of
+    a network that `models.create` makes. Options of `freeze` are not kept.
+
+    Args:
+      path: ends in `.safetensors`.
+      classifier: of any network.
+      image_shape: (h, w, c): of a network that `models.create` makes. The parameters
+        are checked against it, and the commands take only files that have it.
+      overwrite: replace what is there.
 
     Raises:
+      FileExistsError: there is such a file.
       FileNotFoundError: there is no such folder.
+      ValueError: the path ends otherwise, or images have another shape.
 
     >>> import tempfile
+    >>> model = models.create("smallcnn", num_classes=3, width=2)
+    >>> variables = model.init(jax.random.key(0), jax.numpy.ones((1, 8, 8, 1)))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with written_whole(Path(folder) / "a.txt") as temporary:
-    ...         _ = temporary.write_text("all of it")
-    ...     (Path(folder) / "a.txt").read_text()
-    'all of it'
+    ...     path = Path(folder) / "small.safetensors"
+    ...     save(path, freeze(model, variables))
+    ...     load(path)(jax.numpy.ones((2, 8, 8, 1))).shape
+    (2, 3)
     """
-    if not path.parent.is_dir():
-        msg = f"There is no folder {path.parent} to write {path.name} into."
-        raise FileNotFoundError(msg)
-    # The suffix stays: some writers go by it.
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        msg = f"path must end in .safetensors; it is {path}."
+        raise ValueError(msg)
+    if path.exists() and not overwrite:
+        msg = f"There is already {path}: pass overwrite=True, or give another path."
+        raise FileExistsError(msg)
+    module = getattr(getattr(classifier.network, "module", None), "module", None)
+    made = models.recognise(module)
+    card = None if made is None else Card(**made, image_shape=image_shape)
+    save_classifier(path, classifier, card)
 
 
-def save_classifier(path: str | Path, classifier: Classifier, card: Card) -> None:
+def load(path: str | os.PathLike, model: Any = None) -> Classifier:
+    """The classifier in a file that `save` or a command wrote.
+
+    Args:
+      path: of the file.
+      model: what was frozen, as `freeze` takes it, whose own parameters do not matter;
+        None where `models.create` makes it.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is damaged, does not say which network it is of while no
+        model is given, or its tensors are not those of the network.
+
+    >>> import tempfile
+    >>> model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(3)])
+    >>> variables = model.init(jax.random.key(0), jax.numpy.ones((1, 2, 2, 1)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "dense.safetensors"
+    ...     save(path, freeze(model, variables))
+    ...     load(path, model).params["layers_1"]["kernel"].shape
+    (4, 3)
+    """
+    return _load(Path(path), model)[0]
+
+
+def save_classifier(path: str | Path, classifier: Classifier, card: Card | None):
     """Write parameters, state and what rebuilds the network, all or nothing.
 
     Args:
       path: ends in `.safetensors`.
-      classifier: of a network made by `models.create`.
-      card: how it was made.
+      classifier: of the network that the card describes.
+      card: how it was made; None where `models.create` cannot.
 
     Raises:
       ValueError: the classifier is not of the network that the card describes.
       FileNotFoundError: there is no such folder.
     """
-    from safetensors.numpy import save
-
-    tree = {"params": classifier.params, "state": classifier.state}
-    tensors = {
-        path_name(where): np.ascontiguousarray(leaf)
-        for where, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    _, expected = _network(card)
-    _check_tensors(tensors, expected)
-    described = to_plain(card) | {"preprocess": to_plain(classifier.preprocess)}
-    header = {_HEADER: json.dumps(described, allow_nan=False)}
-    with written_whole(Path(path)) as temporary:
-        temporary.write_bytes(save(tensors, header))
+    tensors = to_tensors({"params": classifier.params, "state": classifier.state})
+    if card is not None:
+        _check_network(card, _create(card), tensors)
+    write_tensors(Path(path), tensors, _entries(card, classifier.preprocess))
 
 
 def save_with_card(
@@ -118,23 +159,8 @@ def save_with_card(
       details: further entries, such as accuracies.
     """
     save_classifier(path, classifier, card)
-    described = to_plain(card) | {"preprocess": to_plain(classifier.preprocess)}
-    entries = described | dict(details) | {"versions": versions()}
-    with written_whole(path.with_suffix(".json")) as temporary:
-        temporary.write_text(to_json(entries) + "\n", encoding="utf-8")
-
-
-def save_images(path: Path, data: Data, seed: int) -> None:
-    """Images, labels and the seed that they were drawn from, as an `.npz` file."""
-    arrays = {"images": np.asarray(data.images), "labels": data.labels}
-    with written_whole(path) as temporary:
-        np.savez(temporary, **arrays, seed=np.int64(seed))
-
-
-def load_images(path: Path) -> Data:
-    """What `save_images` wrote, without the seed."""
-    with np.load(path) as arrays:
-        return Data(arrays["images"], arrays["labels"])
+    entries = _entries(card, classifier.preprocess) | dict(details)
+    write_json(path.with_suffix(".json"), entries | {"versions": versions()})
 
 
 def versions() -> dict[str, str]:
@@ -143,8 +169,8 @@ def versions() -> dict[str, str]:
     >>> sorted(versions())
     ['flax', 'jax', 'jaxunlearn', 'numpy', 'optax', 'python']
     """
-    found = {name: version(name) for name in _PACKAGES}
-    return found | {"python": platform.python_version()}
+    packages = {name: version(name) for name in _PACKAGES}
+    return packages | {"python": platform.python_version()}
 
 
 def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
@@ -153,101 +179,96 @@ def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
     Raises:
       ValueError: the file is no whole safetensors file, or its card is damaged.
     """
-    with _opened(path) as file:
-        header = _header(file)
+    header = read_header(path)
     if header is None:
         return None
-    try:
-        return _described(header)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        msg = f"{path} holds no classifier that can be rebuilt. {error}"
-        raise ValueError(msg) from error
-
-
-def _described(header: str) -> tuple[Card, Preprocess | None]:
-    described = json.loads(header)
-    preprocess = described.pop("preprocess")
-    preprocess = None if preprocess is None else Preprocess(**preprocess)
-    return from_plain(Card, described), preprocess
+    with _prefixed(path):
+        preprocess, card = _described(header)
+        return _complete(card), preprocess
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
-    """The classifier that `save_classifier` wrote, and its card.
+    """The classifier that `save_classifier` wrote, and its card with an image shape.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is no whole safetensors file, does not say what network it
-        is of, or its tensors are not those of that network.
+      ValueError: what `load` refuses, or the file does not say the shape of images.
     """
-    path = Path(path)
-    if not path.is_file():
-        msg = f"There is no file {path}: give the path of a .safetensors file."
-        raise FileNotFoundError(msg)
-    with _opened(path) as file:
-        header = _header(file)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if header is None:
-        msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
-        raise ValueError(msg)
-    try:
-        card, preprocess = _described(header)
-        model, expected = _network(card)
-        _check_tensors(tensors, expected)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        msg = f"{path} holds no classifier that can be rebuilt. {error}"
-        raise ValueError(msg) from error
-    leaves, structure = jax.tree_util.tree_flatten_with_path(expected)
-    found = [jnp.asarray(tensors[path_name(where)]) for where, _ in leaves]
-    tree = jax.tree.unflatten(structure, found)
-    variables = {"params": tree["params"], **tree["state"]}
-    return freeze(model, variables, preprocess=preprocess), card
+    classifier, card = _load(Path(path), None)
+    with _prefixed(path):
+        return classifier, _complete(card)
+
+
+def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
+    tensors, header = read_tensors(path)
+    with _prefixed(path):
+        preprocess, card = _described(header)
+        if model is None and card is None:
+            msg = "No model is given, and models.create makes none like it: load(path, model)."  # noqa: E501
+            raise ValueError(msg)
+        if model is None:
+            model = _create(card)
+            _check_network(card, model, tensors)
+        if isinstance(model, nn.Module):
+            # A linen module has no parameters, whose names could be compared.
+            variables = unnamed(tensors)
+            variables |= variables.pop("state", {})
+            return freeze(model, variables, preprocess=preprocess), card
+        blank = freeze(model, preprocess=preprocess)
+        tree = {"params": blank.params, "state": blank.state}
+        check_tensors(tensors, to_tensors(tree))
+        return blank.replace(**from_tensors(tensors, tree)), card
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file for reading."""
-    from safetensors import SafetensorError, safe_open
-
+def _prefixed(path: str | Path) -> Iterator[None]:
+    """The file's name before what is wrong with it."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            yield file
-    except SafetensorError as error:
-        msg = f"{path} is no whole safetensors file ({error}): write it anew."
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = f"{path} holds no classifier that can be rebuilt. {error}"
         raise ValueError(msg) from error
 
 
-def _header(file: Any) -> str | None:
-    return (file.metadata() or {}).get(_HEADER)
+def _entries(card: Card | None, preprocess: Preprocess | None) -> dict[str, Any]:
+    """What is kept beside the tensors."""
+    return (to_dict(card) or {}) | {"preprocess": to_dict(preprocess)}
 
 
-def _network(card: Card) -> tuple[Any, dict[str, Any]]:
-    """The module that a card describes, and the shapes of its params and state."""
+def _described(header: str) -> tuple[Preprocess | None, Card | None]:
+    """The way back from `_entries`, as JSON."""
+    entries = dict(json.loads(header))
+    fields = entries.pop("preprocess")
+    preprocess = None if fields is None else Preprocess(**fields)
+    return preprocess, from_dict(Card, entries) if entries else None
+
+
+def _complete(card: Card | None) -> Card:
+    if card is None or card.image_shape is None:
+        msg = (
+            "It does not say the shape of its images, which the commands need: "
+            "save(path, classifier, image_shape=(height, width, channels)), of a "
+            "network that models.create makes."
+        )
+        raise ValueError(msg)
+    return card
+
+
+def _create(card: Card) -> nn.Module:
+    return models.create(card.model, num_classes=card.num_classes, **card.options)
+
+
+def _check_network(
+    card: Card, model: nn.Module, tensors: dict[str, np.ndarray]
+) -> None:
+    """Refuse tensors that are not of the network for images of the card's shape."""
+    if card.image_shape is None:
+        return
     if min(card.image_shape) < 1:
         msg = f"image_shape must be positive; it is {list(card.image_shape)}."
         raise ValueError(msg)
-    model = models.create(card.model, num_classes=card.num_classes, **card.options)
     network = freeze(model, {"params": {}}).network
     params, state = jax.eval_shape(
         lambda key: network.init(key, card.image_shape), jax.random.key(0)
     )
-    return model, {"params": params, "state": state}
-
-
-def _check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
-    """Refuse tensors that are not those of the network, naming one and both shapes."""
-    leaves = jax.tree_util.tree_leaves_with_path(expected)
-    wanted = {path_name(where): leaf for where, leaf in leaves}
-    for name, leaf in wanted.items():
-        if name not in tensors:
-            msg = f"The tensor {name} of the network is missing."
-            raise ValueError(msg)
-        found, needed = (
-            f"{t.dtype}[{','.join(map(str, t.shape))}]" for t in (tensors[name], leaf)
-        )
-        if found != needed:
-            msg = f"The tensor {name} is {found} and the network's is {needed}."
-            raise ValueError(msg)
-    for name in tensors:
-        if name not in wanted:
-            msg = f"The network has no tensor {name}; it has: {', '.join(wanted)}."
-            raise ValueError(msg)
+    check_tensors(tensors, named({"params": params, "state": state}))

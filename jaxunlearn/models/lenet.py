@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxunlearn.models.shapes import check_side
+from jaxunlearn.models.layers import check_side
 
 
 class LeNet5(nn.Module):

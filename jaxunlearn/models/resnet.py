@@ -6,7 +6,7 @@ from typing import Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxunlearn.models.shapes import check_side
+from jaxunlearn.models.layers import check_side
 
 _conv = functools.partial(nn.Conv, use_bias=False)
 

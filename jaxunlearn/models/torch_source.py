@@ -10,6 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunlearn.models.tensors import open_safetensors
+
 # Training scripts put the weights under these, wrappers put these before every name.
 _NESTED = ("state_dict", "model_state_dict", "model")
 _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")
@@ -98,11 +100,5 @@ def _read_torch(path):
 
 
 def _read_safe(path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        msg = f"{path} is no whole safetensors file ({error}): write it anew."
-        raise ValueError(msg) from error
+    with open_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

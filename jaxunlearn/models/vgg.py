@@ -3,8 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxunlearn.models.pooling import halve
-from jaxunlearn.models.shapes import check_side
+from jaxunlearn.models.layers import check_side, halve
 
 
 class VGG(nn.Module):

@@ -80,21 +80,13 @@ def stream_grams(
         slot_of=slots if stream else None,
     ):
         mask = (np.arange(share * devices) < batch.count).astype(np.float32)
-        rows = _by_device((batch.images, mask), own)
+        rows = parallel.place_rows((batch.images, mask), own)
         sums, done = add(sums, (classifier, np.int32(batch.slot)), *rows)
         # The next batch is made ready while this one runs, but no further one.
         running.append(done)
         if len(running) > 1:
             running.pop(0).block_until_ready()
     return _finish(sums, mesh, transform)
-
-
-def _by_device(rows, mesh):
-    """Rows as `[devices, share, ...]`, each device's cut off on the host."""
-    if mesh is None:
-        return rows
-    rows = jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), rows)
-    return parallel.place_rows(rows, mesh)
 
 
 def _zero(count, shape, mesh) -> Sums:
@@ -112,8 +104,15 @@ def _add(sums, shared, images, mask, *, mesh, transform):
         sums = jax.tree.map(lambda new, old: _compensated(old, new, slot), new, sums)
         return sums, mask.sum()
 
-    everywhere = mesh and parallel.over_devices(local, mesh, transform)
-    return (everywhere or local)(sums, shared, images, mask)
+    if mesh is None:
+        return local(sums, shared, images, mask)
+
+    def on_device(sums, *arguments):
+        own = jax.tree.map(lambda x: x[0], sums)
+        return jax.tree.map(lambda x: x[None], local(own, *arguments))
+
+    run = parallel.map_shards(on_device, mesh, (0, None, 0, 0), 0, transform)
+    return run(sums, shared, images, mask)
 
 
 def _compensated(sums: Sums, value, slot) -> Sums:
@@ -147,7 +146,12 @@ def _values(totals, excesses):
 
 @functools.partial(jax.jit, static_argnames=("mesh", "transform"))
 def _reduce(values, *, mesh, transform):
-    return parallel.sum_over_devices(values, mesh, transform)
+    axis = parallel.axis_of(mesh)
+
+    def add(values):
+        return lax.psum(jax.tree.map(lambda x: x[0], values), axis)
+
+    return parallel.map_shards(add, mesh, (0,), None, transform)(values)
 
 
 @jax.jit

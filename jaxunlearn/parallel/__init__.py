@@ -1,7 +1,9 @@
 """The only place that names a device."""
 
+from jaxunlearn.parallel.compilation import cache_compilations as cache_compilations
 from jaxunlearn.parallel.hardware import device_kind as device_kind
 from jaxunlearn.parallel.hardware import free_memory as free_memory
+from jaxunlearn.parallel.hardware import host_memory as host_memory
 from jaxunlearn.parallel.hardware import linear_algebra_device as linear_algebra_device
 from jaxunlearn.parallel.hardware import loops_are_slow as loops_are_slow
 from jaxunlearn.parallel.hardware import machine as machine
@@ -31,11 +33,8 @@ from jaxunlearn.parallel.processes import initialize as initialize
 from jaxunlearn.parallel.processes import leave as leave
 from jaxunlearn.parallel.processes import process_count as process_count
 from jaxunlearn.parallel.processes import process_index as process_index
-from jaxunlearn.parallel.sharded import Transform as Transform
-from jaxunlearn.parallel.sharded import check_transform as check_transform
-from jaxunlearn.parallel.sharded import on_leading_shares as on_leading_shares
-from jaxunlearn.parallel.sharded import on_shares as on_shares
-from jaxunlearn.parallel.sharded import over_devices as over_devices
-from jaxunlearn.parallel.sharded import sum_over_devices as sum_over_devices
+from jaxunlearn.parallel.shards import Transform as Transform
+from jaxunlearn.parallel.shards import check_transform as check_transform
+from jaxunlearn.parallel.shards import map_shards as map_shards
 from jaxunlearn.parallel.spreading import spread as spread
 from jaxunlearn.parallel.spreading import spread_over_devices as spread_over_devices

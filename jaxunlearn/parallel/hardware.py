@@ -1,13 +1,11 @@
-"""What there is to compute with: devices, their memory, their habits."""
+"""Properties of the devices: memory, caches, what runs fast on them."""
 
 import os
-from pathlib import Path
+import sys
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
-
-from jaxunlearn.parallel.control_groups import memory_limits
 
 
 def linear_algebra_device() -> jax.Device:
@@ -34,32 +32,29 @@ def device_kind() -> str:
     return jax.local_devices()[0].device_kind
 
 
-def memory_limit(devices: int = 1) -> int:
-    """Bytes that each of so many devices can hold: its own limit, else of the host's.
+def host_memory() -> int:
+    """Bytes of this machine's memory; more than any has, where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
 
-    A CPU's simulated devices share the host's memory, or what a container or a batch
-    system leaves to this process of it.
+
+def memory_limit(devices: int = 1) -> int:
+    """Bytes that each of so many devices can hold: its own, else its share of the host.
+
+    The simulated devices of a CPU share the host's memory.
     """
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"])
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([whole, *(limit for limit, _ in memory_limits())]) // devices
+    return int(_memory_stats().get("bytes_limit", host_memory() // devices))
 
 
 def free_memory(devices: int = 1) -> int:
-    """Bytes that each of so many devices can still take, on a CPU of the host's."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        sizes = dict(line.split(":") for line in lines)
-        available = int(sizes["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        # Not Linux, which alone says so without a further package.
-        return memory_limit(devices)
-    return min([available, *(free for _, free in memory_limits())]) // devices
+    """Bytes of `memory_limit` that are not in use, where the device says so."""
+    return memory_limit(devices) - int(_memory_stats().get("bytes_in_use", 0))
+
+
+def _memory_stats() -> dict[str, int]:
+    return jax.local_devices()[0].memory_stats() or {}
 
 
 def product_bytes() -> int:
@@ -71,8 +66,8 @@ def product_bytes() -> int:
 
 
 def machine(mesh: Mesh | None) -> dict[str, Any]:
-    """What the last bits of a result depend on, as plain values."""
-    found = {
+    """What the last bits of a result depend on, as a JSON-compatible dict."""
+    facts = {
         "version of jax": jax.__version__,
         "device": device_kind(),
         "number of devices": 1 if mesh is None else mesh.size,
@@ -80,5 +75,5 @@ def machine(mesh: Mesh | None) -> dict[str, Any]:
     if jax.default_backend() == "cpu":
         # Not everywhere does the system tell which cores a process may use.
         allowed = getattr(os, "sched_getaffinity", None)
-        found["number of cores"] = len(allowed(0)) if allowed else os.cpu_count()
-    return found
+        facts["number of cores"] = len(allowed(0)) if allowed else os.cpu_count()
+    return facts

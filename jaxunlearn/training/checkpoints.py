@@ -18,7 +18,7 @@ from jaxtyping import Array, PyTree
 
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.serialization import read_json, to_json, to_plain
+from jaxunlearn.serialization import read_json, to_dict, to_json
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.recipe import Recipe
 
@@ -104,7 +104,7 @@ class Checkpoints:
 
         items = ocp.args.Composite(
             arrays=ocp.args.StandardSave(_with_elements(tree)),
-            facts=ocp.args.JsonSave(to_plain(facts)),
+            facts=ocp.args.JsonSave(to_dict(facts)),
         )
         with _manager(self.folder, cleanup_tmp_directories=True) as manager:
             # Training has come here from an earlier one: later ones are damaged.
@@ -192,11 +192,11 @@ def fingerprint(
     shapes = [f"{path_name(path)} {leaf.dtype}{leaf.shape}" for path, leaf in leaves]
     # Addresses of functions differ from process to process.
     network = re.sub(r" at 0x[0-9a-f]+", "", network)
-    decisive = {f"recipe.{name}": value for name, value in to_plain(recipe).items()}
+    decisive = {f"recipe.{name}": value for name, value in to_dict(recipe).items()}
     decisive |= {
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "network": _digest(network, *shapes),
-        "preprocess": to_plain(classifier.preprocess),
+        "preprocess": to_dict(classifier.preprocess),
         "number of samples": len(train),
         "samples": _digest(train.images, train.labels),
     }

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxunlearn.progress import Report
-from jaxunlearn.serialization import to_plain
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.training.recipe import Recipe
 
 # One name for all messages of a training.
@@ -128,7 +128,7 @@ class MetricLog:
         if not self._started:
             self._cut(record["step"])
             self._started = True
-        line = json.dumps(to_plain(record), allow_nan=False, separators=(",", ":"))
+        line = json.dumps(to_dict(record), allow_nan=False, separators=(",", ":"))
         self._file.write(line + "\n")
         self._file.flush()
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxunlearn.cli import main
 
-DIGITS = ["plan", "--dataset", "digits", "--calibrate", "none"]
+DIGITS = ["plan", "--dataset", "digits"]
 
 
 def test_layers_and_stages_are_printed(capsys):
@@ -33,12 +33,23 @@ def test_json_holds_the_same_and_counts_the_data_set(capsys):
     assert found["stages"][0]["seconds"] is None
 
 
+def test_seconds_are_measured_on_demand(capsys):
+    small = ["--options", "width=2", "--steps", "4", "--step-batch-size", "8"]
+    assert main([*DIGITS, *small, "--method", "unprojected", "--measure"]) == 0
+    printed = capsys.readouterr().out
+    assert "Compilation comes on top of the seconds." in printed
+    (steps,) = [row.split() for row in printed.splitlines() if "steps" in row]
+    assert steps[:2] == ["steps", "4"]
+    assert float(steps[-1]) > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "give --dataset, or --image-shape and --num-classes"),
         (["--dataset", "digits", "--model", "vgg"], "no model 'vgg'"),
         (["--dataset", "digits", "--forget", "10"], "--forget"),
+        (["--dataset", "digits", "--method", "retrain"], "covarnav, unsc"),
         (["--dataset", "digits", "--rank", "2", "--energy", "0.5"], "exactly one"),
         (["--checkpoint", "no.safetensors"], "--checkpoint takes a .safetensors file"),
         (
@@ -48,14 +59,14 @@ def test_json_holds_the_same_and_counts_the_data_set(capsys):
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(arguments, words, capsys):
-    assert main(["plan", "--calibrate", "none", *arguments]) == 2
+    assert main(["plan", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_large_networks_are_planned_from_shapes_alone(capsys):
     size = ["--image-shape", "224", "224", "3", "--num-classes", "1000"]
     options = ["--model", "vit", "--options", "size=base", "patch=16", "depth=2"]
-    assert main(["plan", *size, *options, "--calibrate", "none", "--json"]) == 0
+    assert main(["plan", *size, *options, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     layers = {layer["path"]: layer for layer in found["layers"]}
     assert layers["block1/fc2/kernel"]["d"] == 3072

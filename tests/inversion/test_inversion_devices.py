@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from counting import compilations
-from jax import lax
 from normalised import draw_classifier
 from test_inversion import ADAM, KEY, SHAPE, TERMS, Small, run, small
 
@@ -44,56 +43,8 @@ def on_one_device():
     return run(small(shape=WIDE), FILLED, **OPTIONS)[:13]
 
 
-# Shares in general.
-
-
-def centred(rows, shared):
-    """Less the mean over all devices, which none of them knows alone."""
-    mean = lax.pmean(rows["x"].mean(1), "shard")
-    return {"x": rows["x"] - mean[:, None], "y": rows["y"] + shared}, mean
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("wrap", [jax.jit, lambda function: function])
-def test_a_function_of_shares_is_one_of_all_rows(transform, wrap):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 24, 3)).astype(np.float32)
-    y = np.arange(48, dtype=np.float32).reshape(2, 24)
-    run_all = wrap(parallel.on_shares(centred, automatic(), transform))
-    rows, mean = run_all({"x": jnp.asarray(x), "y": jnp.asarray(y)}, jnp.float32(5))
-    np.testing.assert_allclose(mean, x.mean(1), atol=1e-6)
-    np.testing.assert_allclose(rows["x"], x - x.mean(1, keepdims=True), atol=1e-6)
-    np.testing.assert_array_equal(rows["y"], y + 5)
-
-
-def slopes(rows, shared):
-    """Of `sum |x - mean x|^4 / 24`, each device bringing its own part of the sum."""
-
-    def part(x):
-        mean = lax.pmean(x.mean(1), "shard")
-        return ((x - mean[:, None]) ** 4).sum() / 24
-
-    return jax.grad(part)(rows), shared
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_gradients_go_through_what_devices_reduce(transform):
-    x = np.random.default_rng(0).exponential(size=(1, 24)).astype(np.float32)
-    run_all = jax.jit(parallel.on_shares(slopes, automatic(), transform))
-    found, _ = run_all(jnp.asarray(x), jnp.float32(0))
-    cubes = 4 * (x - x.mean()) ** 3 / 24
-    np.testing.assert_allclose(found, cubes - cubes.mean(), atol=1e-5)
-    assert abs(cubes.mean()) > 0.1
-
-
-def test_another_transform_and_a_mesh_of_two_axes_are_refused():
-    with pytest.raises(ValueError, match="transform must be .* it is 'xmap'"):
-        parallel.check_transform("xmap")
+def test_a_mesh_of_two_axes_is_refused():
     square = jax.make_mesh((4, 2), ("a", "b"))
-    with pytest.raises(ValueError, match="mesh must be .* with one axis"):
-        parallel.on_shares(centred, square)
     with pytest.raises(ValueError, match="mesh must be .* with one axis"):
         run(small(), mesh=square)
 

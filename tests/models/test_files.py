@@ -3,19 +3,24 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+import jaxunlearn as ju
 from jaxunlearn import models
 from jaxunlearn.classifier.classifier import Preprocess, freeze
 from jaxunlearn.models.files import (
     Card,
+    load,
     load_classifier,
+    save,
     save_classifier,
-    written_whole,
 )
 
 CARD = Card(
@@ -166,26 +171,86 @@ def test_a_card_must_describe_a_network(saved, tmp_path, fields, sentence):
     assert str(raised.value).startswith(f"{path} holds no classifier")
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def write(text, error=None):
-        with written_whole(path) as temporary:
-            temporary.write_text(text)
-            assert path.read_text() == "old"
-            if error is not None:
-                raise error
-
-    with pytest.raises(KeyboardInterrupt):
-        write("half", KeyboardInterrupt())
-    assert path.read_text() == "old"
-    write("new")
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_missing_folder_is_named(tmp_path):
     path = tmp_path / "none" / "a.safetensors"
     with pytest.raises(FileNotFoundError, match=f"There is no folder {path.parent}"):
         save_classifier(path, classifier(), CARD)
+
+
+def test_an_altered_byte_is_found(saved, tmp_path):
+    path, content = tmp_path / "b.safetensors", bytearray(saved.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its checksum is not that of its content"):
+        load_classifier(path)
+
+
+# Saved and loaded by their public names.
+
+
+def equal(before, after):
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+
+    def data(leaf):
+        key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if key else leaf)
+
+    for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert data(x).tobytes() == data(y).tobytes()
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("image_shape", [None, (8, 8, 1)])
+def test_a_network_that_is_known_by_name_needs_no_model(tmp_path, image_shape):
+    before = classifier(Preprocess((0.1,), (0.7,)))
+    path = tmp_path / "a.safetensors"
+    ju.save(path, before, image_shape=image_shape)
+    equal(before, ju.load(path))
+    if image_shape is None:
+        with pytest.raises(ValueError, match="does not say the shape of its images"):
+            load_classifier(path)
+    else:
+        card = Card(model="smallcnn", num_classes=3, options={"width": 2})
+        expected = dataclasses.replace(card, image_shape=image_shape)
+        assert load_classifier(path)[1] == expected
+
+
+def test_any_linen_module_comes_back_with_what_it_is_made_of(tmp_path):
+    model = nn.Sequential([nn.BatchNorm(use_running_average=True), nn.Dense(3)])
+    variables = model.init(jax.random.key(0), jnp.ones((1, 2)))
+    bfloat16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
+    before, path = freeze(model, bfloat16), tmp_path / "a.safetensors"
+    save(path, before)
+    equal(before, load(path, model))
+    with pytest.raises(ValueError, match="No model is given"):
+        load(path)
+
+
+class Noisy(nnx.Module):
+    def __init__(self, *, features=3, rngs):
+        self.layers = nnx.List([nnx.Linear(4, features, rngs=rngs)])
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, images):
+        return self.layers[0](self.dropout(images.reshape(len(images), -1)))
+
+
+def test_an_nnx_module_comes_back_with_its_random_state(tmp_path):
+    before, path = freeze(Noisy(rngs=nnx.Rngs(0))), tmp_path / "a.safetensors"
+    save(path, before)
+    other = Noisy(rngs=nnx.Rngs(1))
+    equal(before, load(path, other))
+    with pytest.raises(ValueError, match=r"layers/0/bias is float32\[3\] and .*\[5\]"):
+        load(path, Noisy(features=5, rngs=nnx.Rngs(0)))
+
+
+def test_nothing_is_replaced_unasked(tmp_path):
+    before, path = classifier(), tmp_path / "a.safetensors"
+    save(path, before)
+    with pytest.raises(FileExistsError, match="already .*overwrite=True"):
+        save(path, before)
+    save(path, before, overwrite=True)
+    with pytest.raises(ValueError, match=r"must end in .safetensors; it is .*a\.npz"):
+        save(tmp_path / "a.npz", before)
+    with pytest.raises(ValueError, match="BatchNorm_0|Conv_0"):
+        save(path, before, image_shape=(8, 8, 3), overwrite=True)

@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from nnx_resnet import ResNet18
 from normalised import drawn
 from oracles import by_path
 
 import jaxunlearn as ju
 from jaxunlearn import models
-from jaxunlearn.models.nnx_resnet import ResNet18
 from jaxunlearn.tasks import Data
 from jaxunlearn.training import Recipe, fit
 

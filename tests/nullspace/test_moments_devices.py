@@ -145,8 +145,8 @@ def test_each_device_holds_its_share_and_one_sum_travels(transform, monkeypatch)
         assert {shard.data.shape[0] for shard in array.addressable_shards} == {1}
     assert set(re.findall(travels, end)) == {"all-reduce"}
     # The step's program is of a device's share of the batch.
-    assert "f32[1,2,8,6,2]" in step
-    assert "f32[8,2,8,6,2]" not in step
+    assert "f32[2,8,6,2]" in step
+    assert "f32[16,8,6,2]" not in step
 
 
 # Processes.

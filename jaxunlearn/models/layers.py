@@ -1,4 +1,4 @@
-"""Max-pooling over tiles."""
+"""What several networks have in common."""
 
 import functools
 
@@ -19,3 +19,19 @@ def halve(x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
     starts = ((0, 0), (0, 1), (1, 0), (1, 1))
     tiles = [x[:, i:height:2, j:width:2] for i, j in starts]
     return functools.reduce(jnp.maximum, tiles)
+
+
+def check_side(network: str, images: Array, least: int) -> None:
+    """Refuse images of which a side is shorter than `least` pixels.
+
+    Raises:
+      ValueError: says what the network was given and what it needs.
+    """
+    height, width = images.shape[1:3]
+    if min(height, width) < least:
+        msg = (
+            f"{network} needs images of {least} x {least} pixels or more; these are "
+            f"{height} x {width}. Resize them (datasets.load(..., size=...), --size), "
+            "or take a smaller network."
+        )
+        raise ValueError(msg)

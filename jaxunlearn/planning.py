@@ -1,0 +1,349 @@
+"""What an unlearning request will take, before any of it runs: shapes are enough."""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxunlearn.capture.inputs import gram_shapes, layer_sums, layer_table
+from jaxunlearn.checks import check_count
+from jaxunlearn.classifier.classifier import Classifier, Preprocess
+from jaxunlearn.classifier.flax_network import Network
+from jaxunlearn.descent.cpu_convolution import in_pieces
+from jaxunlearn.descent.losses import cross_entropy
+from jaxunlearn.inversion import ImagePrior, inversion_terms
+from jaxunlearn.nullspace import linalg
+from jaxunlearn.nullspace.memory import tree_bytes
+from jaxunlearn.nullspace.projector import Projector, project
+from jaxunlearn.nullspace.rank_rules import Rule
+
+# Operations of a symmetric eigenvalue problem with all vectors, in units of d^3, and
+# the d^2 float64 numbers that it holds: the gram, its vectors, their workspace.
+_EIGH_FLOPS, _EIGH_MATRICES = 9, 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """How much there is to do; a count of zero leaves its stage out.
+
+    Attributes:
+      images: that second moments are taken of.
+      batch_size: images of a batch of moments.
+      sets: how many sets of images have moments and subspaces of their own, as the
+        retained classes in UNSC.
+      rule: how many directions are protected.
+      inverted: images that are inverted.
+      inversion_steps: for each batch of them.
+      inversion_batch_size: images optimised together.
+      steps: unlearning steps.
+      step_batch_size: images of each.
+    """
+
+    images: int
+    batch_size: int = 256
+    sets: int = 1
+    rule: Rule = Rule("energy", 0.99)
+    inverted: int = 0
+    inversion_steps: int = 500
+    inversion_batch_size: int = 256
+    steps: int = 100
+    step_batch_size: int = 256
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            may_be_zero = field.name in ("images", "inverted", "steps")
+            if field.name != "rule" and not (may_be_zero and value == 0):
+                check_count(field.name, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """A weight whose inputs are protected.
+
+    Attributes:
+      path: of the leaf.
+      kind: "dense", "conv" or "einsum".
+      g, d, out: groups, fan-in and fan-out.
+      rows: rows that one image brings to each group.
+      rank: how many directions will be protected, or None where the data decide.
+      moment_bytes: of the second moment of one set of images.
+      moment_flops: `2 g rows d^2` for each image, whose rows are written out and
+        multiplied; a convolution takes less.
+    """
+
+    path: str
+    kind: str
+    g: int
+    d: int
+    out: int
+    rows: int
+    rank: int | None
+    moment_bytes: int
+    moment_flops: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """One stage of a request.
+
+    Attributes:
+      name: "inversion", "statistics", "subspaces" or "steps".
+      runs: how often its program runs.
+      flops: floating-point operations over all runs.
+      bytes: memory while it runs: arguments, results and what lies between.
+      seconds: of all runs, compilation left out; None where nothing was measured.
+    """
+
+    name: str
+    runs: int
+    flops: float
+    bytes: int
+    seconds: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestPlan:
+    """The layers and the stages of a request."""
+
+    layers: tuple[LayerPlan, ...]
+    stages: tuple[StagePlan, ...]
+
+
+def abstract_classifier(
+    network: Network, image_shape: tuple[int, ...], preprocess: Preprocess | None
+) -> Classifier:
+    """A classifier of shapes alone: no parameter is drawn.
+
+    >>> import flax.linen as nn
+    >>> from jaxunlearn.classifier.classifier import freeze
+    >>> model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(10)])
+    >>> network = freeze(model, {"params": {}}).network
+    >>> classifier = abstract_classifier(network, (224, 224, 3), None)
+    >>> classifier.params["layers_1"]["kernel"].shape
+    (150528, 10)
+    """
+    draw = functools.partial(network.init, image_shape=image_shape)
+    params, state = jax.eval_shape(draw, jax.random.key(0))
+    return Classifier(params, state, preprocess, network)
+
+
+def plan(
+    classifier: Classifier,
+    image_shape: tuple[int, ...],
+    workload: Workload,
+    *,
+    compile: bool = False,
+    measure: bool = False,
+) -> RequestPlan:
+    """Layers, operations, memory and time of a request.
+
+    Operations of steps and of the inversion are those that XLA counts, which takes a
+    loop in the network for one turn of it; of moments and subspaces they are closed
+    forms. Memory without `compile` is a sum of shapes: arguments, results, the outputs
+    of all weights with their gradients, or the largest layer's rows; attention holds
+    up to four times as much. Ranks that the data decide are taken for `d / 2`, where a
+    projection is dearest.
+
+    Args:
+      classifier: its leaves may be shapes, as from `abstract_classifier`.
+      image_shape: (h, w, c).
+      workload: how much there is to do.
+      compile: compile the programs, for the memory that they ask for.
+      measure: compile them, time three runs of each on zeros, and one decomposition of
+        each size of a layer.
+
+    Raises:
+      ValueError: what `layer_table` refuses.
+
+    >>> import flax.linen as nn
+    >>> from jaxunlearn.classifier.classifier import freeze
+    >>> model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(10)])
+    >>> network = freeze(model, {"params": {}}).network
+    >>> classifier = abstract_classifier(network, (8, 8, 1), None)
+    >>> request = plan(classifier, (8, 8, 1), Workload(images=100))
+    >>> [(layer.path, layer.d, layer.moment_bytes) for layer in request.layers]
+    [('layers_1/kernel', 64, 16384)]
+    >>> [stage.name for stage in request.stages]
+    ['statistics', 'subspaces', 'steps']
+    """
+    classifier = jax.eval_shape(lambda classifier: classifier, classifier)
+    dtype = jnp.float32 if classifier.preprocess is None else jnp.uint8
+    image = np.zeros((1, *image_shape), dtype)
+    table = [r for r in layer_table(classifier, image) if r.reason is None]
+    grams = [gram for gram in gram_shapes(classifier, image) if gram is not None]
+    layers = tuple(
+        _layer(record, gram.gram, workload.rule)
+        for record, gram in zip(table, grams, strict=True)
+    )
+    planner = _Planner(classifier, image, layers, workload, compile, measure)
+    stages = [
+        (planner.inversion, workload.inverted),
+        (planner.statistics, workload.images),
+        (planner.subspaces, workload.images),
+        (planner.steps, workload.steps),
+    ]
+    return RequestPlan(layers, tuple(stage() for stage, count in stages if count))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planner:
+    """One method for each stage."""
+
+    classifier: Classifier
+    image: np.ndarray
+    layers: tuple[LayerPlan, ...]
+    workload: Workload
+    compile: bool
+    measure: bool
+
+    def inversion(self) -> StagePlan:
+        work = self.workload
+        size = min(work.inversion_batch_size, work.inverted)
+        runs = math.ceil(work.inverted / size) * work.inversion_steps
+        images, labels = self._batch(size)
+        images = jax.ShapeDtypeStruct(images.shape, jnp.float32)
+        arguments = (self.classifier, images, labels)
+        # Its two averages, and the images that come out.
+        adam = 3 * tree_bytes(images)
+        outputs = self._outputs(size)
+        return self._stage("inversion", runs, _image_gradient, arguments, adam, outputs)
+
+    def statistics(self) -> StagePlan:
+        work = self.workload
+        share = math.ceil(work.images / work.sets)
+        size = min(work.batch_size, share)
+        masks = jax.ShapeDtypeStruct((size,), jnp.float32)
+        arguments = (self.classifier, self._batch(size)[0], masks)
+        runs = work.sets * math.ceil(share / size)
+        # Carried from batch to batch: sums, and what compensates them.
+        sums = 2 * work.sets * tree_bytes(jax.eval_shape(layer_sums, *arguments))
+        rows = (
+            4
+            * size
+            * max((r.g * r.rows * (r.d + r.out) for r in self.layers), default=0)
+        )
+        stage = self._stage("statistics", runs, layer_sums, arguments, sums, rows)
+        forward = _flops(Classifier.__call__, *arguments[:2]) / size
+        each = forward + sum(layer.moment_flops for layer in self.layers)
+        return dataclasses.replace(stage, flops=work.images * each)
+
+    def subspaces(self) -> StagePlan:
+        sets, seconds = self.workload.sets, None
+        flops = _EIGH_FLOPS * sum(r.g * r.d**3 for r in self.layers)
+        moments = sum(r.moment_bytes for r in self.layers)
+        ranks = [(r, r.d // 2 if r.rank is None else r.rank) for r in self.layers]
+        bases = sum(r.moment_bytes * rank // r.d for r, rank in ranks)
+        # Bases as they come, and the records made of them.
+        held = sets * (moments + 2 * bases)
+        held += _EIGH_MATRICES * 8 * max((r.d**2 for r in self.layers), default=0)
+        if self.measure:
+            times = {d: _eigh_seconds(d) for d in {r.d for r in self.layers}}
+            seconds = sets * sum(r.g * times[r.d] for r in self.layers)
+        return StagePlan("subspaces", sets, float(sets * flops), held, seconds)
+
+    def steps(self) -> StagePlan:
+        size = self.workload.step_batch_size
+        rule, grams = self.workload.rule, gram_shapes(self.classifier, self.image)
+        projectors = [gram and _projector(gram, rule) for gram in grams]
+        arguments = (self.classifier, projectors, *self._batch(size))
+        between = self._outputs(size) + tree_bytes(self.classifier.params)
+        runs = self.workload.steps
+        return self._stage("steps", runs, _step, arguments, 0, between)
+
+    def _stage(self, name, runs, function, arguments, held, between) -> StagePlan:
+        """Of a program; `held` beside it, and `between` its arguments and results."""
+        seconds = None
+        if self.compile or self.measure:
+            program = jax.jit(function).lower(*arguments).compile()
+            memory = program.memory_analysis()
+            # Not every backend tells.
+            between = between if memory is None else memory.temp_size_in_bytes
+            if self.measure:
+                zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), arguments)
+                seconds = runs * _seconds(3, program, *zeros)
+        results = jax.eval_shape(function, *arguments)
+        needed = tree_bytes((arguments, results)) + held + int(between)
+        flops = runs * _flops(function, *arguments)
+        return StagePlan(name, runs, flops, needed, seconds)
+
+    def _batch(self, size):
+        """Images and labels."""
+        images = jax.ShapeDtypeStruct((size, *self.image.shape[1:]), self.image.dtype)
+        return images, jax.ShapeDtypeStruct((size,), jnp.int32)
+
+    def _outputs(self, size: int) -> int:
+        """Bytes of what all weights give, and of its gradients."""
+        return 8 * size * sum(r.g * r.rows * r.out for r in self.layers)
+
+
+def _layer(record: Any, gram: Any, rule: Rule) -> LayerPlan:
+    g, d = record.g or 1, record.d or 1
+    rank = rule.upper_bound(d) if rule.name in ("rank", "protected_fraction") else None
+    sizes = (g, d, record.out or 1, record.rows, rank, tree_bytes(gram))
+    flops = 2.0 * g * record.rows * d * d
+    return LayerPlan(record.path, str(record.kind), *sizes, flops)
+
+
+def _flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """As XLA counts them, without compiling."""
+    cost = jax.jit(function).lower(*arguments).cost_analysis() or {}
+    # Some versions of JAX have an entry for each device.
+    cost = cost if isinstance(cost, dict) else cost[0]
+    return float(cost.get("flops", math.nan))
+
+
+def _seconds(repeats: int, function: Callable[..., Any], *arguments: Any) -> float:
+    """Of the fastest of several runs after a first one."""
+    times = []
+    for _ in range(1 + repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def _eigh_seconds(d: int) -> float:
+    rows = np.random.default_rng(0).normal(size=(d, d))
+    return _seconds(1, linalg.eigenpairs, rows.T @ rows)
+
+
+def _image_gradient(classifier: Classifier, images: Any, labels: Any) -> Any:
+    def total(images):
+        return inversion_terms(classifier, images, labels, ImagePrior())["total"]
+
+    return jax.grad(total)(images)
+
+
+def _step(classifier: Classifier, projectors: PyTree, images: Any, labels: Any) -> Any:
+    """One projected step of SGD."""
+
+    def loss(params):
+        logits_of = in_pieces(Classifier.__call__)
+        logits = logits_of(classifier.replace(params=params), images)
+        return cross_entropy(logits, labels).mean()
+
+    leaves, structure = jax.tree.flatten(classifier.params)
+    updates = jax.tree.leaves(jax.grad(loss)(classifier.params))
+    moved = [
+        leaf if projector is None else leaf - project(projector, update)
+        for leaf, projector, update in zip(leaves, projectors, updates, strict=True)
+    ]
+    return jax.tree.unflatten(structure, moved)
+
+
+def _projector(gram: Any, rule: Rule) -> Projector:
+    """As shapes."""
+    g, d = gram.layout.groups, gram.layout.fan_in
+    rank = rule.upper_bound(d)
+    # No more than half: the complement takes over.
+    width = min(rank, d - rank) if rank < d else d // 2
+    matrix = jax.ShapeDtypeStruct((g, d, width), gram.gram.dtype)
+    return Projector(matrix, jax.ShapeDtypeStruct((g,), jnp.bool_), gram.layout)
