@@ -9,7 +9,7 @@ from jaxunlearn.datasets.digits import Digits
 from jaxunlearn.datasets.folders import Folder
 from jaxunlearn.datasets.npz import Npz
 from jaxunlearn.datasets.preparation import prepare as prepare
-from jaxunlearn.datasets.splits import Source, check_request
+from jaxunlearn.datasets.splits import Source, check_split
 from jaxunlearn.datasets.streams import stream as stream
 from jaxunlearn.tasks import Data
 
@@ -116,7 +116,7 @@ def class_names(
 
 def _samples(name, split, data_dir, seed, size):
     """One split, of which there is at least one sample."""
-    check_request(split, seed, size)
+    check_split(split, seed, size)
     samples = _find(name, data_dir).samples(split, seed, size)
     if not len(samples.labels):
         reason = (

@@ -104,11 +104,11 @@ class Folder(Source):
 
     def _class_names(self, root):
         folders = [f.name for f in root.iterdir() if f.is_dir()]
-        found = sorted(name for name in folders if not name.startswith("."))
-        if not found:
+        names = sorted(name for name in folders if not name.startswith("."))
+        if not names:
             msg = f"The folder {root} has no folders in it, one for each class."
             raise ValueError(msg)
-        return found
+        return names
 
     def _files(self, root):
         """All images under `root`, with their labels."""

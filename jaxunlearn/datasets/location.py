@@ -30,10 +30,11 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
     if match is None:
         return None
     folder = directory(data_dir) / match["set"] / (match["config"] or "")
-    found = _versions(folder, match["version"] or "*")
-    if not found and match["config"] is None and folder.is_dir():
-        inner = {f: _versions(f, match["version"] or "*") for f in folder.iterdir()}
-        configs = {f.name: versions for f, versions in inner.items() if versions}
+    pattern = match["version"] or "*"
+    versions = _versions(folder, pattern)
+    if not versions and match["config"] is None and folder.is_dir():
+        inner = {f.name: _versions(f, pattern) for f in folder.iterdir()}
+        configs = {config: folders for config, folders in inner.items() if folders}
         if len(configs) > 1:
             msg = (
                 f"The data set {name!r} in {folder} is there in several "
@@ -41,16 +42,16 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
                 f"'{match['set']}/{min(configs)}'."
             )
             raise ValueError(msg)
-        found = next(iter(configs.values()), [])
-    if not found:
+        versions = next(iter(configs.values()), [])
+    if not versions:
         return None
-    readable = [folder for folder in found if _format(folder) == "array_record"]
+    readable = [folder for folder in versions if _format(folder) == "array_record"]
     if readable:
         return readable[-1]
     msg = (
-        f"The data set {name!r} in {found[-1]} is prepared in the format "
-        f"{_format(found[-1])}, and only array_record is read without TensorFlow: move "
-        f"that folder away and run `jaxunlearn prepare {name} --data-dir "
+        f"The data set {name!r} in {versions[-1]} is prepared in the format "
+        f"{_format(versions[-1])}, and only array_record is read without TensorFlow: "
+        f"move that folder away and run `jaxunlearn prepare {name} --data-dir "
         f"{directory(data_dir)}`."
     )
     raise ValueError(msg)
@@ -86,9 +87,11 @@ def missing(name: str, data_dir: str | os.PathLike | None) -> FileNotFoundError:
 
 def _versions(folder, pattern):
     """Folders of complete sets, oldest version first."""
-    found = [f.parent for f in folder.glob(f"{pattern}/dataset_info.json")]
-    found = [f for f in found if re.fullmatch(r"\d+\.\d+\.\d+", f.name)]
-    return sorted(found, key=lambda f: tuple(map(int, f.name.split("."))))
+    infos = folder.glob(f"{pattern}/dataset_info.json")
+    versions = [
+        f.parent for f in infos if re.fullmatch(r"\d+(\.\d+){2}", f.parent.name)
+    ]
+    return sorted(versions, key=lambda f: tuple(map(int, f.name.split("."))))
 
 
 def _format(folder):

@@ -33,9 +33,9 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
             f"{name!r} is no name of a set: that is name, name/config or name:version."
         )
         raise ValueError(msg)
-    found = location.find(name, data_dir)
-    if found is not None:
-        return found
+    folder = location.find(name, data_dir)
+    if folder is not None:
+        return folder
     missing = [p for p in _NEEDED if importlib.util.find_spec(p) is None]
     if missing:
         msg = (

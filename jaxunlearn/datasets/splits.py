@@ -39,13 +39,13 @@ class Source:
         return len(self.class_names())
 
 
-def check_request(split: str, seed: int, size: tuple[int, int] | None) -> None:
+def check_split(split: str, seed: int, size: tuple[int, int] | None) -> None:
     """Refuse what no source can answer.
 
     Raises:
       ValueError: the split is unknown, the seed negative or the size not positive.
 
-    >>> check_request("train", 0, (32, 32))
+    >>> check_split("train", 0, (32, 32))
     """
     if split not in SPLITS:
         msg = f"There is no split {split!r}; the splits are {', '.join(SPLITS)}."

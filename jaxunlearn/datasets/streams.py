@@ -10,7 +10,7 @@ from jaxtyping import Int32, UInt8
 
 from jaxunlearn.datasets import pixels
 from jaxunlearn.datasets.folders import Folder
-from jaxunlearn.datasets.splits import check_request
+from jaxunlearn.datasets.splits import check_split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,7 +96,7 @@ def stream(
         if number < 1:
             msg = f"{name} must be at least 1; it is {number}."
             raise ValueError(msg)
-    check_request(split, seed, size)
+    check_split(split, seed, size)
     if not Path(path).is_dir():
         msg = f"There is no folder {path}; only folders of images can be streamed."
         raise FileNotFoundError(msg)

@@ -122,16 +122,16 @@ def from_torch(
     naming, leaves = max(
         candidates.items(), key=lambda item: sum(x.name in tensors for x in item[1])
     )
-    found = {
+    stored = {
         name: tuple(np.shape(tensor))
         for name, tensor in tensors.items()
         if not name.endswith("num_batches_tracked")
     }
     _check(
         f"The tensors are not those of this {type(model).__name__} in the naming of {naming}",  # noqa: E501
-        found,
+        stored,
         {leaf.name: leaf.torch_shape for leaf in leaves},
-        _advice(leaves, found),
+        _advice(leaves, stored),
     )
     arrays = {}
     for leaf in leaves:
@@ -174,17 +174,17 @@ def to_torch(
         msg = f"naming of a {type(model).__name__} like this one must be {' or '.join(known)}; it is {naming!r}."  # noqa: E501
         raise ValueError(msg)
     values = _flat(variables)
-    found = {path: tuple(np.shape(value)) for path, value in values.items()}
+    stored = {path: tuple(np.shape(value)) for path, value in values.items()}
     if image_shape is None:
-        kernels = (found.get(f"params/{layer}/kernel", ()) for layer in known[naming])
+        kernels = (stored.get(f"params/{layer}/kernel", ()) for layer in known[naming])
         # Of a convolution [h, w, in, out], if there is any.
         channels = next((shape[2] for shape in kernels if len(shape) == 4), 1)
-        image_shape = (*fitting_sides(model, found), channels)
+        image_shape = (*fitting_sides(model, stored), channels)
     shapes = _shapes(model, image_shape)
     leaves = _leaves(shapes, known[naming], flattened(model, image_shape[:2]))
     _check(
         f"The variables are not those of this {type(model).__name__}",
-        found,
+        stored,
         shapes,
         "Give those that its init, from_torch or thaw returned.",
     )
@@ -227,17 +227,17 @@ def _leaves(shapes, layers: dict[str, str], maps) -> list[_Leaf]:
 
 
 def _check(
-    what: str, found: dict[str, Shape], wanted: dict[str, Shape], advice: str
+    what: str, stored: dict[str, Shape], wanted: dict[str, Shape], advice: str
 ) -> None:
     """Refuse tensors unless they are those that are wanted, naming some."""
     faults = {
         "Misshaped": [
-            f"{name} is {_show(found[name])} and should be {_show(shape)}"
+            f"{name} is {_show(stored[name])} and should be {_show(shape)}"
             for name, shape in wanted.items()
-            if found.get(name, shape) != shape
+            if stored.get(name, shape) != shape
         ],
-        "Missing": [f"{n} {_show(wanted[n])}" for n in wanted if n not in found],
-        "Extra": [f"{n} {_show(found[n])}" for n in found if n not in wanted],
+        "Missing": [f"{n} {_show(wanted[n])}" for n in wanted if n not in stored],
+        "Extra": [f"{n} {_show(stored[n])}" for n in stored if n not in wanted],
     }
     parts = [f"{kind}: {_some(names)}" for kind, names in faults.items() if names]
     if parts:
@@ -245,10 +245,10 @@ def _check(
         raise ValueError(msg)
 
 
-def _advice(leaves, found):
+def _advice(leaves, stored):
     """What to do. The head comes last, and a wrong number of classes most often."""
     head = [leaf for leaf in leaves if leaf.path.endswith("/kernel")][-1]
-    shape = found.get(head.name, ())
+    shape = stored.get(head.name, ())
     if len(shape) == 2 and shape[0] != head.torch_shape[0]:
         return f"They are for {shape[0]} classes: num_classes should be {shape[0]}."
     return (
