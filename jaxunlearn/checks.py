@@ -124,3 +124,16 @@ def _check_probabilities(rows, dtype, num_classes):
             f"{rows[first].sum():.6g}. jax.nn.softmax makes probabilities of logits."
         )
         raise ValueError(msg)
+
+
+def check_finite(images: Any) -> None:
+    """Refuse NaN and infinite pixels, naming the first image that holds one."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
+        finite = np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1)
+        if not finite.all():
+            first = int(np.flatnonzero(~finite)[0])
+            msg = (
+                f"images hold NaN or infinite pixels: {int((~finite).sum())} of "
+                f"{len(images)} images, the first at index {first}. Remove them."
+            )
+            raise ValueError(msg)

@@ -75,7 +75,10 @@ def follow_statistic(eqn, inputs, key) -> Statistic | None:
     if name == "add" and "leaf" in at and not (left.image or right.image):
         return at["leaf"].statistic._replace(role="shifted")
     if name == "sub" and left.image and right is at.get("leaf"):
-        return right.statistic._replace(role="centred", key=key)
+        shapes = jnp.shape(left.array), jnp.shape(right.array)
+        # An axis of one that is repeated along the input is summed over.
+        axes = [a for a in right.statistic.axes if shapes[0][a] == shapes[1][a]]
+        return right.statistic._replace(role="centred", key=key, axes=tuple(axes))
     if name == "mul" and {"centred", "scale"} <= set(at):
         return _normalised(at["centred"], at["scale"])
     if name == "div" and left is at.get("centred") and "root" in at:
@@ -106,7 +109,8 @@ def follow_axes(eqn, shape, axes):
     if name == "convert_element_type":
         return axes
     if name == "broadcast_in_dim":
-        return tuple(eqn.params["broadcast_dimensions"][axis] for axis in axes)
+        places = eqn.params["broadcast_dimensions"]
+        return tuple(places[a] for a in axes if shape[a] == after[places[a]])
     if name in ("reshape", "squeeze", "expand_dims"):
         if name == "reshape" and eqn.params["dimensions"] is not None:
             return None

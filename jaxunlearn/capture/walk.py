@@ -88,19 +88,14 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
       classifier: a `Classifier`.
       images: as `classifier.prepare` returns them.
     """
-    params, state = (
-        jax.tree.leaves(classifier.params),
-        jax.tree.leaves(classifier.state),
-    )
-    structures = (
-        jax.tree.structure(classifier.params),
-        jax.tree.structure(classifier.state),
-    )  # noqa: E501
+    params, params_structure = jax.tree.flatten(classifier.params)
+    state, state_structure = jax.tree.flatten(classifier.state)
 
     def one(params, state, image):
-        params = jax.tree.unflatten(structures[0], params)
-        state = jax.tree.unflatten(structures[1], state)
-        return classifier.network.apply(params, state, image[None])[0]
+        params = jax.tree.unflatten(params_structure, params)
+        state = jax.tree.unflatten(state_structure, state)
+        network = classifier.replace(params=params, state=state)
+        return network.logits(image[None])[0]
 
     closed = jax.make_jaxpr(one)(params, state, images[0])
     jaxpr, consts = open_jaxpr(closed)

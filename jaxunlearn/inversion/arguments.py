@@ -11,10 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
 from jaxunlearn.capture.inputs import layouts
-from jaxunlearn.checks import check_count, check_key, check_optimizer
+from jaxunlearn.checks import check_count, check_finite, check_key, check_optimizer
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.classifier.flax_network import REFUSALS
-from jaxunlearn.classifier.independence import check_finite, check_program
+from jaxunlearn.classifier.independence import check_program
+from jaxunlearn.classifier.network import REFUSALS
 from jaxunlearn.inversion.objective import (
     TERMS,
     ImagePrior,

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxunlearn.checks import check_finite
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.classifier.independence import check_finite, check_program
+from jaxunlearn.classifier.independence import check_program
 
 Images = Any  # one array, or a re-iterable of batches
 

@@ -19,6 +19,7 @@ from jaxunlearn.classifier.classifier import (
     check_images,
     freeze,
 )
+from jaxunlearn.classifier.function import UNTRAINABLE, Function
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data
@@ -33,7 +34,7 @@ _log = logging.getLogger("jaxunlearn.training")
 
 
 def fit(
-    model: nn.Module | nnx.Module,
+    model: nn.Module | nnx.Module | Any,
     train: Data,
     *,
     recipe: Recipe,
@@ -193,6 +194,8 @@ def _init(network, key, image_shape):
 
 def _start(model, image_shape, preprocess, key):
     """The classifier that training starts from, and its network in words."""
+    if isinstance(model, Function):
+        raise TypeError(UNTRAINABLE)
     if isinstance(model, nnx.Module):
         classifier = freeze(model, preprocess=preprocess)
         return classifier, repr(classifier.network.original)
