@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import check_labels
 from jaxunlearn.classifier.classifier import (
     Classifier,
     Preprocess,
@@ -207,12 +208,8 @@ def _start(model, image_shape, preprocess, key):
 
 def _check_labels(classifier, data, name):
     classes = num_classes(classifier, data.images)
-    if len(data) and data.labels.max() >= classes:
-        msg = (
-            f"{name} has label {data.labels.max()}, and the network's {classes} logits "
-            f"stand for classes 0 to {classes - 1}: make it wider."
-        )
-        raise ValueError(msg)
+    hint = f"The network has {classes} logits: make it wider."
+    check_labels(f"labels of {name}", data.labels, len(data), classes, hint)
 
 
 def _check_data(train, validation, recipe):
