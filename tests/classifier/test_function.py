@@ -212,6 +212,17 @@ def test_thaw_gives_the_function_back():
     assert again.network == classifier.network
 
 
+def test_it_is_saved_and_loaded_with_a_function_of_its_kind(tmp_path):
+    path = tmp_path / "by_hand.safetensors"
+    ju.save(path, frozen())
+    loaded = ju.load(path, ju.Function(apply, *draw(1)))
+    chex.assert_trees_all_equal(loaded.params, frozen().params)
+    chex.assert_trees_all_equal(loaded.state, frozen().state)
+    assert (loaded.network, loaded.preprocess) == (frozen().network, PREPROCESS)
+    with pytest.raises(ValueError, match="No model is given"):
+        ju.load(path)
+
+
 def test_state_may_be_left_out_and_params_may_be_one_array():
     def linear(params, state, images):
         assert state is None
