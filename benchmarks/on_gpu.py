@@ -50,7 +50,6 @@ ENTRIES = [
     ("large", "benchmarks/planning.py --large --batch 64", 4),
     ("plan", "benchmarks/planning.py", 5),
     ("stacking", "benchmarks/stacking.py", 2),
-    ("partial-eigen", "benchmarks/partial_eigen.py --sizes 1024 2304 4608", 6),
     (
         "growth",
         "-m benchmarks.cost_growth --images 2048 4096 8192 16384 --batch 256 "

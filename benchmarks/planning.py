@@ -26,7 +26,7 @@ from compare import memory
 
 import jaxunlearn as ju
 from jaxunlearn import models, parallel
-from jaxunlearn.nullspace.rank_rules import Rule
+from jaxunlearn.nullspace.rank_rules import RankRule
 from jaxunlearn.planning import Workload, plan
 
 # Name, options, number of classes; images are 32 x 32 x 3.
@@ -116,7 +116,7 @@ def report(name: str, batch: int) -> None:
     workload = Workload(
         images=4 * batch,
         batch_size=batch,
-        rule=Rule("protected_fraction", 0.5),
+        rule=RankRule("protected_fraction", 0.5),
         inverted=batch,
         inversion_steps=INVERSION_STEPS,
         inversion_batch_size=batch,

@@ -10,6 +10,7 @@ from jaxunlearn.capture import LayerInput as LayerInput
 from jaxunlearn.capture import layer_inputs as layer_inputs
 from jaxunlearn.capture import layer_table as layer_table
 from jaxunlearn.classifier import Classifier as Classifier
+from jaxunlearn.classifier import Function as Function
 from jaxunlearn.classifier import Network as Network
 from jaxunlearn.classifier import Preprocess as Preprocess
 from jaxunlearn.classifier import freeze as freeze

@@ -64,14 +64,14 @@ def check_targets(targets: Any, count: int, num_classes: int) -> None:
         `0..num_classes - 1`, rows that are no probabilities over so many classes.
     """
     dtype, values = jnp.result_type(targets), np.asarray(targets)
-    labels = jnp.issubdtype(dtype, jnp.integer)
-    if not labels and not jnp.issubdtype(dtype, jnp.floating):
+    floating = jnp.issubdtype(dtype, jnp.floating)
+    if not floating and not jnp.issubdtype(dtype, jnp.integer):
         msg = (
             "targets must be integer labels [n] or floating-point probabilities "
             f"[n, {num_classes}]; they are {dtype}."
         )
         raise TypeError(msg)
-    if not labels and values.ndim == 1:
+    if floating and values.ndim == 1:
         msg = (
             "targets are one-dimensional floats: labels must be integers, and "
             f"probabilities are [n, k], here [{count}, {num_classes}]."
@@ -83,26 +83,62 @@ def check_targets(targets: Any, count: int, num_classes: int) -> None:
             f"is {values.shape}."
         )
         raise ValueError(msg)
-    if labels:
-        _check_labels(values, num_classes)
-    else:
+    if floating:
         _check_probabilities(values.astype(np.float64), dtype, num_classes)
-
-
-def _check_labels(labels, num_classes):
-    if labels.ndim != 1:
+        return
+    if values.ndim != 1:
         msg = (
-            f"integer targets must be labels [n]; their shape is {labels.shape}. Pass "
+            f"integer targets must be labels [n]; their shape is {values.shape}. Pass "
             "one-hot rows as floats."
         )
         raise ValueError(msg)
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if wrong.size:
+    check_labels("targets", values, count, num_classes)
+
+
+def check_labels(
+    name: str, labels: Any, count: int, num_classes: int | None = None, hint: str = ""
+) -> Any:
+    """The labels as an array: one class number for each of `count` images.
+
+    Args:
+      name: of the argument, for the error.
+      labels: NumPy's, JAX's or a list; of traced ones no values are checked.
+      count: how many images there are.
+      num_classes: labels must be below this; None: no limit.
+      hint: a sentence to end the error for a class that does not exist.
+
+    Raises:
+      TypeError: they are no integers.
+      ValueError: there are more or fewer, or a class does not exist.
+
+    >>> check_labels("labels", [0, 2], 2, num_classes=3)
+    array([0, 2])
+    """
+    labels = labels if is_traced(labels) else np.asarray(labels)
+    if labels.shape != (count,):
         msg = (
-            f"labels must lie in 0..{num_classes - 1}, as many as the network has "
-            f"logits; targets[{wrong[0]}] is {labels[wrong[0]]}."
+            f"{name} must be one class number for each of the {count} images, of shape "
+            f"({count},); their shape is {labels.shape}."
         )
         raise ValueError(msg)
+    if not count:  # An empty list is float64 to NumPy and means nothing by it.
+        return labels
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        msg = f"{name} must be integers; they are {labels.dtype}."
+        raise TypeError(msg)
+    if is_traced(labels):
+        return labels
+    low, high = labels.min(), labels.max()
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        limit = high + 1 if num_classes is None else num_classes
+        wanted = "from 0 on" if num_classes is None else f"0 to {num_classes - 1}"
+        wrong = (labels < 0) | (labels >= limit)
+        msg = (
+            f"{name} must be classes {wanted}; they range from {low} to {high}, the "
+            f"first of no such class at index {wrong.argmax()}. {hint}"
+        )
+        raise ValueError(msg.rstrip())
+    return labels
 
 
 def _check_probabilities(rows, dtype, num_classes):
@@ -122,5 +158,20 @@ def _check_probabilities(rows, dtype, num_classes):
             "probabilities must be at least 0 and sum to 1 in every row; row "
             f"{first} has minimum {rows[first].min():.4g} and sum "
             f"{rows[first].sum():.6g}. jax.nn.softmax makes probabilities of logits."
+        )
+        raise ValueError(msg)
+
+
+def check_finite(images: Any) -> None:
+    """Refuse NaN and infinite pixels, naming the first image that holds one."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        return
+    where = jnp if isinstance(images, jax.Array) else np
+    finite = where.isfinite(images).all(axis=tuple(range(1, images.ndim)))
+    if not finite.all():
+        wrong = np.flatnonzero(~np.asarray(finite))
+        msg = (
+            f"images hold NaN or infinite pixels: {len(wrong)} of {len(images)} "
+            f"images, the first at index {wrong[0]}. Remove or replace them."
         )
         raise ValueError(msg)

@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxunlearn.capture.inputs import gram_shapes, layer_sums, layer_table
+from jaxunlearn.capture.grams import gram_shapes, layer_sums
+from jaxunlearn.capture.layers import layer_table
 from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier, Preprocess
-from jaxunlearn.classifier.flax_network import Network
+from jaxunlearn.classifier.network import Network
 from jaxunlearn.descent.cpu_convolution import in_pieces
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.nullspace import linalg
 from jaxunlearn.nullspace.memory import tree_bytes
 from jaxunlearn.nullspace.projector import Projector, project
-from jaxunlearn.nullspace.rank_rules import Rule
+from jaxunlearn.nullspace.rank_rules import RankRule
 
 # Operations of a symmetric eigenvalue problem with all vectors, in units of d^3, and
 # the d^2 float64 numbers that it holds: the gram, its vectors, their workspace.
@@ -49,7 +50,7 @@ class Workload:
     images: int
     batch_size: int = 256
     sets: int = 1
-    rule: Rule = Rule("energy", 0.99)
+    rule: RankRule = RankRule("energy", 0.99)
     inverted: int = 0
     inversion_steps: int = 500
     inversion_batch_size: int = 256
@@ -284,7 +285,7 @@ class _Planner:
         return 8 * size * sum(r.g * r.rows * r.out for r in self.layers)
 
 
-def _layer(record: Any, gram: Any, rule: Rule) -> LayerPlan:
+def _layer(record: Any, gram: Any, rule: RankRule) -> LayerPlan:
     g, d = record.g or 1, record.d or 1
     rank = rule.upper_bound(d) if rule.name in ("rank", "protected_fraction") else None
     sizes = (g, d, record.out or 1, record.rows, rank, tree_bytes(gram))
@@ -339,7 +340,7 @@ def _step(classifier: Classifier, projectors: PyTree, images: Any, labels: Any) 
     return jax.tree.unflatten(structure, moved)
 
 
-def _projector(gram: Any, rule: Rule) -> Projector:
+def _projector(gram: Any, rule: RankRule) -> Projector:
     """As shapes."""
     g, d = gram.layout.groups, gram.layout.fan_in
     rank = rule.upper_bound(d)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxunlearn.checks import check_finite, check_labels
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
@@ -33,21 +35,8 @@ class Data:
     def __post_init__(self):
         images = self.images
         images = images if isinstance(images, Array) else np.asarray(images)
-        labels = np.asarray(self.labels)
         _check_pixels(images)
-        if labels.ndim != 1 or labels.shape[0] != images.shape[0]:
-            msg = (
-                f"labels must be one class number for each of the {images.shape[0]} "
-                f"images, of shape ({images.shape[0]},); their shape is {labels.shape}."
-            )
-            raise ValueError(msg)
-        # An empty list is float64 to NumPy and means nothing by it.
-        if labels.size and not np.issubdtype(labels.dtype, np.integer):
-            msg = f"labels must be integers; they are {labels.dtype}."
-            raise TypeError(msg)
-        if labels.size and labels.min() < 0:
-            msg = f"labels must be class numbers from 0 on; the smallest is {labels.min()}."  # noqa: E501
-            raise ValueError(msg)
+        labels = check_labels("labels", self.labels, images.shape[0])
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int32))
 
@@ -91,7 +80,7 @@ class Task:
         if len(self.forget) == 0:
             msg = "The forget set is empty: give at least one sample to forget."
             raise ValueError(msg)
-        _check_labels("forget", self.forget, self.num_classes)
+        self._check_labels("forget", self.forget)
         strangers = sorted(set(self.forget.labels.tolist()) - set(classes))
         if classes and strangers:
             msg = (
@@ -103,8 +92,12 @@ class Task:
         if self.retain is not None:
             self._check_retain(self.retain)
 
+    def _check_labels(self, name, data):
+        name, hint = f"labels of the {name} set", "num_classes says how many there are."
+        check_labels(name, data.labels, len(data), self.num_classes, hint)
+
     def _check_retain(self, retain):
-        _check_labels("retain", retain, self.num_classes)
+        self._check_labels("retain", retain)
         forgotten = sorted(set(retain.labels.tolist()) & set(self.forget_classes))
         if forgotten:
             msg = (
@@ -240,22 +233,10 @@ def _check_pixels(images):
     if images.ndim != 4:
         msg = f"images must be [n, h, w, c]; their shape is {images.shape}."
         raise ValueError(msg)
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        if not bool((jnp if isinstance(images, Array) else np).isfinite(images).all()):
-            msg = "images hold pixels that are infinite or not a number: replace them."
-            raise ValueError(msg)
-    elif images.dtype != np.uint8:
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         msg = f"images must be uint8 or floating point; they are {images.dtype}."
         raise TypeError(msg)
-
-
-def _check_labels(name, data, num_classes):
-    if len(data) and data.labels.max() >= num_classes:
-        msg = (
-            f"The {name} set has label {data.labels.max()}, and num_classes "
-            f"{num_classes} allows 0 to {num_classes - 1}."
-        )
-        raise ValueError(msg)
+    check_finite(images)
 
 
 def _name(classes):

@@ -33,10 +33,10 @@ FLOORS = [
 
 # These know of no more than this, so that unlearning and training stay apart.
 ALONE = {
-    "datasets": {"classifier", "parallel", "tasks"},
+    "datasets": {"checks", "classifier", "parallel", "tasks"},
     "models": {"capture", "classifier", "serialization", "tasks"},
     "training": {
-        *("augmentation", "capture", "classifier", "descent", "metrics"),
+        *("augmentation", "capture", "checks", "classifier", "descent", "metrics"),
         *("parallel", "progress", "serialization", "tasks"),
     },
 }

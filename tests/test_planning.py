@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn.capture.inputs import layer_sums
+from jaxunlearn.capture.grams import layer_sums
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
-from jaxunlearn.nullspace.rank_rules import Rule
+from jaxunlearn.nullspace.rank_rules import RankRule
 from jaxunlearn.planning import Workload, abstract_classifier, plan
 
 
@@ -63,7 +63,7 @@ def test_layers_are_those_of_the_network(network):
     assert (second.rows, second.rank) == (36, None)
     assert second.moment_bytes == 4 * 72**2
     assert second.moment_flops == 2 * 36 * 72**2
-    half = Workload(images=100, rule=Rule("protected_fraction", 0.5))
+    half = Workload(images=100, rule=RankRule("protected_fraction", 0.5))
     assert [layer.rank for layer in plan(network, SHAPE, half).layers] == [14, 8, 36]
 
 

@@ -2,4 +2,4 @@
 
 from jaxunlearn.capture.inputs import LayerInput as LayerInput
 from jaxunlearn.capture.inputs import layer_inputs as layer_inputs
-from jaxunlearn.capture.inputs import layer_table as layer_table
+from jaxunlearn.capture.layers import layer_table as layer_table

@@ -49,11 +49,10 @@ class Normalisation:
     scans: tuple[str, ...]
 
     @classmethod
-    def read(cls, found: Statistic, depth: int) -> "Normalisation":
+    def read(cls, statistic: Statistic, depth: int) -> "Normalisation":
         """From a statistic that has become "normalised" inside `depth` scans."""
-        return cls(
-            found.index, found.variance, found.axes, scan_kinds(found.slices, depth)
-        )
+        _, mean, axes, slices, _, variance = statistic
+        return cls(mean, variance, axes, scan_kinds(slices, depth))
 
 
 def scan_kinds(slices, depth: int) -> tuple[str, ...]:
@@ -75,7 +74,10 @@ def follow_statistic(eqn, inputs, key) -> Statistic | None:
     if name == "add" and "leaf" in at and not (left.image or right.image):
         return at["leaf"].statistic._replace(role="shifted")
     if name == "sub" and left.image and right is at.get("leaf"):
-        return right.statistic._replace(role="centred", key=key)
+        shapes = jnp.shape(left.array), jnp.shape(right.array)
+        # An axis of one that is repeated along the input is summed over.
+        axes = [a for a in right.statistic.axes if shapes[0][a] == shapes[1][a]]
+        return right.statistic._replace(role="centred", key=key, axes=tuple(axes))
     if name == "mul" and {"centred", "scale"} <= set(at):
         return _normalised(at["centred"], at["scale"])
     if name == "div" and left is at.get("centred") and "root" in at:
@@ -87,12 +89,12 @@ def follow_statistic(eqn, inputs, key) -> Statistic | None:
 
 
 def _follow_alone(eqn, value):
-    found = value.statistic
+    statistic = value.statistic
     roots = {"rsqrt": "scale", "sqrt": "root"}
-    if eqn.primitive.name in roots and found.role == "shifted":
-        return found._replace(role=roots[eqn.primitive.name])
-    axes = follow_axes(eqn, jnp.shape(value.array), found.axes)
-    return None if axes is None else found._replace(axes=axes)
+    if eqn.primitive.name in roots and statistic.role == "shifted":
+        return statistic._replace(role=roots[eqn.primitive.name])
+    axes = follow_axes(eqn, jnp.shape(value.array), statistic.axes)
+    return None if axes is None else statistic._replace(axes=axes)
 
 
 def _normalised(centred, variance) -> Statistic:
@@ -106,18 +108,17 @@ def follow_axes(eqn, shape, axes):
     if name == "convert_element_type":
         return axes
     if name == "broadcast_in_dim":
-        return tuple(eqn.params["broadcast_dimensions"][axis] for axis in axes)
+        places = eqn.params["broadcast_dimensions"]
+        return tuple(places[a] for a in axes if shape[a] == after[places[a]])
     if name in ("reshape", "squeeze", "expand_dims"):
         if name == "reshape" and eqn.params["dimensions"] is not None:
             return None
-        before = [n for n in shape if n != 1]
-        places = [i for i, n in enumerate(after) if n != 1]
-        if before != [after[i] for i in places]:
+        before, places = (
+            [axis for axis, n in enumerate(sizes) if n != 1] for sizes in (shape, after)
+        )
+        if [shape[axis] for axis in before] != [after[axis] for axis in places]:
             return None
-        wide = [axis for axis in axes if shape[axis] != 1]
-        return tuple(
-            places[[i for i, n in enumerate(shape) if n != 1].index(a)] for a in wide
-        )  # noqa: E501
+        return tuple(places[before.index(axis)] for axis in axes if shape[axis] != 1)
     if name == "transpose":
         return tuple(eqn.params["permutation"].index(axis) for axis in axes)
     return None

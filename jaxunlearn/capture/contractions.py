@@ -1,11 +1,13 @@
-"""The two products in which a weight meets its input, and that input's second moment.
+"""How a weight meets its input: a class for each primitive that contracts the two.
 
+A new kind of layer is a class like `Contraction` and a row in `CONTRACTIONS`.
 Operands come as the program holds them, with one leading axis `m` of images (and of
 scan iterations). Sums over rows run at precision HIGHEST and in at least float32.
 """
 
 import dataclasses
 import math
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,45 @@ from jaxtyping import Array, Float
 from jaxunlearn.capture import symmetric_blocks
 from jaxunlearn.capture.convolution import Convolution, widened
 from jaxunlearn.capture.layout import Layout, View
+
+
+@runtime_checkable
+class Contraction(Protocol):
+    """A product of an input and a leaf, of known shapes: static and hashable.
+
+    One of the equation's first two operands is the leaf, the other is the input.
+
+    Attributes:
+      count: rows that one operand brings to each group.
+    """
+
+    count: int
+
+    @classmethod
+    def refuse(cls, params, leaf_side: int) -> str:
+        """Why a leaf as this operand has no input, or nothing if it has one."""
+        ...
+
+    @classmethod
+    def read(cls, params, leaf_side: int, shapes) -> "Contraction":
+        """From the equation's parameters and its operands' shapes."""
+        ...
+
+    def layout(self, view: View) -> Layout:
+        """How the leaf, seen as the operand, is read as `[g, d, o]`."""
+        ...
+
+    def rows(self, x: Float[Array, "m ..."]) -> Float[Array, "g n d"]:
+        """The input's rows, in at least float32."""
+        ...
+
+    def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
+        """What `whole` makes `sum(x xT)` over rows of: additive over images."""
+        ...
+
+    def whole(self, sums: Float[Array, "g r w w"]) -> Float[Array, "g d d"]:
+        """`sum(x xT)` over rows, of their `sums`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,35 +77,35 @@ class DotProduct:
     shape: tuple[int, ...]
 
     @classmethod
-    def read(cls, dimension_numbers, leaf_side: int, shapes) -> "DotProduct":
-        """From the equation's parameters; operand number `leaf_side` is the leaf."""
-        contracting, batching = dimension_numbers
-        pairs = {}
-        for name, sides in (("contract", contracting), ("batch", batching)):
-            ours, theirs = sides[1 - leaf_side], sides[leaf_side]
-            pairs[name] = sorted(zip(theirs, ours, strict=True))
-        taken = [
-            [axis for pair in pairs.values() for axis in pair_axes(pair, i)]
-            for i in (1, 0)
-        ]  # noqa: E501
-        free, leaf_free = (
-            tuple(a for a in range(len(shape)) if a not in used)
-            for shape, used in zip(
-                (shapes[1 - leaf_side], shapes[leaf_side]), taken, strict=True
-            )  # noqa: E501
+    def refuse(cls, params, leaf_side: int) -> str:
+        """Nothing: either side may be the leaf."""
+        return ""
+
+    @classmethod
+    def read(cls, params, leaf_side: int, shapes) -> "DotProduct":
+        """See `Contraction.read`."""
+        side = 1 - leaf_side
+        pairs = [
+            sorted(zip(axes[leaf_side], axes[side], strict=True))
+            for axes in params["dimension_numbers"]
+        ]
+        # Of the leaf, then of the input: contracted axes, then batch axes.
+        (leaf_contract, contract), (leaf_batch, batch) = (
+            tuple(zip(*axes, strict=True)) or ((), ()) for axes in pairs
         )
+        shape, leaf_shape = shapes[side], shapes[leaf_side]
         return cls(
-            batch=pair_axes(pairs["batch"], 1),
-            contract=pair_axes(pairs["contract"], 1),
-            free=free,
-            leaf_batch=pair_axes(pairs["batch"], 0),
-            leaf_contract=pair_axes(pairs["contract"], 0),
-            leaf_free=leaf_free,
-            shape=tuple(shapes[1 - leaf_side]),
+            batch=batch,
+            contract=contract,
+            free=_others(len(shape), batch + contract),
+            leaf_batch=leaf_batch,
+            leaf_contract=leaf_contract,
+            leaf_free=_others(len(leaf_shape), leaf_batch + leaf_contract),
+            shape=tuple(shape),
         )
 
     def layout(self, view: View) -> Layout:
-        """How the leaf is read as `[g, d, o]`."""
+        """See `Contraction.layout`."""
         kind = "einsum" if self.leaf_batch else "dense"
         return view.layout(kind, self.leaf_batch, self.leaf_contract, self.leaf_free)
 
@@ -73,13 +114,8 @@ class DotProduct:
         """Rows that one operand brings to each group."""
         return math.prod(self.shape[axis] for axis in self.free)
 
-    @property
-    def written(self) -> int:
-        """How many numbers of one operand `sums` may write out at once."""
-        return math.prod(self.shape)
-
     def rows(self, x: Float[Array, "m ..."]) -> Float[Array, "g n d"]:
-        """The input's rows, in at least float32."""
+        """See `Contraction.rows`."""
         lead = len(x.shape) - len(self.shape)
         axes = (*self.batch, "m", *self.free, *self.contract)
         x = x.transpose([0 if a == "m" else a + lead for a in axes])
@@ -88,12 +124,12 @@ class DotProduct:
         return widened(x).reshape(groups, -1, fan_in)
 
     def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
-        """What `whole` makes `sum(x xT)` over rows of: additive over images."""
+        """See `Contraction.sums`."""
         rows = self.rows(x).swapaxes(0, 1)
         return symmetric_blocks.upper_blocks(jnp.split(rows, self._blocks, axis=-1))
 
     def whole(self, sums: Float[Array, "g r w w"]) -> Float[Array, "g d d"]:
-        """`sum(x xT)` over rows, of their `sums`."""
+        """See `Contraction.whole`."""
         return symmetric_blocks.whole(sums, self._blocks)
 
     @property
@@ -102,12 +138,15 @@ class DotProduct:
         return symmetric_blocks.block_count(fan_in, 1)
 
 
-def pair_axes(pairs, side: int) -> tuple[int, ...]:
-    """One side of a list of axis pairs."""
-    return tuple(pair[side] for pair in pairs)
+def _others(count: int, axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(count) if axis not in axes)
 
 
-Product = DotProduct | Convolution
+# By the name of the primitive. Whatever is not listed here gives a leaf no input.
+CONTRACTIONS: dict[str, type[Contraction]] = {
+    "conv_general_dilated": Convolution,
+    "dot_general": DotProduct,
+}
 
 
 def flatten_scans(
@@ -115,9 +154,7 @@ def flatten_scans(
 ) -> Float[Array, "s m ..."]:
     """Scan axes after the image axis: slices of the leaf lead, repeats join the images.
 
-    Args:
-      x: `[n, *scan axes, ...]`.
-      scans: for each scan axis, "groups" where it slices the leaf, else "rows".
+    `scans` says of each, whether it slices the leaf ("groups") or repeats it ("rows").
     """
     sliced = [i + 1 for i, kind in enumerate(scans) if kind == "groups"]
     x = jnp.moveaxis(x, sliced, range(len(sliced)))
@@ -126,20 +163,20 @@ def flatten_scans(
     return x.reshape(groups, images, *x.shape[len(scans) + 1 :])
 
 
-def group_sums(product: Product, x, scans) -> Float[Array, "s g r w w"]:
+def group_sums(product: Contraction, x, scans) -> Float[Array, "s g r w w"]:
     """The `sums` of every slice and group of one product."""
     return jax.vmap(product.sums)(flatten_scans(x, scans))
 
 
 def group_grams(
-    product: Product, sums: Float[Array, "s g r w w"]
+    product: Contraction, sums: Float[Array, "s g r w w"]
 ) -> Float[Array, "s*g d d"]:
     """The gram of every slice and group of one product, of their `sums`."""
     grams = jax.vmap(product.whole)(sums)
     return grams.reshape(-1, *grams.shape[2:])
 
 
-def group_rows(product: Product, x, scans) -> Float[Array, "g n d"]:
+def group_rows(product: Contraction, x, scans) -> Float[Array, "g n d"]:
     """The rows of every slice and group of one product."""
     x = flatten_scans(x, scans)
     rows = jax.vmap(product.rows)(x)

@@ -46,8 +46,15 @@ class Convolution:
     groups: int
 
     @classmethod
-    def read(cls, params, shapes) -> "Convolution":
-        """From the equation's parameters and its operands' shapes."""
+    def refuse(cls, params, leaf_side: int) -> str:
+        """See `Contraction.refuse`."""
+        if leaf_side == 0 or params["batch_group_count"] != 1:
+            return "it is convolved as an image or in batch groups, not as a kernel"
+        return ""
+
+    @classmethod
+    def read(cls, params, leaf_side: int, shapes) -> "Convolution":
+        """See `Contraction.read`."""
         numbers = params["dimension_numbers"]
         batch, channels, *spatial = numbers.lhs_spec
         out, into, *taps = numbers.rhs_spec
@@ -116,7 +123,7 @@ class Convolution:
         if math.prod(self.out_sizes) == 0:
             return self._sums_of(x)
         sums = jax.eval_shape(self._sums_of, x).size * x.dtype.itemsize
-        operand = len(x) // self.batch * self.written * x.dtype.itemsize
+        operand = len(x) // self.batch * self._written * x.dtype.itemsize
         # Large results cost more to add up than operands to read; so do short products.
         count = operand // max(parallel.product_bytes(), 2 * sums)
         rows = len(x) // self.batch * self.count
@@ -130,7 +137,7 @@ class Convolution:
         return symmetric_blocks.whole(sums, self._blocks)
 
     @property
-    def written(self) -> int:
+    def _written(self) -> int:
         """How many numbers of one operand `sums` may write out at once."""
         if self.by_offsets:
             return self.batch * math.prod(self.data_sizes) * self.channels

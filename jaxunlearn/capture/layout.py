@@ -5,6 +5,7 @@ groups that never meet: feature groups, batch axes of an einsum, slices of a sca
 """
 
 import dataclasses
+import itertools
 import math
 
 import jax
@@ -32,13 +33,7 @@ class View:
     @property
     def whole(self) -> tuple[int, ...]:
         """The viewed shape, the sliced axes included."""
-        shape = self.shape
-        for name, numbers in self.steps:
-            if name == "reshape":
-                shape = numbers
-            elif name == "transpose":
-                shape = tuple(shape[axis] for axis in numbers)
-        return shape
+        return _shapes(self.shape, self.steps)[-1]
 
     def then(self, name: str, numbers: tuple[int, ...]) -> "View":
         """One more step, on the axes after the sliced ones."""
@@ -69,12 +64,7 @@ class View:
     ) -> "Layout":
         """The layout whose groups, fan-in and fan-out are these axes of the view.
 
-        Args:
-          kind: what the table calls it.
-          groups: axes that the product treats as a batch.
-          inputs: axes that it contracts.
-          outputs: the others.
-          splits: feature groups that share the output axes, as in a convolution.
+        `splits` feature groups share the output axes, as in a convolution.
         """
         shape = self.whole[self.sliced :]
         g, d, o = (
@@ -115,29 +105,13 @@ class Layout:
 
     def to_matrix(self, leaf: Array) -> Float[Array, "g d o"]:
         """The leaf as a batch of matrices, inputs along the rows."""
-        for name, numbers in self.steps:
-            leaf = _STEPS[name](leaf, numbers)
-        return leaf
+        return _apply(self.steps, leaf)
 
     def from_matrix(self, matrix: Float[Array, "g d o"]) -> Array:
         """The leaf again."""
-        shapes = [self.shape]
-        for name, numbers in self.steps:
-            shape = shapes[-1]
-            if name == "reshape":
-                shape = numbers
-            elif name == "transpose":
-                shape = tuple(shape[axis] for axis in numbers)
-            shapes.append(shape)
-        for (name, numbers), before in zip(
-            reversed(self.steps), reversed(shapes[:-1]), strict=True
-        ):
-            if name == "reshape":
-                matrix = matrix.reshape(before)
-            elif name == "transpose":
-                matrix = matrix.transpose(np.argsort(numbers).tolist())
-            else:
-                matrix = _STEPS[name](matrix, numbers)
+        shapes = _shapes(self.shape, self.steps)[:-1]
+        for (name, numbers), before in zip(self.steps[::-1], shapes[::-1], strict=True):
+            matrix = _INVERSES[name](matrix, numbers, before)
         return matrix
 
     def renumber(self, other: "Layout") -> "Renumbering | None":
@@ -149,7 +123,7 @@ class Layout:
         if self.steps == other.steps:
             return Renumbering(None, None)
         elements = np.arange(math.prod(self.shape)).reshape(self.shape)
-        ours, theirs = _number(self, elements), _number(other, elements)
+        ours, theirs = (_apply(layout.steps, elements) for layout in (self, other))
         if ours.shape[:2] != theirs.shape[:2]:
             return None
         place = np.empty((elements.size, 2), np.int64)
@@ -184,25 +158,42 @@ class Renumbering:
         return array
 
 
-def _number(layout: Layout, elements: np.ndarray) -> np.ndarray:
-    for name, numbers in layout.steps:
-        elements = _STEPS[name](elements, numbers)
-    return elements
+def _shapes(shape, steps: tuple[Step, ...]) -> list[tuple[int, ...]]:
+    """The shapes before the first step, between all, and after the last."""
+
+    def after(shape, step):
+        return _SHAPES[step[0]](shape, step[1])
+
+    return list(itertools.accumulate(steps, after, initial=shape))
+
+
+def _apply(steps: tuple[Step, ...], array):
+    for name, numbers in steps:
+        array = _STEPS[name](array, numbers)
+    return array
 
 
 def _reverse(array, axes):
     return array[
-        tuple(
-            slice(None, None, -1) if a in axes else slice(None)
-            for a in range(array.ndim)
-        )
-    ]  # noqa: E501
+        tuple(slice(None, None, -1 if a in axes else 1) for a in range(array.ndim))
+    ]
 
 
+# What a step does to an array, to its shape, and how it is undone.
 _STEPS = {
     "reshape": lambda array, sizes: array.reshape(sizes),
     "transpose": lambda array, axes: array.transpose(axes),
     "rev": _reverse,
+}
+_SHAPES = {
+    "reshape": lambda shape, sizes: sizes,
+    "transpose": lambda shape, axes: tuple(shape[axis] for axis in axes),
+    "rev": lambda shape, axes: shape,
+}
+_INVERSES = {
+    "reshape": lambda array, sizes, before: array.reshape(before),
+    "transpose": lambda array, axes, _: array.transpose(np.argsort(axes).tolist()),
+    "rev": lambda array, axes, _: _reverse(array, axes),
 }
 
 

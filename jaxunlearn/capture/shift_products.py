@@ -82,13 +82,13 @@ class Offsets:
             x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0), (0, 0, 0)]
         )
         origin = np.array([low for low, _, _ in edges], np.int32)
-        found = []
+        parts = []
         for axes, items in self.terms:
             if not axes and self._overlap < _OVERLAP:
-                found += [self._overlapping(x, q)[None] for q, _ in items]
+                parts += [self._overlapping(x, q)[None] for q, _ in items]
             elif items:
-                found.append(self._products(x, padded, origin, axes, items))
-        return jnp.concatenate(found).swapaxes(0, 1)
+                parts.append(self._products(x, padded, origin, axes, items))
+        return jnp.concatenate(parts).swapaxes(0, 1)
 
     def shares(self) -> Float[np.ndarray, "p r"]:
         """With which sign each product counts in each pair of taps `t1 <= t2`."""

@@ -1,41 +1,25 @@
-"""What is known of a value in a program, and how equations carry it on."""
+"""What is known of a value in a program, and what equations make of that."""
 
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from jaxunlearn.capture.batch_norm import Statistic
+from jaxunlearn.capture.contractions import CONTRACTIONS
 from jaxunlearn.capture.layout import View
 
 # Primitives that hand every element on as it is.
 PASSED_ON = {
-    "copy",
-    "copy_p",
-    "device_put",
-    "mesh_cast",
-    "name",
-    "optimization_barrier",
-    "pcast",
-    "pvary",
-    "reduce_precision",
-    "reshard",
-    "sharding_constraint",
+    *("copy", "copy_p", "device_put", "mesh_cast", "name", "optimization_barrier"),
+    *("pcast", "pvary", "reduce_precision", "reshard", "sharding_constraint"),
     "stop_gradient",
 }
 # Calls that are looked into if a leaf or a statistic is handed to them.
 INLINED = {
-    "call",
-    "checkpoint",
-    "closed_call",
-    "core_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "jit",
-    "pjit",
-    "remat",
-    "remat2",
+    *("call", "checkpoint", "closed_call", "core_call", "custom_jvp_call", "jit"),
+    *("custom_vjp_call", "custom_vjp_call_jaxpr", "pjit", "remat", "remat2"),
 }
+# Why a leaf that ends in one of these has no input.
 _REASONS = {
     "add": "it is added to its input, as a bias is",
     "sub": "it is subtracted",
@@ -63,6 +47,10 @@ class Leaf(NamedTuple):
     view: View | None
     slices: tuple[int, ...] = ()
 
+    def then(self, name: str, numbers) -> "Leaf":
+        """The leaf after one more step of its view."""
+        return self._replace(view=self.view and self.view.then(name, tuple(numbers)))
+
 
 class Value(NamedTuple):
     """An array and what is known of it.
@@ -70,7 +58,7 @@ class Value(NamedTuple):
     Attributes:
       array: the value.
       image: whether the image reaches it.
-      uses: keys of the products upstream.
+      uses: keys of the contractions upstream.
       leaf, statistic: what it still is, or None.
     """
 
@@ -83,46 +71,57 @@ class Value(NamedTuple):
 
 def refusal(eqn, inputs, side) -> str:
     """Why a leaf that ends in this equation has no input, or nothing if it has one."""
-    name, value, shape = eqn.primitive.name, inputs[side], jnp.shape(inputs[side].array)
-    if name not in ("dot_general", "conv_general_dilated"):
-        return _REASONS.get(
-            name, f"it is used by `{name}`, which is no product with an input"
-        )  # noqa: E501
+    name, value = eqn.primitive.name, inputs[side]
+    if name not in CONTRACTIONS:
+        other = f"it is used by `{name}`, which is no product with an input"
+        return _REASONS.get(name, other)
     other = inputs[1 - side]
     if other.leaf is not None:
         return "it is multiplied with another parameter, as in a merged product"
     if not other.image:
         return "it is multiplied with an operand that no image reaches"
     if value.leaf.view is None:
-        return f"it is broadcast to {shape} before its product"
+        return f"it is broadcast to {jnp.shape(value.array)} before its product"
     if jnp.issubdtype(value.array.dtype, jnp.complexfloating):
         return "it is complex"
-    if name == "conv_general_dilated" and (
-        side == 0 or eqn.params["batch_group_count"] != 1
-    ):
-        return "it is convolved as an image or in batch groups, not as a kernel"
-    return ""
+    return CONTRACTIONS[name].refuse(eqn.params, side)
 
 
-def follow_leaf(eqn, name, params, view):
-    """Whether an equation keeps a leaf whole, and its view then."""
-    if name == "convert_element_type":
-        floating = jnp.issubdtype(params["new_dtype"], jnp.floating)
-        return floating, view
-    shape = eqn.outvars[0].aval.shape
-    if name in ("reshape", "squeeze", "expand_dims"):
-        # A reshape may transpose first.
-        if view and name == "reshape" and params["dimensions"] is not None:
-            view = view.then("transpose", tuple(params["dimensions"]))
-        return True, view and view.then("reshape", shape)
-    if name == "broadcast_in_dim":
-        same = eqn.invars[0].aval.size == eqn.outvars[0].aval.size
-        return True, view.then("reshape", shape) if view and same else None
-    if name == "transpose":
-        return True, view and view.then("transpose", tuple(params["permutation"]))
-    if name == "rev":
-        return True, view and view.then("rev", tuple(params["dimensions"]))
-    return False, None
+def _converted(eqn, leaf):
+    return leaf if jnp.issubdtype(eqn.params["new_dtype"], jnp.floating) else None
+
+
+def _resized(eqn, leaf):
+    return leaf.then("reshape", eqn.outvars[0].aval.shape)
+
+
+def _reshaped(eqn, leaf):
+    # A reshape may transpose first.
+    order = eqn.params["dimensions"]
+    return _resized(eqn, leaf if order is None else leaf.then("transpose", order))
+
+
+def _broadcast(eqn, leaf):
+    same = eqn.invars[0].aval.size == eqn.outvars[0].aval.size
+    return _resized(eqn, leaf) if same else leaf._replace(view=None)
+
+
+# Equations that keep a leaf a leaf, and what they make of it; None: it is lost.
+_STEPS = {
+    "broadcast_in_dim": _broadcast,
+    "convert_element_type": _converted,
+    "expand_dims": _resized,
+    "reshape": _reshaped,
+    "rev": lambda eqn, leaf: leaf.then("rev", eqn.params["dimensions"]),
+    "squeeze": _resized,
+    "transpose": lambda eqn, leaf: leaf.then("transpose", eqn.params["permutation"]),
+}
+
+
+def follow_leaf(eqn, leaf: Leaf) -> Leaf | None:
+    """The leaf as an equation hands it on, or None where it is not a leaf any more."""
+    step = _STEPS.get(eqn.primitive.name)
+    return None if step is None else step(eqn, leaf)
 
 
 def sliced(value: Value, array, depth) -> Value:

@@ -1,10 +1,11 @@
 """The walk over a classifier's program that finds where each weight meets its input.
 
 The inference function is traced for one image. Wherever a parameter leaf, seen through
-steps that lose nothing, is an operand of `dot_general` or `conv_general_dilated` and
-the other operand depends on the image, that operand is the weight's input. Any other
-live use of a leaf freezes it, with the reason. The walk evaluates the program while it
-looks, so that what it finds can be differentiated, vmapped, jitted and sharded.
+steps that lose nothing, is an operand of a contraction (`contractions.CONTRACTIONS`)
+and the other operand depends on the image, that operand is the weight's input. Any
+other live use of a leaf freezes it, with the reason. The walk evaluates the program
+while it looks, so that what it captures can be differentiated, vmapped, jitted and
+sharded.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jaxunlearn.capture.batch_norm import (
     follow_statistic,
     scan_kinds,
 )
-from jaxunlearn.capture.contractions import Convolution, DotProduct, Product
+from jaxunlearn.capture.contractions import CONTRACTIONS, Contraction
 from jaxunlearn.capture.jaxprs import (
     bind,
     inner_jaxpr,
@@ -44,24 +45,24 @@ from jaxunlearn.capture.tracking import (
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """One product of a leaf with an input.
+    """One contraction of a leaf with an input.
 
     Attributes:
       leaf: index of the leaf.
-      product: which product, of which shapes.
-      view: how the product sees the leaf.
+      product: which contraction, of which shapes.
+      view: how it sees the leaf.
       scans: for each surrounding scan, outermost first: "groups" where it slices the
         leaf, "rows" where it repeats it.
     """
 
     leaf: int
-    product: Product
+    product: Contraction
     view: View
     scans: tuple[str, ...]
 
 
 class Capture(NamedTuple):
-    """What a walk saw.
+    """What a walk has seen.
 
     Attributes:
       logits: `[n, k]`.
@@ -70,7 +71,7 @@ class Capture(NamedTuple):
       uses: by key.
       normalisations: by key.
       reasons: by leaf, why it has no input.
-      one_sided: keys of products that only one side of an image-dependent select uses.
+      one_sided: keys of uses that only one side of an image-dependent select uses.
     """
 
     logits: Float[Array, "n k"]
@@ -82,25 +83,15 @@ class Capture(NamedTuple):
 
 
 def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
-    """Run the classifier on prepared images and see every weight's input.
-
-    Args:
-      classifier: a `Classifier`.
-      images: as `classifier.prepare` returns them.
-    """
-    params, state = (
-        jax.tree.leaves(classifier.params),
-        jax.tree.leaves(classifier.state),
-    )
-    structures = (
-        jax.tree.structure(classifier.params),
-        jax.tree.structure(classifier.state),
-    )  # noqa: E501
+    """Run a classifier on images as it prepares them, and see every weight's input."""
+    params, params_structure = jax.tree.flatten(classifier.params)
+    state, state_structure = jax.tree.flatten(classifier.state)
 
     def one(params, state, image):
-        params = jax.tree.unflatten(structures[0], params)
-        state = jax.tree.unflatten(structures[1], state)
-        return classifier.network.apply(params, state, image[None])[0]
+        params = jax.tree.unflatten(params_structure, params)
+        state = jax.tree.unflatten(state_structure, state)
+        network = classifier.replace(params=params, state=state)
+        return network.logits(image[None])[0]
 
     closed = jax.make_jaxpr(one)(params, state, images[0])
     jaxpr, consts = open_jaxpr(closed)
@@ -154,62 +145,55 @@ class _Walk:
 
         for number, eqn in enumerate(jaxpr.eqns):
             inputs = [read(atom) for atom in eqn.invars]
-            outputs, found = self._equation(eqn, inputs, f"{path}{number}", depth)
-            operands.update(found)
+            outputs, captured = self._equation(eqn, inputs, f"{path}{number}", depth)
+            operands.update(captured)
             values.update(zip(eqn.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars], operands
 
     def consume(self, value: Value, reason: str) -> None:
-        """A leaf's element-wise life ends here: it has no input."""
+        """A leaf ends here without an input."""
         if value.leaf is not None:
             self.reasons.setdefault(value.leaf.index, reason)
 
     def _equation(self, eqn, inputs, key, depth):
+        """The values of its outputs, and the operands captured in it by key."""
         name = eqn.primitive.name
-        tagged = any(v.leaf is not None or v.statistic is not None for v in inputs)
-        if tagged and name in INLINED:
-            inner, consts = inner_jaxpr(eqn)
-            return self.run(inner, consts, inputs, f"{key}/", depth)
-        if tagged and name == "scan":
-            return self._scan(eqn, inputs, key, depth)
-        if name == "cond" and tagged:
-            return self._cond(eqn, inputs, key, depth)
+        tracked = any(v.leaf is not None or v.statistic is not None for v in inputs)
+        if tracked and name in _ENTERED:
+            return _ENTERED[name](self, eqn, inputs, key, depth)
         arrays = bind(eqn, [v.array for v in inputs])
-        if name in PASSED_ON and tagged:
-            return [
-                v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)
-            ], {}
-        found = {}
-        image = any(v.image for v in inputs)
-        uses = frozenset().union(*(v.uses for v in inputs))
+        if tracked and name in PASSED_ON:
+            pairs = zip(inputs, arrays, strict=True)
+            return [v._replace(array=array) for v, array in pairs], {}
         if name == "select_n":
             self._select(inputs)
+        captured: dict[str, tuple[Array, Array]] = {}
         leaf = statistic = None
-        if tagged:
-            leaf = self._leaf(eqn, inputs, key, depth, found)
+        if tracked:
+            leaf = self._leaf(eqn, inputs, key, depth, captured)
             statistic = follow_statistic(eqn, inputs, key)
         if statistic is not None and statistic.role == "centred":
-            found[key] = (inputs[0].array, jnp.ones(()))
+            captured[key] = (inputs[0].array, jnp.ones(()))
         if statistic is not None and statistic.role == "normalised":
             layer = Normalisation.read(statistic, depth)
             self.normalisations[statistic.key] = layer
-        # A capture that is a leaf's input belongs to the uses; others do not.
-        uses = uses.union(k for k in found if k in self.uses)
-        return [Value(a, image, uses, leaf, statistic) for a in arrays], found
+        image = any(v.image for v in inputs)
+        uses = frozenset().union(*(v.uses for v in inputs))
+        # What is captured of a leaf belongs to the uses; of a statistic it does not.
+        uses = uses.union(k for k in captured if k in self.uses)
+        return [Value(a, image, uses, leaf, statistic) for a in arrays], captured
 
-    def _leaf(self, eqn, inputs, key, depth, found):
-        """What a leaf becomes: a view, an operand that is captured, or frozen."""
-        name, params = eqn.primitive.name, eqn.params
-        if name == "select_n":
+    def _leaf(self, eqn, inputs, key, depth, captured):
+        """The leaf that comes out; one that does not ends in a use or is frozen."""
+        if eqn.primitive.name == "select_n":
             # A choice between a leaf and itself: what vmap makes of a `cond`.
             cases = {value.leaf for value in inputs[1:]}
             if len(cases) == 1 and None not in cases:
                 return cases.pop()
-        first = inputs[0].leaf
-        if first is not None:
-            followed, view = follow_leaf(eqn, name, params, first.view)
-            if followed:
-                return first._replace(view=view)
+        if inputs[0].leaf is not None:
+            leaf = follow_leaf(eqn, inputs[0].leaf)
+            if leaf is not None:
+                return leaf
         for side, value in enumerate(inputs):
             if value.leaf is None:
                 continue
@@ -218,17 +202,18 @@ class _Walk:
                 self.consume(value, reason)
                 continue
             shapes = [jnp.shape(v.array) for v in inputs]
-            if name == "dot_general":
-                product = DotProduct.read(params["dimension_numbers"], side, shapes)
-            else:
-                product = Convolution.read(params, shapes)
+            product = CONTRACTIONS[eqn.primitive.name].read(eqn.params, side, shapes)
             index, view, slices = value.leaf
             self.uses[key] = Use(index, product, view, scan_kinds(slices, depth))
-            found[key] = (inputs[1 - side].array, jnp.ones(()))
+            captured[key] = (inputs[1 - side].array, jnp.ones(()))
         return None
 
+    def _call(self, eqn, inputs, key, depth):
+        inner, consts = inner_jaxpr(eqn)
+        return self.run(inner, consts, inputs, f"{key}/", depth)
+
     def _select(self, inputs):
-        """Products that only one side of an image-dependent choice uses."""
+        """Uses on only one side of an image-dependent choice."""
         which, *cases = inputs
         if which.image and len(cases) > 1:
             shared = frozenset.intersection(*(case.uses for case in cases))
@@ -244,7 +229,7 @@ class _Walk:
             self.consume(value, "it is carried through a scan")
         uses = frozenset().union(*(v.uses for v in inputs))
         reached = reached_by_images(body, [v.image for v in inputs], first, second)
-        tags: list[list[Value]] = []
+        ends: list[list[Value]] = []
 
         def step(carry, xs):
             ins = [
@@ -255,7 +240,7 @@ class _Walk:
             outs, operands = self.run(body, consts, ins, f"{key}/", depth + 1)
             for out in outs:
                 self.consume(out, "it is carried or collected by a scan")
-            tags.append(outs)
+            ends.append(outs)
             arrays = [out.array for out in outs]
             return arrays[: len(carry)], (arrays[len(carry) :], operands)
 
@@ -267,7 +252,7 @@ class _Walk:
             reverse=params["reverse"],
             unroll=params["unroll"],
         )
-        outs = tags[-1]
+        outs = ends[-1]
         uses = uses.union(*(out.uses for out in outs))
         return [
             Value(array, out.image, uses)
@@ -277,18 +262,18 @@ class _Walk:
     def _cond(self, eqn, inputs, key, depth):
         index, *inputs = inputs
         arrays = [v.array for v in inputs]
-        tags: dict[int, list[Value]] = {}
+        ends: dict[int, list[Value]] = {}
 
         def branch(number, jaxpr):
             inner, consts = open_jaxpr(jaxpr)
 
             def evaluate(*arrays):
                 ins = [v._replace(array=a) for v, a in zip(inputs, arrays, strict=True)]
-                outs, found = self.run(inner, consts, ins, f"{key}/{number}/", depth)
+                outs, captured = self.run(inner, consts, ins, f"{key}/{number}/", depth)
                 for out in outs:
                     self.consume(out, "it is handed through a branch")
-                tags[number] = outs
-                return [out.array for out in outs], found
+                ends[number] = outs
+                return [out.array for out in outs], captured
 
             return evaluate
 
@@ -299,22 +284,23 @@ class _Walk:
 
         def filled(evaluate):
             def complete(*arrays):
-                outs, found = evaluate(*arrays)
+                outs, captured = evaluate(*arrays)
                 blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-                return outs, {**blank, **found}
+                return outs, {**blank, **captured}
 
             return complete
 
         outs, operands = lax.switch(index.array, [filled(b) for b in branches], *arrays)
-        self._select(
-            [
-                index,
-                *(
-                    Value(None, uses=frozenset().union(*(o.uses for o in t)))
-                    for t in tags.values()
-                ),
-            ]
-        )  # noqa: E501
+        own = [frozenset().union(*(v.uses for v in end)) for end in ends.values()]
+        self._select([index, *(Value(None, uses=uses) for uses in own)])
         image = index.image or any(v.image for v in inputs)
-        uses = index.uses.union(*(o.uses for t in tags.values() for o in t))
+        uses = index.uses.union(*own)
         return [Value(a, image, uses) for a in outs], operands
+
+
+# Calls, loops and branches are walked too, if a leaf or a statistic is handed to them.
+_ENTERED = {
+    **dict.fromkeys(INLINED, _Walk._call),
+    "cond": _Walk._cond,
+    "scan": _Walk._scan,
+}

@@ -1,7 +1,7 @@
 """A classifier as a pure function of parameters, state and images.
 
-`freeze` turns a Flax module and its variables into a `Classifier`; `thaw` goes back to
-the user's own format. Nothing between the two knows Flax.
+`freeze` turns a Flax module with its variables, or a `Function`, into a `Classifier`;
+`thaw` goes back to the user's own format. Nothing between the two knows a framework.
 """
 
 import dataclasses
@@ -15,8 +15,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
-from jaxunlearn.classifier.flax_network import Network as Network
 from jaxunlearn.classifier.flax_network import of_linen, of_nnx
+from jaxunlearn.classifier.function import Function, of_function
+from jaxunlearn.classifier.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +83,14 @@ class Classifier:
 
         Raises:
           TypeError: images are integers and there is no `Preprocess`, or complex; or
-            the network returns no array.
+            the network returns no array, or none of floats.
           ValueError: images are not `[n, h, w, c]`, or there is not one row of logits
             for each.
         """
-        images = self.prepare(images)
+        return self.logits(self.prepare(images))
+
+    def logits(self, images: Float[Array, "n ..."]) -> Float[Array, "n k"]:
+        """The network's checked logits for images as `prepare` returns them."""
         logits = self.network.apply(self.params, self.state, images)
         if not hasattr(logits, "shape"):
             msg = (
@@ -100,6 +104,9 @@ class Classifier:
                 f"{images.shape[0]} images it returned {jnp.shape(logits)}."
             )
             raise ValueError(msg)
+        if not jnp.issubdtype(logits.dtype, jnp.floating):
+            msg = f"The network must return floating-point logits; they are {logits.dtype}."  # noqa: E501
+            raise TypeError(msg)
         return logits
 
     def prepare(self, images: Array | np.ndarray) -> Float[Array, "n h w c"]:
@@ -146,26 +153,31 @@ def check_images(images: Array | np.ndarray, preprocess: Preprocess | None) -> N
             raise ValueError(msg)
 
 
+# How each kind of model is taken apart: into network, params and state.
+_FORMATS = {nn.Module: of_linen, nnx.Module: of_nnx, Function: of_function}
+
+
 def freeze(
-    model: nn.Module | nnx.Module,
+    model: nn.Module | nnx.Module | Function | Any,
     variables: Mapping[str, Any] | None = None,
     *,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | Any = None,
     **call_options: Hashable,
 ) -> Classifier:
-    """Turn a trained Flax module into a `Classifier`.
+    """Turn a trained network into a `Classifier`.
 
     Args:
-      model: a linen module, or an NNX module (which is copied, never changed).
+      model: a linen module, an NNX module (which is copied, never changed), or a
+        `Function` of any other framework.
       variables: linen only: what `model.init` returned or training made of it;
         `nn.Partitioned` boxes are opened, and closed again by `thaw`.
       preprocess: from pixels to what the network expects.
-      **call_options: passed to the module's `__call__`. `train=False`,
+      **call_options: Flax only: passed to the module's `__call__`. `train=False`,
         `deterministic=True` and their kin are passed anyway where it takes them.
 
     Raises:
-      TypeError: `model` is no Flax module, an option is unknown to its `__call__`, or
-        `variables` are given for NNX or missing for linen.
+      TypeError: `model` is none of these, an option is unknown to its `__call__`, or
+        `variables` are missing for linen or given for another.
       ValueError: `variables` hold no `params`.
 
     >>> model = nn.Dense(3)
@@ -173,23 +185,25 @@ def freeze(
     >>> freeze(model, variables).params["kernel"].shape
     (4, 3)
     """
-    if not isinstance(model, nn.Module | nnx.Module):
-        msg = (
-            f"model must be a Flax linen or NNX module; it is a {type(model).__name__}."  # noqa: E501
-        )
-        raise TypeError(msg)
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         msg = f"preprocess must be a Preprocess or None; it is a {type(preprocess).__name__}."  # noqa: E501
         raise TypeError(msg)
-    if isinstance(model, nnx.Module):
-        network, params, state = of_nnx(model, variables, call_options)
-    else:
-        network, params, state = of_linen(model, variables, call_options)
-    return Classifier(params, state, preprocess, network)
+    for kind, take_apart in _FORMATS.items():
+        if isinstance(model, kind):
+            network, params, state = take_apart(model, variables, call_options)
+            return Classifier(params, state, preprocess, network)
+    msg = (
+        "model must be a Flax linen or NNX module, or a Function(apply, params, state) "
+        f"for another framework; it is a {type(model).__name__}."
+    )
+    raise TypeError(msg)
 
 
 def thaw(classifier: Classifier) -> Any:
-    """The way back: linen variables, or a new NNX module of the user's class.
+    """The way back to the user's own format.
+
+    Linen variables, a new NNX module of the user's class, or a `Function` with the same
+    `apply`, whose `params` and `state` are those of the classifier.
 
     >>> model = nn.Dense(3)
     >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4)))

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.errors import FlaxError
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
+
+from jaxunlearn.classifier.network import Network, Static
 
 # What a module's `__call__` takes to tell evaluation from training, with the value
 # that stands for evaluation; training is the opposite.
@@ -24,63 +25,12 @@ _EVALUATION_FLAGS = {
     "use_running_average": True,
 }
 
-# What a network raises for images that it cannot take: Flax, JAX, its own checks.
-REFUSALS = (FlaxError, TypeError, ValueError)
-
-
-class Network:
-    """The static half of a classifier: how parameters and images become logits.
-
-    Hashable; two networks made from equal modules are equal, so that functions compiled
-    for one serve the other. Images are already preprocessed here.
-    """
-
-    def init(self, key: Array, image_shape: tuple[int, ...]) -> tuple[PyTree, PyTree]:
-        """Fresh `(params, state)` for images of shape `image_shape` (h, w, c)."""
-        raise NotImplementedError
-
-    def apply(self, params: PyTree, state: PyTree, images: Array) -> Array:
-        """Logits `[n, k]` in inference mode, deterministic."""
-        raise NotImplementedError
-
-    def apply_train(
-        self, params: PyTree, state: PyTree, images: Array, key: Array
-    ) -> tuple[Array, PyTree]:
-        """Logits and the new state, dropout and batch statistics on."""
-        raise NotImplementedError
-
-    def thaw(self, params: PyTree, state: PyTree) -> Any:
-        """The user's own format again."""
-        raise NotImplementedError
-
-
-class _Module:
-    """A linen module compared by its fields, or by identity if those have no hash."""
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-        try:
-            hash(module)
-            self._key: Hashable = module
-        except TypeError:
-            self._key = id(module)
-
-    def __eq__(self, other):
-        return (
-            type(other) is _Module
-            and type(self.module) is type(other.module)
-            and self._key == other._key
-        )
-
-    def __hash__(self):
-        return hash((type(self.module), self._key))
-
 
 @dataclasses.dataclass(frozen=True)
 class LinenNetwork(Network):
     """A linen module. `boxed` is the structure of the user's own variables."""
 
-    module: _Module
+    module: Static
     evaluation: tuple[tuple[str, Hashable], ...]
     training: tuple[tuple[str, Hashable], ...]
     boxed: Any
@@ -89,18 +39,18 @@ class LinenNetwork(Network):
         """See `Network.init`."""
         keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
         images = jnp.zeros((1, *image_shape))
-        variables = self.module.module.init(keys, images, **dict(self.evaluation))
+        variables = self.module.value.init(keys, images, **dict(self.evaluation))
         return _split_variables(variables)
 
     def apply(self, params, state, images):
         """See `Network.apply`."""
         variables = {"params": params, **state}
-        return self.module.module.apply(variables, images, **dict(self.evaluation))
+        return self.module.value.apply(variables, images, **dict(self.evaluation))
 
     def apply_train(self, params, state, images, key):
         """See `Network.apply_train`."""
         keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
-        logits, changed = self.module.module.apply(
+        logits, changed = self.module.value.apply(
             {"params": params, **state},
             images,
             **dict(self.training),
@@ -190,7 +140,7 @@ def of_linen(
         )
         raise ValueError(msg)
     boxed = jax.tree.structure(variables)
-    network = LinenNetwork(_Module(model), *_options(model, call_options), boxed)
+    network = LinenNetwork(Static(model), *_options(model, call_options), boxed)
     return network, *_split_variables(variables)
 
 

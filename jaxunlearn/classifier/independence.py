@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxunlearn.checks import is_traced
+from jaxunlearn.checks import check_finite, is_traced
 from jaxunlearn.classifier.classifier import Classifier
 
 
@@ -28,19 +28,6 @@ def check_program(classifier: Classifier, images: Any) -> None:
         return
     check_finite(images)
     check_independence(classifier, images[:1])
-
-
-def check_finite(images: Any) -> None:
-    """Refuse NaN and infinite pixels, naming the first image that holds one."""
-    if jnp.issubdtype(images.dtype, jnp.floating):
-        finite = np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1)
-        if not finite.all():
-            first = int(np.flatnonzero(~finite)[0])
-            msg = (
-                f"images hold NaN or infinite pixels: {int((~finite).sum())} of "
-                f"{len(images)} images, the first at index {first}. Remove them."
-            )
-            raise ValueError(msg)
 
 
 def check_independence(classifier: Classifier, images: ArrayLike) -> None:
@@ -70,9 +57,7 @@ def _dependence(classifier, image):
         image = image.astype(jnp.float32)
     companions = (image[:, ::-1, ::-1], 1 - 3 * image)
     logits = [
-        classifier.network.apply(
-            classifier.params, classifier.state, jnp.concatenate([image, other])
-        )[0].astype(jnp.float32)
+        classifier.logits(jnp.concatenate([image, other]))[0].astype(jnp.float32)
         for other in companions
     ]
     change = jnp.abs(logits[0] - logits[1]).max()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxunlearn.checks import check_labels
 from jaxunlearn.datasets.pixels import resize
 from jaxunlearn.datasets.splits import Samples, Source, draw_validation
 
@@ -99,9 +100,7 @@ class Npz(Source):
     def _labels(self, prefix):
         self._check(self._shapes(), prefix)
         labels = self._array(f"{prefix}_labels").reshape(-1)
-        if len(labels) and labels.min() < 0:
-            msg = f"{prefix}_labels in {self.path} hold {labels.min()}: classes count from 0."  # noqa: E501
-            raise ValueError(msg)
+        check_labels(f"{prefix}_labels in {self.path}", labels, len(labels))
         return labels.astype(np.int32)
 
     def _shapes(self):

@@ -14,9 +14,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from jaxunlearn import parallel
-from jaxunlearn.checks import check_count, check_key, check_optimizer, check_targets
+from jaxunlearn.checks import (
+    check_count,
+    check_finite,
+    check_key,
+    check_optimizer,
+    check_targets,
+)
 from jaxunlearn.classifier.classifier import Classifier, check_images
-from jaxunlearn.classifier.independence import check_finite
 from jaxunlearn.descent.loop import (
     chunk_length,
     gather_minibatches,

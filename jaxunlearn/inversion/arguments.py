@@ -10,11 +10,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
-from jaxunlearn.capture.inputs import layouts
-from jaxunlearn.checks import check_count, check_key, check_optimizer
+from jaxunlearn.capture.grams import layouts
+from jaxunlearn.checks import (
+    check_count,
+    check_finite,
+    check_key,
+    check_labels,
+    check_optimizer,
+)
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.classifier.flax_network import REFUSALS
-from jaxunlearn.classifier.independence import check_finite, check_program
+from jaxunlearn.classifier.independence import check_program
+from jaxunlearn.classifier.network import REFUSALS
 from jaxunlearn.inversion.objective import (
     TERMS,
     ImagePrior,
@@ -23,7 +29,7 @@ from jaxunlearn.inversion.objective import (
 )
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.nullspace.moments import Moment
-from jaxunlearn.nullspace.trees import map_records
+from jaxunlearn.nullspace.trees import map_leaves
 
 
 def bounds_of(
@@ -114,13 +120,11 @@ def check_image_optimizer(optimizer: Any, image_shape: tuple[int, ...]) -> None:
 
 def _labels(labels, classes) -> Int[np.ndarray, " n"]:
     values = np.asarray(labels)
-    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
-        msg = f"labels must be one integer an image; they are {values.dtype} of shape {values.shape}."  # noqa: E501
+    if values.ndim != 1 or values.size == 0:
+        msg = f"labels must be one integer an image, at least one; their shape is {values.shape}."  # noqa: E501
         raise ValueError(msg)
-    if values.min() < 0 or values.max() >= classes:
-        msg = f"labels must lie in 0..{classes - 1}; they range from {values.min()} to {values.max()}."  # noqa: E501
-        raise ValueError(msg)
-    return values.astype(np.int32)
+    hint = f"The network has {classes} logits."
+    return check_labels("labels", values, len(values), classes, hint).astype(np.int32)
 
 
 def _check_start(start, expected) -> None:
@@ -165,4 +169,4 @@ def _check_moments(classifier, moments, sample) -> None:
             raise ValueError(msg)
 
     there = {"the classifier's params": layouts(classifier, sample)}
-    map_records(check, Moment, "moments", moments, **there)
+    map_leaves(check, Moment, "moments", moments, **there)

@@ -14,7 +14,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from jaxunlearn.capture.inputs import captured_gram, layers
+from jaxunlearn.capture.grams import captured_gram
+from jaxunlearn.capture.layers import layers
 from jaxunlearn.capture.walk import Capture, capture
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.nullspace.moments import Moment

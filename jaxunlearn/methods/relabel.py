@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int32
 
+from jaxunlearn.checks import check_labels
 from jaxunlearn.tasks import check_classes
 
 
@@ -193,24 +194,9 @@ def _check_logits(logits):
 
 
 def _check_labels(labels, n, k, exclude):
-    if _is_concrete(labels):
-        labels = np.asarray(labels)
-    if labels.shape != (n,):
-        msg = (
-            f"labels must be one class number for each of the {n} rows of logits, of "
-            f"shape ({n},); their shape is {labels.shape}."
-        )
-        raise ValueError(msg)
-    if n and not jnp.issubdtype(labels.dtype, jnp.integer):
-        msg = f"labels must be integers; they are {labels.dtype}."
-        raise TypeError(msg)
+    hint = f"The logits have {k} columns."
+    labels = check_labels("labels", labels, n, k, hint)
     if _is_concrete(labels) and n:
-        if labels.min() < 0 or labels.max() >= k:
-            msg = (
-                f"labels must be classes 0 to {k - 1}, the columns of the logits; they "
-                f"range from {labels.min()} to {labels.max()}."
-            )
-            raise ValueError(msg)
         alone = len(exclude) == k - 1 and ~np.isin(labels, exclude)
         if np.any(alone):
             msg = (

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.capture.inputs import layouts
+from jaxunlearn.capture.grams import layouts
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.nullspace import linalg
 from jaxunlearn.nullspace.moments import (

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxunlearn.checks import check_labels
+
 
 def confusion_matrix(
     labels: Array | np.ndarray, predictions: Array | np.ndarray, num_classes: int
@@ -34,15 +36,7 @@ def confusion_matrix(
         )
         raise ValueError(msg)
     for name, values in (("labels", labels), ("predictions", predictions)):
-        if not np.issubdtype(values.dtype, np.integer):
-            msg = f"{name} must be integers; they are {values.dtype}."
-            raise TypeError(msg)
-        if values.size and not 0 <= values.min() <= values.max() < num_classes:
-            msg = (
-                f"{name} must be classes 0 to {num_classes - 1}; they range from "
-                f"{values.min()} to {values.max()}."
-            )
-            raise ValueError(msg)
+        check_labels(name, values, len(labels), num_classes)
     pairs = labels.astype(np.int64) * num_classes + predictions
     counts = np.bincount(pairs, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import check_labels
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.metrics.accuracy import class_accuracy, confusion_matrix
 from jaxunlearn.tasks import Data, check_classes
@@ -101,12 +102,8 @@ def evaluate(
     """
     k = num_classes(classifier, data.images)
     classes = check_classes(forget_classes, k)
-    if len(data) and data.labels.max() >= k:
-        msg = (
-            f"data has label {data.labels.max()}, and the classifier's logits are for "
-            f"classes 0 to {k - 1}."
-        )
-        raise ValueError(msg)
+    hint = f"The classifier has {k} logits."
+    check_labels("labels of data", data.labels, len(data), k, hint)
     options = {"batch_size": batch_size, "mesh": mesh, "transform": transform}
     outputs = logits(classifier, data.images, **options)
     bad = np.isnan(outputs).any(axis=1)

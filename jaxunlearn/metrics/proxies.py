@@ -14,13 +14,12 @@ from jaxunlearn.classifier.classifier import Classifier, Preprocess, check_image
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.representation import (
     captured_energy,
-    check_moment,
     principal_angles,
 )
 from jaxunlearn.nullspace.moments import Moment, second_moments
 from jaxunlearn.nullspace.rank_rules import choose_rule
 from jaxunlearn.nullspace.subspace import Subspace, subspaces
-from jaxunlearn.nullspace.trees import check_structure, leaf_test, map_records
+from jaxunlearn.nullspace.trees import check_structure, leaf_test, map_leaves
 from jaxunlearn.tasks import Data
 
 _KINDS = ("uniform", "gaussian", "matched")
@@ -119,8 +118,8 @@ def proxy_quality(
     check_structure(
         "true_moments", true_moments, "classifier.params", classifier.params, Moment
     )
-    map_records(
-        lambda name, moment: check_moment("true_moments", name, moment),
+    map_leaves(
+        lambda name, moment: moment.check(f"true_moments at {name}", leading=False),
         Moment,
         "true_moments",
         true_moments,

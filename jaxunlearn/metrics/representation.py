@@ -19,7 +19,7 @@ from jaxunlearn.nullspace.trees import (
     check_concrete,
     check_structure,
     leaf_test,
-    map_records,
+    map_leaves,
 )
 
 
@@ -59,8 +59,8 @@ def captured_energy(subspaces: PyTree, moments: PyTree) -> PyTree:
     """
 
     def share(name: str, subspace: Subspace, moment: Moment) -> Float[Array, ""]:
-        check_subspace("subspaces", name, subspace)
-        check_moment("moments", name, moment)
+        subspace.check(f"subspaces at {name}", leading=False)
+        moment.check(f"moments at {name}", leading=False)
         dtype = compute_dtype(subspace.basis, moment.gram)
         return _captured(subspace.basis.astype(dtype), moment.gram.astype(dtype))
 
@@ -101,8 +101,8 @@ def subspace_overlap(first: PyTree, second: PyTree) -> PyTree:
     """
 
     def overlap(name: str, one: Subspace, other: Subspace) -> Float[Array, ""]:
-        check_subspace("first", name, one)
-        check_subspace("second", name, other)
+        one.check(f"first at {name}", leading=False)
+        other.check(f"second at {name}", leading=False)
         dtype = compute_dtype(one.basis, other.basis)
         return _overlap(one.basis.astype(dtype), other.basis.astype(dtype))
 
@@ -161,38 +161,6 @@ def principal_angles(first: PyTree, second: PyTree) -> PyTree:
     )
 
 
-def check_moment(argument: str, name: str, moment: Moment) -> None:
-    """Refuse a moment that is not one gram for each group of its layout."""
-    layout, shape = moment.layout, jnp.shape(moment.gram)
-    expected = (layout.groups, layout.fan_in, layout.fan_in)
-    if len(shape) > 3:
-        msg = (
-            f"{argument} at {name} have a leading class axis: the shape of their gram "
-            f"is {shape}, and must be {expected}. Add the classes up with sum_classes, "
-            "or vmap over them."
-        )
-        raise ValueError(msg)
-    if shape != expected:
-        msg = f"{argument} at {name}: the shape of the gram is {shape}, and its layout makes it {expected}. Take it from second_moments."  # noqa: E501
-        raise ValueError(msg)
-
-
-def check_subspace(argument: str, name: str, subspace: Subspace) -> None:
-    """Refuse a subspace that is not one basis for each group of its layout."""
-    layout, shape = subspace.layout, jnp.shape(subspace.basis)
-    expected = f"({layout.groups}, {layout.fan_in}, rank)"
-    if len(shape) > 3:
-        msg = (
-            f"{argument} at {name} have leading axes of classes or requests: the shape "
-            f"of their basis is {shape}, and must be {expected}. Merge them with "
-            "merge_subspaces, or take one at a time."
-        )
-        raise ValueError(msg)
-    if len(shape) < 3 or shape[:-1] != (layout.groups, layout.fan_in):
-        msg = f"{argument} at {name}: the shape of the basis is {shape}, and its layout makes it {expected}. Take it from subspaces or row_subspaces."  # noqa: E501
-        raise ValueError(msg)
-
-
 def _map_pairs(
     function: Callable[..., Any],
     arguments: tuple[str, str],
@@ -201,7 +169,7 @@ def _map_pairs(
 ) -> PyTree:
     """`function(name, record, record)` for every leaf; None where both are None."""
     for kind, argument, tree in zip(kinds, arguments, trees, strict=True):
-        map_records(lambda name, record: None, kind, argument, tree)
+        map_leaves(lambda name, record: None, kind, argument, tree)
     check_structure(arguments[0], trees[0], arguments[1], trees[1], *kinds)
 
     def check(path, *records) -> None:
@@ -249,19 +217,10 @@ def _overlap(Ua: Float[Array, "g d _"], Ub: Float[Array, "g d _"]) -> Float[Arra
 def _host_columns(argument: str, name: str, subspace: Subspace) -> list[np.ndarray]:
     """Of each group: the columns without padding, orthonormal in float64."""
     check_concrete(name, subspace.basis, "finding principal angles")
-    check_subspace(argument, name, subspace)
-    tolerance = float(jnp.finfo(subspace.basis.dtype).eps) ** 0.5
-    bases = []
-    for basis in np.asarray(subspace.basis).astype(np.float64):
-        columns = basis[:, np.any(basis != 0, axis=0)]
-        gap = np.abs(columns.T @ columns - np.eye(columns.shape[1]))
-        error = np.max(gap, initial=0)
-        if not error <= tolerance:  # Written so that NaN is refused too.
-            msg = f"{argument} at {name}: the columns of the basis must be orthonormal or zero; they miss it by {error:.2g}. Take them from subspaces, row_subspaces or merge_subspaces."  # noqa: E501
-            raise ValueError(msg)
-        # Columns rounded to float32 are orthonormal to 1e-7 only.
-        bases.append(np.linalg.qr(columns)[0])
-    return bases
+    where = f"{argument} at {name}"
+    subspace.check(where, leading=False)
+    # Columns rounded to float32 are orthonormal to 1e-7 only.
+    return [np.linalg.qr(columns)[0] for columns in subspace.columns(where)]
 
 
 def _angles(

@@ -98,7 +98,7 @@ def save(
     if path.exists() and not overwrite:
         msg = f"There is already {path}: pass overwrite=True, or give another path."
         raise FileExistsError(msg)
-    module = getattr(getattr(classifier.network, "module", None), "module", None)
+    module = getattr(getattr(classifier.network, "module", None), "value", None)
     made = models.recognise(module)
     card = None if made is None else Card(**made, image_shape=image_shape)
     save_classifier(path, classifier, card)

@@ -12,7 +12,7 @@ from jaxunlearn.nullspace.projection import (
 from jaxunlearn.nullspace.projection import (
     shrink_to_null_space as shrink_to_null_space,
 )
+from jaxunlearn.nullspace.streaming_qr import row_subspaces as row_subspaces
 from jaxunlearn.nullspace.subspace import Subspace as Subspace
 from jaxunlearn.nullspace.subspace import merge_subspaces as merge_subspaces
-from jaxunlearn.nullspace.subspace import row_subspaces as row_subspaces
 from jaxunlearn.nullspace.subspace import subspaces as subspaces

@@ -2,49 +2,32 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.capture.inputs import LayerGram, layer_grams
-from jaxunlearn.capture.layout import Layout
-from jaxunlearn.checks import check_count, is_traced
+from jaxunlearn.capture.grams import Moment, layer_grams
+from jaxunlearn.checks import check_count, check_labels, is_traced
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.nullspace.batches import Images, first_images, is_stream
+from jaxunlearn.nullspace.memory import check_moments
 from jaxunlearn.nullspace.memory import class_passes as class_passes
-from jaxunlearn.nullspace.streaming import stream_grams
+from jaxunlearn.nullspace.streaming import (
+    Images,
+    first_images,
+    is_stream,
+    stream_grams,
+)
 from jaxunlearn.parallel import Transform
 
 OTHERS = "others"
 
-
-@dataclasses.dataclass(frozen=True)
-class Moment:
-    """The uncentred second moment of one weight's inputs.
-
-    Attributes:
-      gram: `sum(x xT)` over rows, not their mean; a class axis may lead.
-      rows: how many rows were added up (per group); a class axis may lead.
-      layout: how the weight is read as matrices `[g, d, o]`.
-      classes: what the leading class axis holds, or None where there is none; the last
-        entry may be "others".
-    """
-
-    gram: Float[Array, "*classes g d d"] | Any
-    rows: Float[Array, "*classes"] | Any
-    layout: Layout
-    classes: tuple[int | str, ...] | None = None
-
-
-jax.tree_util.register_dataclass(
-    Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes"]
-)
+# Larger batches are hardly faster.
+_BATCH_SIZE = 256
 
 
 def second_moments(
@@ -66,7 +49,7 @@ def second_moments(
         memory. With a mesh over several processes: this process's share, at least
         one image; shares may be of different lengths.
       batch_size: images per compiled step, over all devices of this process; None for
-        256, or what memory allows.
+        256.
       mesh: a one-axis mesh over whose devices each batch is cut, of several processes
         too, all of which must call. None: on a GPU or TPU all devices of this process,
         on a CPU one.
@@ -148,9 +131,9 @@ def class_moments(
     named = [c for c in held if c != OTHERS]
     table[named] = np.arange(len(named))
 
-    def slot_of(labels):
-        check_labels(labels, num_classes)
-        return table[np.asarray(labels)]
+    def slot_of(labels, count):
+        labels = check_labels("labels", labels, count, num_classes)
+        return jnp.asarray(table)[labels] if is_traced(labels) else table[labels]
 
     if labels is None and not is_stream(images):
         msg = (
@@ -162,13 +145,7 @@ def class_moments(
     if is_stream(images):
         msg = "A stream yields (images, labels) pairs and takes labels=None."
         raise ValueError(msg)
-    if jnp.shape(labels) != (jnp.shape(images)[0],):
-        msg = f"labels must be one integer for each of {jnp.shape(images)[0]} images; their shape is {jnp.shape(labels)}."  # noqa: E501
-        raise ValueError(msg)
-    if isinstance(labels, jax.core.Tracer):
-        slots = jnp.asarray(table)[labels]
-    else:
-        slots = slot_of(labels)
+    slots = slot_of(labels, images.shape[0])
     return _moments(classifier, images, slots, held, held, *how)
 
 
@@ -223,20 +200,6 @@ def sum_classes(
     return jax.tree.map(add, moments, is_leaf=lambda x: isinstance(x, Moment))
 
 
-def check_labels(labels: Any, num_classes: int) -> None:
-    """Refuse labels that are not integers `0..num_classes - 1`, one a sample."""
-    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
-        msg = f"labels must be integers; they are {jnp.result_type(labels)}."
-        raise TypeError(msg)
-    values = np.asarray(labels)
-    if values.ndim != 1:
-        msg = f"labels must be one-dimensional; their shape is {values.shape}."
-        raise ValueError(msg)
-    if values.size and (values.min() < 0 or values.max() >= num_classes):
-        msg = f"labels must lie in 0..{num_classes - 1}; they range from {values.min()} to {values.max()}."  # noqa: E501
-        raise ValueError(msg)
-
-
 def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
     if num_classes < 1:
         msg = f"num_classes must be at least 1; it is {num_classes}."
@@ -253,25 +216,25 @@ def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
 def _moments(
     classifier, images, slots, held, classes, batch_size, mesh, transform
 ) -> PyTree:
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
+    batch_size = _BATCH_SIZE if batch_size is None else batch_size
+    check_count("batch_size", batch_size)
     parallel.check_transform(transform, mesh)
     sample = first_images(classifier, images, labelled=callable(slots))
     if is_traced((classifier, sample)):
-        grams = _traced(classifier, sample, slots, len(held), mesh)
+        moments = _traced(classifier, sample, slots, len(held), mesh)
     else:
-        grams = stream_grams(
+        mesh = parallel.mesh_for_rows(mesh)
+        check_moments(classifier, sample, len(held), mesh)
+        moments = stream_grams(
             *(classifier, images, sample, slots, len(held)),
             batch_size=batch_size,
-            mesh=parallel.mesh_for_rows(mesh),
+            mesh=mesh,
             transform=transform,
         )
-    result: list[Moment | None] = []
-    for gram in grams:
-        if gram is not None and classes is None:
-            gram = LayerGram(gram.gram[0], gram.rows[0], gram.layout)
-        result.append(gram and Moment(gram.gram, gram.rows, gram.layout, classes))
-    return jax.tree.unflatten(jax.tree.structure(classifier.params), result)
+    if classes is None:
+        moments = jax.tree.map(lambda x: x[0], moments)
+    moments = [m and dataclasses.replace(m, classes=classes) for m in moments]
+    return jax.tree.unflatten(jax.tree.structure(classifier.params), moments)
 
 
 def _traced(classifier, images, slots, count, mesh):

@@ -24,7 +24,7 @@ from jaxunlearn.nullspace.projector import (
     ridge,
 )
 from jaxunlearn.nullspace.subspace import Subspace
-from jaxunlearn.nullspace.trees import check_structure, leaf_test, map_records
+from jaxunlearn.nullspace.trees import check_structure, leaf_test, map_leaves
 
 
 class NullSpaceState(NamedTuple):
@@ -194,7 +194,7 @@ def leakage(
         return _over_requests(_share, len(lead))(subspace, update, raw)
 
     trees = {"updates": updates, "relative_to": relative_to}
-    return map_records(share, Subspace, "subspaces", subspaces, **trees)
+    return map_leaves(share, Subspace, "subspaces", subspaces, **trees)
 
 
 def drift(moments: PyTree, before: PyTree, after: PyTree) -> PyTree:
@@ -236,17 +236,17 @@ def drift(moments: PyTree, before: PyTree, after: PyTree) -> PyTree:
         function = _over_requests(_drift, moment.gram.ndim - 3, (0, None, None))
         return function(moment.gram.astype(dtype), old, new - old)
 
-    return map_records(change, Moment, "moments", moments, before=before, after=after)
+    return map_leaves(change, Moment, "moments", moments, before=before, after=after)
 
 
 def _transformation(prepare, kind, argument, tree) -> optax.GradientTransformation:
-    map_records(lambda name, record: None, kind, argument, tree)
+    map_leaves(lambda name, record: None, kind, argument, tree)
 
     # Once, and not before it is needed: inject_hyperparams makes the transform anew in
     # every update, and then uses nothing but `update`.
     @functools.cache
     def projectors():
-        return map_records(prepare, kind, argument, tree)
+        return map_leaves(prepare, kind, argument, tree)
 
     if is_traced(tree):
         projectors()  # The trace that made the tracers must be the one to use them.

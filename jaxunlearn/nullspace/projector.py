@@ -12,10 +12,10 @@ import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Bool, Float
 
+from jaxunlearn.capture.grams import Moment
 from jaxunlearn.capture.layout import Layout
 from jaxunlearn.checks import is_traced
 from jaxunlearn.nullspace import linalg
-from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.subspace import Subspace, host_grams
 from jaxunlearn.nullspace.trees import check_concrete
 
@@ -81,21 +81,16 @@ def project(projector: Projector, update: Array) -> Array:
 
 def hard(name: str, subspace: Subspace) -> Projector:
     """`I - U UT`, through whichever of `U` and its complement has fewer columns."""
+    subspace.check(name)
     basis, layout = subspace.basis, subspace.layout
-    expected = (layout.groups, layout.fan_in)
-    if basis.shape[-3:-1] != expected:
-        msg = f"{name}: the shape of its basis is {basis.shape}, and its layout makes it end in ({layout.groups}, {layout.fan_in}, rank)."  # noqa: E501
-        raise ValueError(msg)
     *shape, d, r = basis.shape
     dtype = compute_dtype(basis)
     if is_traced(basis):
         # Ranks and complements need values: the thin form does without.
         matrix = jnp.pad(basis, [*[(0, 0)] * (basis.ndim - 1), (0, _width(r, d) - r)])
         return Projector(matrix.astype(dtype), jnp.zeros(shape, bool), layout)
-    groups = np.asarray(basis).reshape(math.prod(shape), d, r)
-    tolerance = math.sqrt(jnp.finfo(basis.dtype).eps)
-    halves = [_thinner_half(name, group, tolerance) for group in groups]
-    return _stacked(halves, shape, dtype, layout)
+    halves = map(_thinner_half, subspace.columns(name))
+    return _stacked(list(halves), shape, dtype, layout)
 
 
 def ridge(damping: float, name: str, moment: Moment) -> Projector:
@@ -146,18 +141,10 @@ def _dense(projector: Projector) -> Projector:
     return dataclasses.replace(projector, matrix=matrix, kept=kept, dense=True)
 
 
-def _thinner_half(name, columns, tolerance) -> tuple[np.ndarray, bool]:
-    """`(U, False)`, padding dropped, or `(its complement, True)`."""
-    d = columns.shape[0]
-    columns = columns[:, np.any(columns != 0, axis=0)].astype(np.float64)
-    r = columns.shape[1]
-    error = np.max(np.abs(columns.T @ columns - np.eye(r)), initial=0)
-    if not error <= tolerance:
-        msg = f"{name}: the columns of its basis must be orthonormal or zero; they miss it by {error:.2g}. Take them from subspaces, row_subspaces or merge_subspaces."  # noqa: E501
-        raise ValueError(msg)
-    if 2 * r > d:
-        return linalg.complement(columns), True
-    return columns, False
+def _thinner_half(columns) -> tuple[np.ndarray, bool]:
+    """`(U, False)`, or `(its complement, True)`."""
+    d, r = columns.shape
+    return (linalg.complement(columns), True) if 2 * r > d else (columns, False)
 
 
 def _stacked(halves, shape, dtype, layout) -> Projector:

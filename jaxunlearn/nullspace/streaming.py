@@ -1,6 +1,10 @@
-"""Grams added up over batches: compensated, one carry a device, constant memory."""
+"""Images in batches of one size, and their moments added up over all batches.
+
+Sums are compensated, one carry a device, in memory that does not grow with the data.
+"""
 
 import functools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +15,116 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn import parallel
-from jaxunlearn.capture.inputs import LayerGram, layer_sums, sum_shapes
+from jaxunlearn.capture.grams import Moment, layer_sums, moments_of, sum_shapes
+from jaxunlearn.checks import check_finite
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.nullspace.batches import Images, full_batches, is_stream
-from jaxunlearn.nullspace.memory import batch_that_fits, check_moments
+from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.parallel import Transform
+
+Images = Any  # one array, or a re-iterable of batches
+
+
+class Batch(NamedTuple):
+    """A batch of the full size.
+
+    Attributes:
+      images: `[batch_size, h, w, c]`; padding repeats a real image.
+      count: how many of them are real, from the front.
+      slot: which class they all belong to.
+    """
+
+    images: Any
+    count: int
+    slot: int
+
+
+def is_stream(images: Images) -> bool:
+    """Whether `images` is a stream of batches and not one array."""
+    return not hasattr(images, "shape")
+
+
+def first_images(classifier: Classifier, images: Images, *, labelled: bool) -> Any:
+    """Some of the images, checked; refuses a stream that cannot be read twice."""
+    if not is_stream(images):
+        check_program(classifier, images)
+        return images
+    if not isinstance(images, Iterable) or iter(images) is images:
+        msg = (
+            "images must be one array or something that can be iterated over again, "
+            f"such as a list or a loader; a {type(images).__name__} can be read only "
+            "once. Wrap it in a class whose __iter__ starts anew."
+        )
+        raise TypeError(msg)
+    for item in images:
+        batch = _split(item, labelled)[0]
+        check_program(classifier, batch)
+        return batch
+    msg = "The stream of images is empty: at least one batch is needed."
+    raise ValueError(msg)
+
+
+def full_batches(
+    images: Images, slots: Any, batch_size: int, *, slot_of=None
+) -> Iterator[Batch]:
+    """Batches of exactly `batch_size` images, each of one slot, its last one padded.
+
+    Args:
+      images: one array, or a re-iterable of batches (of pairs with labels, where
+        `slot_of` is given).
+      slots: for an array: Int[n], the slot of each image.
+      batch_size: of every batch yielded.
+      slot_of: for a stream of pairs: from labels and how many they must be to slots.
+        None: everything is slot 0.
+    """
+    if not is_stream(images):
+        for slot in np.unique(slots):
+            index = np.flatnonzero(slots == slot)
+            for start in range(0, len(index), batch_size):
+                part = index[start : start + batch_size]
+                # Padded before it is gathered, so that one program gathers all.
+                padded = part[_full(len(part), batch_size)]
+                yield Batch(images[padded], len(part), int(slot))
+        return
+    pending: dict[int, np.ndarray] = {}
+    for item in images:
+        batch, labels = _split(item, slot_of is not None)
+        check_finite(batch)
+        count = len(batch)
+        where = np.zeros(count, int) if slot_of is None else slot_of(labels, count)
+        for slot in np.unique(where):
+            part = np.asarray(batch)[where == slot]
+            if slot in pending:
+                part = np.concatenate([pending[slot], part])
+            while len(part) >= batch_size:
+                yield Batch(part[:batch_size], batch_size, int(slot))
+                part = part[batch_size:]
+            pending[slot] = part.copy()
+    for slot, part in sorted(pending.items()):
+        if len(part):
+            whole = part[_full(len(part), batch_size)]
+            yield Batch(whole, len(part), int(slot))
+
+
+def _split(item, labelled: bool):
+    if labelled:
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            msg = (
+                "With labels=None a stream must yield pairs (images, labels); it "
+                f"yielded a {type(item).__name__}."
+            )
+            raise TypeError(msg)
+        return item
+    if isinstance(item, tuple) and len(item) == 2:
+        return item[0], None
+    return item, None
+
+
+def _full(count: int, batch_size: int) -> np.ndarray:
+    """Places of a full batch. What is missing is a copy of a real image.
+
+    Zeros could make a NaN, which masking alone would not keep out of gradients.
+    """
+    return np.minimum(np.arange(batch_size), count - 1)
 
 
 class Sums(NamedTuple):
@@ -32,36 +141,20 @@ def stream_grams(
     slots: Any,
     count: int,
     *,
-    batch_size: int | None,
+    batch_size: int,
     mesh: Mesh | None,
     transform: Transform,
-) -> list[LayerGram | None]:
-    """`layer_grams` over all images, with a leading axis of `count` slots.
+) -> list[Moment | None]:
+    """The moments of all images, with a leading axis of `count` slots.
 
     Every process streams its own images over its own devices, however many batches
     that takes; only what the devices hold at the end is added up over processes.
-
-    Args:
-      classifier: a `Classifier`.
-      images: one array, or a re-iterable of batches.
-      sample: some of the images, for their shape and type.
-      slots: for an array: Int[n], the slot of each image, or None for a single slot.
-        For a stream of pairs: labels to slots.
-      count: how many slots there are.
-      batch_size: images per compiled step, over all devices of this process; None for
-        what fits.
-      mesh: a one-axis mesh over whose devices each batch is cut.
-      transform: what runs a step on every device.
-
-    Raises:
-      ValueError: the sums do not fit into memory.
+    `slots` is Int[n], the slot of each image, or None for a single slot; for a stream
+    of pairs it is `slot_of` of `full_batches`.
     """
     own = parallel.own_mesh(mesh)
     devices = 1 if own is None else own.size
     stream = is_stream(images)
-    check_moments(classifier, sample, count, devices)
-    if batch_size is None:
-        batch_size = batch_that_fits(classifier, sample, devices)
     if not stream:
         slots = np.zeros(len(images), int) if slots is None else np.asarray(slots)
         batch_size = min(batch_size, int(np.bincount(slots).max()))
@@ -157,4 +250,4 @@ def _reduce(values, *, mesh, transform):
 @jax.jit
 def _grams(sums):
     """Slot by slot, so that no more than one is held twice."""
-    return lax.map(lambda slot: [layer and layer.gram() for layer in slot], sums)
+    return lax.map(moments_of, sums)

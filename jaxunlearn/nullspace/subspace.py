@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +16,19 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.capture.inputs import LayerInput, layer_inputs
+from jaxunlearn.capture.grams import Moment
 from jaxunlearn.capture.layout import Layout, path_name
-from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.nullspace import linalg
-from jaxunlearn.nullspace.batches import Images, first_images, full_batches
-from jaxunlearn.nullspace.moments import Moment
-from jaxunlearn.nullspace.partial_eigen import FULL_UP_TO, leading_eigenpairs
-from jaxunlearn.nullspace.rank_rules import Rule, choose_rule
+from jaxunlearn.nullspace.rank_rules import RankRule, choose_rule
 from jaxunlearn.nullspace.trees import (
     check_concrete,
     check_structure,
     leaf_test,
-    map_records,
+    map_leaves,
 )
 
-Solver = Literal["auto", "full", "partial"]
+# A spectrum, descending, and the vectors that a rule keeps.
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +39,7 @@ class Subspace:
       basis: orthonormal columns; zero columns are padding, where groups or stacked
         requests differ in rank.
       spectrum: all eigenvalues of the second moment, descending: always the *squares*
-        of the rows' singular values, whichever way they were found. Where a partial
-        solver found the leading ones alone, the others are given as their mean, so that
-        the spectrum still descends, adds up to the trace and holds what `basis` does.
+        of the rows' singular values, whichever way they were computed.
       layout: how the weight is read as matrices `[g, d, o]`.
     """
 
@@ -55,8 +50,45 @@ class Subspace:
 
     @property
     def ranks(self) -> Int[np.ndarray, "*requests g"]:
-        """Columns of each group that are not padding."""
-        return np.any(np.asarray(self.basis) != 0, axis=-2).sum(axis=-1)
+        """The rank of each group: columns that are no padding. Host-side."""
+        return np.any(np.asarray(self.basis) != 0, axis=-2).sum(-1)
+
+    def check(self, where: str, *, leading: bool = True) -> None:
+        """Refuse a basis that is not `[g, d, r]` of the layout, naming `where` it is.
+
+        With `leading`, leading axes are allowed.
+        """
+        layout, shape = self.layout, jnp.shape(self.basis)
+        expected = f"({layout.groups}, {layout.fan_in}, rank)"
+        if len(shape) > 3 and not leading:
+            msg = (
+                f"{where} have leading axes of classes or requests: the shape of their "
+                f"basis is {shape}, and must be {expected}. Merge them with "
+                "merge_subspaces, or take one at a time."
+            )
+            raise ValueError(msg)
+        if shape[-3:-1] != (layout.groups, layout.fan_in):
+            msg = f"{where}: the shape of the basis is {shape}, and its layout makes it end in {expected}. Take it from subspaces or row_subspaces."  # noqa: E501
+            raise ValueError(msg)
+
+    def columns(self, where: str) -> list[Float[np.ndarray, "d _"]]:
+        """Of each group the columns without padding, in float64. Host-side.
+
+        Refused if they are not orthonormal up to sqrt(eps) of the basis.
+        """
+        self.check(where)
+        tolerance = float(jnp.finfo(self.basis.dtype).eps) ** 0.5
+        *lead, d, r = self.basis.shape
+        columns_of = []
+        for basis in np.asarray(self.basis).reshape(math.prod(lead), d, r):
+            columns = basis[:, np.any(basis != 0, axis=0)].astype(np.float64)
+            gap = np.abs(columns.T @ columns - np.eye(columns.shape[1]))
+            error = np.max(gap, initial=0)
+            if not error <= tolerance:  # Written so that NaN is refused too.
+                msg = f"{where}: the columns of the basis must be orthonormal or zero; they miss it by {error:.2g}. Take them from subspaces, row_subspaces or merge_subspaces."  # noqa: E501
+                raise ValueError(msg)
+            columns_of.append(columns)
+        return columns_of
 
 
 jax.tree_util.register_dataclass(
@@ -71,7 +103,6 @@ def subspaces(
     rank: int | None = None,
     protected_fraction: float | None = None,
     rtol: float | None = None,
-    solver: str = "auto",
     mesh: Mesh | None = None,
 ) -> PyTree:
     """The leading eigenvectors of second moments, by exactly one rule.
@@ -92,10 +123,6 @@ def subspaces(
         even; `1 - p` where CovarNav keeps a share `p` of null directions.
       rtol: in (0, 1): keep singular values of the *rows* above `rtol` times their
         largest, that is eigenvalues above `rtol**2` times theirs.
-      solver: "full" finds all eigenvectors. "partial" finds the leading ones by a block
-        Krylov method, up to the rounding of the moment, where `r` is a small share of
-        `d`, and else does as "full". "auto" is "full" up to a `d` of 4608, "partial"
-        above.
       mesh: over several processes: each decomposes its part of the layers, and all get
         everything, so that all must call with equal moments. None: this process alone.
 
@@ -106,8 +133,7 @@ def subspaces(
     Raises:
       TypeError: a leaf is no `Moment`, or is traced, or `rank` is no integer.
       ValueError: not exactly one rule, a value out of range, an `rtol` that the moment
-        cannot resolve, a moment that is not finite, no moment at all, or no such
-        solver.
+        cannot resolve, a moment that is not finite, or no moment at all.
 
     Source: CovarNav (arXiv 2311.12999), step 3; UNSC (arXiv 2404.13588), Alg. 1.
 
@@ -119,147 +145,41 @@ def subspaces(
     (1, 2, 1)
     """
     rule = choose_rule(energy, rank, protected_fraction, rtol)
-    if solver not in Solver.__args__:
-        msg = f'solver must be "auto", "full" or "partial"; it is {solver!r}.'
-        raise ValueError(msg)
     # All are checked before the first is decomposed.
-    works: dict[str, list[_Work]] = {}
+    grams: list[np.ndarray] = []
 
     def check(name: str, moment: Moment) -> None:
         check_concrete(name, moment.gram, "choosing ranks")
-        resolution = _resolution(name, moment, rule)
-        grams = host_grams(name, moment)
-        works[name] = [_Work(gram, rule, resolution, solver) for gram in grams]
+        _check_resolved(name, moment, rule)
+        grams.extend(host_grams(name, moment))
 
-    map_records(check, Moment, "moments", moments)
-    every = [work for some in works.values() for work in some]
-    sizes = [len(work.gram) ** 3 for work in every]
-    found = iter(parallel.spread(_Work.kept, every, sizes, mesh))
+    map_leaves(check, Moment, "moments", moments)
+    work = functools.partial(_leading, rule)
+    pairs = iter(parallel.spread(work, grams, [len(g) ** 3 for g in grams], mesh))
 
     def basis(name: str, moment: Moment) -> Subspace:
-        pairs = [next(found) for _ in works[name]]
-        gram = moment.gram
-        return _subspace(pairs, gram.shape[:-1], gram.dtype, moment.layout)
+        shape = moment.gram.shape[:-1]
+        own = [next(pairs) for _ in range(math.prod(shape[:-1]))]
+        return from_pairs(own, shape, moment.gram.dtype, moment.layout)
 
-    return map_records(basis, Moment, "moments", moments)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Work:
-    """One decomposition to be made."""
-
-    gram: np.ndarray
-    rule: Rule
-    resolution: float
-    solver: str
-
-    def kept(self, device: jax.Device) -> tuple[np.ndarray, np.ndarray]:
-        """The spectrum, and the eigenvectors that the rule keeps."""
-        rule, resolution = self.rule, self.resolution
-        large = len(self.gram) > FULL_UP_TO
-        if self.solver == "partial" or (self.solver == "auto" and large):
-            found = leading_eigenpairs(self.gram, rule, resolution, device)
-            if found is not None:
-                spectrum, vectors = found
-                return spectrum, vectors.astype(self.gram.dtype)
-        pair = linalg.eigenpairs(self.gram, device)
-        return kept_pair(pair, rule, resolution, self.gram.dtype)
+    return map_leaves(basis, Moment, "moments", moments)
 
 
-def _resolution(name: str, moment: Moment, rule: Rule) -> float:
-    """`eps` of a moment, which the rule must not ask more of."""
+def _leading(rule: RankRule, gram: np.ndarray, device: jax.Device) -> Pair:
+    resolution = float(jnp.finfo(gram.dtype).eps)
+    return kept_pair(linalg.eigenpairs(gram, device), rule, resolution, gram.dtype)
+
+
+def _check_resolved(name: str, moment: Moment, rule: RankRule) -> None:
     dtype = moment.gram.dtype
-    resolution = float(jnp.finfo(dtype).eps)
-    if rule.name == "rtol" and rule.value < math.sqrt(resolution):
+    resolved = math.sqrt(float(jnp.finfo(dtype).eps))
+    if rule.name == "rtol" and rule.value < resolved:
         msg = (
             f"rtol is {rule.value}, and the moment of {name} is {dtype}, which "
-            f"resolves singular values down to {math.sqrt(resolution):.3g} of the "
+            f"resolves singular values down to {resolved:.3g} of the "
             "largest. Raise rtol, or use row_subspaces, which never squares them."
         )
         raise ValueError(msg)
-    return resolution
-
-
-def row_subspaces(
-    classifier: Classifier,
-    images: Images,
-    *,
-    energy: float | None = None,
-    rank: int | None = None,
-    protected_fraction: float | None = None,
-    rtol: float | None = None,
-    batch_size: int = 256,
-) -> PyTree:
-    """The right singular vectors of the layer inputs themselves.
-
-    Streaming QR, `R <- qr([R; rows])`, then `R = V diag(sigma) UT`, all in float64. No
-    product of rows is formed and no condition number squared: twice the digits of
-    `subspaces`, at the price of explicit rows, one batch at a time.
-
-    Args:
-      classifier: read in inference mode.
-      images: `[n, h, w, c]`, or a re-iterable of such batches.
-      energy: as in `subspaces`; 1 keeps all but the rounding of the rows.
-      rank: as in `subspaces`.
-      protected_fraction: as in `subspaces`.
-      rtol: in (0, 1), however small.
-      batch_size: images at a time.
-
-    Returns:
-      Like params: `Subspace` in the layer inputs' dtype, or None.
-
-    Raises:
-      TypeError: what `second_moments` refuses, or `rank` is no integer.
-      ValueError: not exactly one rule, a value out of range, what `layer_inputs`
-        refuses, or layer inputs that are not finite.
-
-    Source: UNSC (arXiv 2404.13588), Alg. 1, the SVD taken batch by batch.
-
-    >>> import flax.linen as nn
-    >>> from jaxunlearn.classifier.classifier import freeze
-    >>> class Linear(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, images):
-    ...         return nn.Dense(3)(images.reshape(len(images), -1))
-    >>> images = jnp.arange(8.0).reshape(2, 2, 2, 1)
-    >>> classifier = freeze(Linear(), Linear().init(jax.random.key(0), images))
-    >>> row_subspaces(classifier, images, rtol=1e-6)["Dense_0"]["kernel"].basis.shape
-    (1, 4, 2)
-    """
-    rule = choose_rule(energy, rank, protected_fraction, rtol)
-    triangles: dict[str, list[Array | np.ndarray]] = {}
-
-    def absorb(name: str, rows: LayerInput) -> LayerInput:
-        # Square from the start: a triangle that grew would compile for every size.
-        empty = [np.zeros((rows.layout.fan_in,) * 2)] * rows.layout.groups
-        pairs = zip(triangles.get(name, empty), rows.inputs, strict=True)
-        triangles[name] = [linalg.absorb(*pair) for pair in pairs]
-        # No row is needed any more, only their dtype.
-        return dataclasses.replace(rows, inputs=rows.inputs[:, :0])
-
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1; it is {batch_size}."
-        raise ValueError(msg)
-    sample = first_images(classifier, images, labelled=False)
-    seen = None
-    for batch in full_batches(images, np.zeros(len(sample), int), batch_size):
-        rows = _layer_inputs(classifier, batch.images[: batch.count])
-        seen = map_records(absorb, LayerInput, "the layer inputs", rows)
-
-    def basis(name: str, rows: LayerInput) -> Subspace:
-        layout, dtype = rows.layout, rows.inputs.dtype
-        columns = [np.asarray(triangle).T for triangle in triangles.pop(name)]
-        if not all(np.all(np.isfinite(group)) for group in columns):
-            msg = f"{name}: its inputs are not finite. Look for NaN or overflow in the images or the network."  # noqa: E501
-            raise ValueError(msg)
-        # Rounding each entry to eps makes singular values of some sqrt(d) eps.
-        resolution = layout.fan_in * float(jnp.finfo(dtype).eps) ** 2
-        shape = (layout.groups, layout.fan_in)
-        pairs = map(linalg.singular_pairs, columns)
-        kept = [kept_pair(pair, rule, resolution, dtype) for pair in pairs]
-        return _subspace(kept, shape, dtype, layout)
-
-    return map_records(basis, LayerInput, "the layer inputs", seen)
 
 
 def merge_subspaces(
@@ -317,37 +237,30 @@ def merge_subspaces(
         columns[name] = np.concatenate(bases, axis=-1)
 
     others = {f"trees[{index}]": tree for index, tree in enumerate(trees) if index}
-    map_records(join, Subspace, "trees[0]", trees[0], **others)
+    map_leaves(join, Subspace, "trees[0]", trees[0], **others)
     every = [group for groups in columns.values() for group in groups]
     sizes = [len(group) ** 2 * max(group.shape) for group in every]
     work = functools.partial(_merged, rule)
-    found = iter(parallel.spread(work, every, sizes, mesh))
+    pairs = iter(parallel.spread(work, every, sizes, mesh))
 
     def basis(name: str, first: Subspace) -> Subspace:
         groups = columns.pop(name)
-        pairs = [next(found) for _ in groups]
-        return _subspace(pairs, groups.shape[:2], groups.dtype, first.layout)
+        own = [next(pairs) for _ in groups]
+        return from_pairs(own, groups.shape[:2], groups.dtype, first.layout)
 
-    return map_records(basis, Subspace, "trees[0]", trees[0])
+    return map_leaves(basis, Subspace, "trees[0]", trees[0])
 
 
-def _merged(
-    rule: Rule, columns: np.ndarray, device: jax.Device
-) -> tuple[np.ndarray, np.ndarray]:
-    """The spectrum of several bases' columns, and the vectors that the rule keeps."""
-    pair = linalg.merged_pairs(columns, device)
+def _merged(rule: RankRule, columns: np.ndarray, device: jax.Device) -> Pair:
     resolution = float(jnp.finfo(columns.dtype).eps)
+    pair = linalg.merged_pairs(columns, device)
     return kept_pair(pair, rule, resolution, columns.dtype)
 
 
 def host_grams(name: str, moment: Moment) -> np.ndarray:
     """A moment's grams as `[leading axes and groups, d, d]`, checked, on the host."""
-    layout, shape = moment.layout, moment.gram.shape
-    expected = (layout.groups, layout.fan_in, layout.fan_in)
-    if shape[-3:] != expected:
-        msg = f"{name}: the shape of its moment is {shape}, and its layout makes it end in {expected}."  # noqa: E501
-        raise ValueError(msg)
-    grams = np.asarray(moment.gram).reshape(-1, *expected[1:])
+    moment.check(name)
+    grams = np.asarray(moment.gram).reshape(-1, *moment.gram.shape[-2:])
     if not np.all(np.isfinite(grams)):
         msg = f"{name}: its second moment is not finite. Look for NaN or overflow in the images or the network, and take the moments again."  # noqa: E501
         raise ValueError(msg)
@@ -361,20 +274,15 @@ def _check_layouts(index: int, path, first: Any, other: Any) -> None:
         raise ValueError(msg)
 
 
-def kept_pair(
-    pair: tuple[np.ndarray, np.ndarray], rule: Rule, resolution: float, dtype: Any
-) -> tuple[np.ndarray, np.ndarray]:
+def kept_pair(pair: Pair, rule: RankRule, resolution: float, dtype: Any) -> Pair:
     """A spectrum, and of its vectors those that the rule keeps, in this dtype."""
     spectrum, vectors = pair
     # A copy, so that the other vectors may go.
     return spectrum, vectors[:, : rule.rank(spectrum, resolution)].astype(dtype)
 
 
-def _subspace(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-    shape: tuple[int, ...],
-    dtype: Any,
-    layout: Layout,
+def from_pairs(
+    pairs: Sequence[Pair], shape: tuple[int, ...], dtype: Any, layout: Layout
 ) -> Subspace:
     """The record of these spectra and kept vectors, in order; spectrum of `shape`."""
     spectra, bases = zip(*pairs, strict=True)
@@ -384,8 +292,3 @@ def _subspace(
         basis = jnp.asarray(np.stack(padded).reshape(*shape, width), dtype)
         spectrum = jnp.asarray(np.stack(spectra).reshape(shape)).astype(dtype)
     return Subspace(basis, spectrum, layout)
-
-
-@jax.jit
-def _layer_inputs(classifier: Classifier, images: Array) -> PyTree:
-    return layer_inputs(classifier, images)

@@ -1,4 +1,4 @@
-"""Trees like the parameters whose leaves are records, or None where there is none."""
+"""Trees like the parameters that hold a record or None at each leaf."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,26 +11,17 @@ from jaxunlearn.capture.layout import path_name
 from jaxunlearn.checks import is_traced
 
 
-def map_records(
+def map_leaves(
     function: Callable[..., Any],
     kind: type,
     argument: str,
     tree: PyTree,
     **rest: PyTree,
 ) -> PyTree:
-    """`function(name, record, *others)` for every record; None stays None.
+    """`function(path, record, *others)` for every record of a kind; None stays None.
 
-    Args:
-      function: receives the leaf's path as errors print it, the record, and what the
-        other trees hold there.
-      kind: the class of the records.
-      argument: what the caller calls `tree`.
-      tree: records of `kind`, and None.
-      **rest: further arguments of the caller, trees of the same structure.
-
-    Raises:
-      TypeError: a leaf is neither a `kind` nor None.
-      ValueError: there is no record at all, or the structures differ.
+    `argument` and the names of `rest` are what the caller calls the trees. Refused are
+    other leaves, no record at all, and trees of another structure.
     """
     is_leaf = leaf_test(kind)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)

@@ -13,12 +13,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import check_labels
 from jaxunlearn.classifier.classifier import (
     Classifier,
     Preprocess,
     check_images,
     freeze,
 )
+from jaxunlearn.classifier.function import UNTRAINABLE, Function
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data
@@ -33,7 +35,7 @@ _log = logging.getLogger("jaxunlearn.training")
 
 
 def fit(
-    model: nn.Module | nnx.Module,
+    model: nn.Module | nnx.Module | Any,
     train: Data,
     *,
     recipe: Recipe,
@@ -193,6 +195,8 @@ def _init(network, key, image_shape):
 
 def _start(model, image_shape, preprocess, key):
     """The classifier that training starts from, and its network in words."""
+    if isinstance(model, Function):
+        raise TypeError(UNTRAINABLE)
     if isinstance(model, nnx.Module):
         classifier = freeze(model, preprocess=preprocess)
         return classifier, repr(classifier.network.original)
@@ -204,12 +208,8 @@ def _start(model, image_shape, preprocess, key):
 
 def _check_labels(classifier, data, name):
     classes = num_classes(classifier, data.images)
-    if len(data) and data.labels.max() >= classes:
-        msg = (
-            f"{name} has label {data.labels.max()}, and the network's {classes} logits "
-            f"stand for classes 0 to {classes - 1}: make it wider."
-        )
-        raise ValueError(msg)
+    hint = f"The network has {classes} logits: make it wider."
+    check_labels(f"labels of {name}", data.labels, len(data), classes, hint)
 
 
 def _check_data(train, validation, recipe):

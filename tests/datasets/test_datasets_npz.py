@@ -121,7 +121,7 @@ def without(name):
          r"one integer for each of the 60 images; they are int64 of shape \(59,\)"),
         (arrays() | {"train_labels": np.zeros(60)}, "one integer .*; they are float64"),
         (arrays() | {"train_labels": np.array([None] * 60)}, "they are object"),
-        (arrays() | {"train_labels": np.full(60, -1)}, "hold -1: classes count from 0"),
+        (arrays() | {"train_labels": np.full(60, -1)}, "0 on; they range from -1"),
         (arrays() | {"test_labels": np.full(30, 3)},
          "test_labels .* hold 3, and train_labels end at 2"),
     ],

@@ -658,8 +658,12 @@ WRONG = {
     "nan": ({"images": NAN}, ValueError, "NaN or infinite pixels.*index 4"),
     "infinity": ({"images": INF}, ValueError, "NaN or infinite pixels"),
     "length": ({"targets": TARGETS[:7]}, ValueError, r"each of the 12 images.*\(7,\)"),
-    "label 3": ({"targets": TARGETS * 0 + 3}, ValueError, r"0\.\.2.*targets\[0\] is 3"),
-    "label -1": ({"targets": TARGETS * 0 - 1}, ValueError, r"0\.\.2.*is -1"),
+    "label 3": (
+        {"targets": TARGETS * 0 + 3},
+        ValueError,
+        "0 to 2; .* to 3.*index 0",
+    ),
+    "label -1": ({"targets": TARGETS * 0 - 1}, ValueError, "0 to 2; .* from -1"),
     "float labels": (
         {"targets": ROWS[:, 0]},
         TypeError,

@@ -367,11 +367,10 @@ def test_any_number_of_labels_is_cut_over_devices(n, batch_size):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"labels": [0, 3]}, r"labels must lie in 0\.\.2; they range from 0 to 3"),
+        ({"labels": [0, 3]}, "labels must be classes 0 to 2; they range from 0 to 3"),
         ({"labels": [-1, 0]}, "they range from -1 to 0"),
-        ({"labels": np.zeros(0, int)}, r"one integer an image; .* shape \(0,\)"),
-        ({"labels": [0.0, 1.0]}, "one integer an image; they are float64"),
-        ({"labels": [[0, 1]]}, r"one integer an image; .* shape \(1, 2\)"),
+        ({"labels": np.zeros(0, int)}, r"one integer an image, .* shape is \(0,\)"),
+        ({"labels": [[0, 1]]}, r"one integer an image, .* shape is \(1, 2\)"),
         ({"bounds": (1.0, 0.0)}, r"low < high; they are \(1.0, 0.0\)"),
         ({"bounds": (0.5, 0.5)}, "low < high"),
         ({"bounds": (np.nan, 1.0)}, "low < high"),
@@ -416,6 +415,11 @@ def test_a_mistake_in_the_network_is_shown_as_it_is():
     params = {"Plain_0": classifier.params}
     with pytest.raises(NameError, match="unheard_of"):
         run(ju.freeze(Mistaken(), {"params": params}))
+
+
+def test_labels_that_are_no_integers_are_refused():
+    with pytest.raises(TypeError, match="labels must be integers; they are float64"):
+        run(small(), labels=[0.0, 1.0])
 
 
 def test_a_key_of_the_old_kind_is_refused():

@@ -140,7 +140,7 @@ def test_what_cannot_be_evaluated_is_refused():
         evaluate(read_out(), data, range(K))
     with pytest.raises(TypeError, match="must hold integers"):
         evaluate(read_out(), data, [0.5])
-    with pytest.raises(ValueError, match="label 4, .* for classes 0 to 3"):
+    with pytest.raises(ValueError, match="labels of data .* 0 to 3; .* from 4"):
         evaluate(read_out(), asking_for([0], [4]), [1])
     with pytest.raises(ValueError, match="batch_size must be at least 1; it is 0"):
         evaluate(read_out(), data, [1], batch_size=0)

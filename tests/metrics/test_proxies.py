@@ -132,7 +132,7 @@ def test_arguments_of_the_judgement_are_checked(moments):
         proxy_quality(FIRST, Data(PROXIES.images[:0], []), moments)
     with pytest.raises(ValueError, match="batch_size must be at least 1; it is 0"):
         proxy_quality(FIRST, PROXIES, moments, batch_size=0)
-    with pytest.raises(ValueError, match="label 3"):
+    with pytest.raises(ValueError, match="labels of data .* from 3"):
         proxy_quality(FIRST, Data(PROXIES.images[:1], [3]), moments)
     with pytest.raises(TypeError, match="a Moment or None at first/bias"):
         proxy_quality(FIRST, PROXIES, FIRST.params)

@@ -25,13 +25,13 @@ from networks import (
 from oracles import Tape, by_path, double, relative_error
 
 import jaxunlearn as ju
-from jaxunlearn import models, parallel
+from jaxunlearn import parallel
 from jaxunlearn.capture import convolution as convolving
 from jaxunlearn.capture import symmetric_blocks
 from jaxunlearn.capture.convolution import Convolution
-from jaxunlearn.capture.inputs import layer_sums
+from jaxunlearn.capture.grams import layer_sums
 from jaxunlearn.capture.walk import capture
-from jaxunlearn.nullspace.memory import batch_that_fits, moment_bytes, step_bytes
+from jaxunlearn.nullspace.memory import moment_bytes
 from jaxunlearn.nullspace.moments import class_passes
 
 
@@ -341,8 +341,8 @@ def test_moments_without_a_class_axis_have_no_classes_to_add():
 @pytest.mark.parametrize(
     ("labels", "error", "words"),
     [
-        (np.full(23, 7), ValueError, r"0\.\.6.*7"),
-        (np.full(23, -1), ValueError, r"0\.\.6.*-1"),
+        (np.full(23, 7), ValueError, "0 to 6.*7"),
+        (np.full(23, -1), ValueError, "0 to 6.*-1"),
         (np.zeros(23), TypeError, "integers"),
         (np.zeros(23, bool), TypeError, "integers"),
         (np.eye(23, dtype=int), ValueError, r"\(23, 23\)"),
@@ -490,33 +490,6 @@ def test_one_class_that_does_not_fit_is_refused():
     classifier, images, _ = small()
     with pytest.raises(ValueError, match=r"one class and of all others .* set limit"):
         class_passes(classifier, images, 7, limit=100)
-
-
-@pytest.mark.parametrize(("name", "side"), [("smallcnn", 8), ("lenet5", 28)])
-def test_the_estimate_of_a_step_holds_what_the_compiled_step_takes(name, side):
-    model = models.create(name, num_classes=3)
-    image = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    variables = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    classifier = ju.freeze(model, variables)
-    fixed, each = step_bytes(classifier, image)
-    for count in (16, 48):
-        images = jax.ShapeDtypeStruct((count, *image.shape[1:]), image.dtype)
-        mask = jax.ShapeDtypeStruct((count,), jnp.float32)
-        step = jax.jit(layer_sums).lower(classifier, images, mask).compile()
-        taken = step.memory_analysis().temp_size_in_bytes
-        # And is no wild guess.
-        assert taken <= fixed + count * each <= 8 * taken
-
-
-def test_the_batch_is_as_large_as_memory_allows(monkeypatch):
-    classifier, images, _ = small()
-    fixed, each = step_bytes(classifier, images)
-    for free, expected in [(10**12, 256), (2 * (fixed + 100 * each), 64), (0, 1)]:
-        monkeypatch.setattr(parallel, "free_memory", lambda devices, free=free: free)
-        assert batch_that_fits(classifier, images, 1) == expected
-    monkeypatch.setattr(parallel, "free_memory", lambda _: 2 * (fixed + 100 * each))
-    assert batch_that_fits(classifier, images, 2) == 128
 
 
 # Compilation.

@@ -34,7 +34,7 @@ from jaxunlearn.nullspace.projection import (
     shrink_to_null_space,
 )
 from jaxunlearn.nullspace.projector import Projector
-from jaxunlearn.nullspace.subspace import row_subspaces
+from jaxunlearn.nullspace.streaming_qr import row_subspaces
 
 pytestmark = pytest.mark.core
 

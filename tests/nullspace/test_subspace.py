@@ -23,12 +23,8 @@ from spectra import (
 
 from jaxunlearn.capture.inputs import layer_inputs
 from jaxunlearn.nullspace.moments import second_moments
-from jaxunlearn.nullspace.subspace import (
-    Subspace,
-    merge_subspaces,
-    row_subspaces,
-    subspaces,
-)
+from jaxunlearn.nullspace.streaming_qr import row_subspaces
+from jaxunlearn.nullspace.subspace import Subspace, merge_subspaces, subspaces
 
 pytestmark = pytest.mark.core
 

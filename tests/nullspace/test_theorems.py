@@ -15,7 +15,8 @@ from oracles import by_path, double
 import jaxunlearn as ju
 from jaxunlearn.descent.unlearning import cross_entropy, unlearn
 from jaxunlearn.nullspace.projection import drift, project_to_null_space
-from jaxunlearn.nullspace.subspace import row_subspaces, subspaces
+from jaxunlearn.nullspace.streaming_qr import row_subspaces
+from jaxunlearn.nullspace.subspace import subspaces
 
 pytestmark = pytest.mark.core
 

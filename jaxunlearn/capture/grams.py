@@ -1,0 +1,160 @@
+"""Second moments of the layer inputs of one batch, never writing all rows out."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jaxunlearn.capture.contractions import (
+    Contraction,
+    flatten_scans,
+    group_grams,
+    group_sums,
+)
+from jaxunlearn.capture.layers import Layer, layers
+from jaxunlearn.capture.layout import Layout
+from jaxunlearn.capture.walk import Capture, capture
+from jaxunlearn.classifier.classifier import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """The uncentred second moment of one weight's inputs.
+
+    Attributes:
+      gram: `sum(x xT)` over rows, not their mean; a class axis may lead.
+      rows: how many rows were added up (per group); a class axis may lead.
+      layout: how the weight is read as matrices `[g, d, o]`.
+      classes: what the leading class axis holds, or None where there is none; the last
+        entry may be "others".
+    """
+
+    # Any: JAX also rebuilds the record around shapes, axis numbers and None.
+    gram: Float[Array, "*classes g d d"] | Any
+    rows: Float[Array, "*classes"] | Any
+    layout: Layout
+    classes: tuple[int | str, ...] | None = None
+
+    def check(self, where: str, *, leading: bool = True) -> None:
+        """Refuse a gram that is not `[g, d, d]` of the layout, naming `where` it is.
+
+        With `leading`, leading axes are allowed.
+        """
+        layout, shape = self.layout, jnp.shape(self.gram)
+        expected = (layout.groups, layout.fan_in, layout.fan_in)
+        if len(shape) > 3 and not leading:
+            msg = (
+                f"{where} have a leading class axis: the shape of their gram is "
+                f"{shape}, and must be {expected}. Add the classes up with "
+                "sum_classes, or vmap over them."
+            )
+            raise ValueError(msg)
+        if shape[-3:] != expected:
+            msg = f"{where}: the shape of the gram is {shape}, and its layout makes it end in {expected}. Take it from second_moments."  # noqa: E501
+            raise ValueError(msg)
+
+
+jax.tree_util.register_dataclass(
+    Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes"]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSums:
+    """What a `Moment` is made of: blocks that add up over images.
+
+    Attributes:
+      parts: for each of `products`, the `sums` of all rows that it brings.
+      rows: how many rows those are.
+      products: distinct contractions, and how each reads the leaf.
+      layout: how the weight is read.
+    """
+
+    parts: tuple[Float[Array, "s g r w w"] | Any, ...]
+    rows: Float[Array, ""] | Any
+    products: tuple[tuple[Contraction, Layout], ...]
+    layout: Layout
+
+    def moment(self) -> Moment:
+        """The blocks put together."""
+        grams = [
+            self.layout.renumber(layout)(group_grams(product, part), 1, 2)
+            for (product, layout), part in zip(self.products, self.parts, strict=True)
+        ]
+        return Moment(sum(grams), self.rows, self.layout)
+
+
+jax.tree_util.register_dataclass(
+    LayerSums, data_fields=["parts", "rows"], meta_fields=["products", "layout"]
+)
+
+
+def layer_sums(
+    classifier: Classifier, images: Array, mask: Float[Array, " n"]
+) -> list[LayerSums | None]:
+    """What the moment of each leaf's inputs is made of; None where it has no input.
+
+    `mask` is 1 for an image that counts and 0 for padding.
+    """
+    with jax.default_matmul_precision("highest"):
+        captured = capture(classifier, classifier.prepare(images))
+    count = len(jax.tree.leaves(classifier.params))
+    return [
+        None if isinstance(layer, str) else _sums_of(captured, layer, mask)
+        for layer in layers(captured, count)
+    ]
+
+
+def layer_grams(
+    classifier: Classifier, images: Array, mask: Float[Array, " n"]
+) -> list[Moment | None]:
+    """The moment of each leaf's inputs; arguments as of `layer_sums`."""
+    return moments_of(layer_sums(classifier, images, mask))
+
+
+def moments_of(sums: list[LayerSums | None]) -> list[Moment | None]:
+    """The moments that these sums make."""
+    return [layer and layer.moment() for layer in sums]
+
+
+def captured_gram(captured: Capture, layer: Layer, mask: Float[Array, " n"]) -> Moment:
+    """The moment of one leaf's inputs, over the captured images that `mask` keeps."""
+    return _sums_of(captured, layer, mask).moment()
+
+
+def _sums_of(captured, layer, mask) -> LayerSums:
+    parts: dict[tuple[Contraction, Layout], Array] = {}
+    counts = []
+    for key, use, _ in layer.uses:
+        operand, weight = captured.operands[key]
+        keep = mask.reshape(-1, *(1,) * (operand.ndim - 1)) > 0
+        operand = jnp.where(keep, operand, jnp.zeros((), operand.dtype))
+        part = group_sums(use.product, operand, use.scans)
+        which = (use.product, use.product.layout(use.view))
+        parts[which] = parts[which] + part if which in parts else part
+        weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
+        per_group = flatten_scans(weight, use.scans).sum(axis=1).mean()
+        counts.append(per_group * use.product.count)
+    return LayerSums(tuple(parts.values()), sum(counts), tuple(parts), layer.layout)
+
+
+def sum_shapes(classifier: Classifier, images: Any) -> list[LayerSums | None]:
+    """The shapes of `layer_sums`, traced once for each network and image shape."""
+    image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
+    return _sums.eval_shape(classifier, image, jnp.ones(1))
+
+
+def gram_shapes(classifier: Classifier, images: Any) -> list[Moment | None]:
+    """The shapes of `layer_grams`, as `sum_shapes`."""
+    return jax.eval_shape(moments_of, sum_shapes(classifier, images))
+
+
+def layouts(classifier: Classifier, images: Any) -> PyTree:
+    """Like params: how each weight that has an input is read, None for other leaves."""
+    layouts = [sums and sums.layout for sums in sum_shapes(classifier, images)]
+    return jax.tree.unflatten(jax.tree.structure(classifier.params), layouts)
+
+
+_sums = jax.jit(layer_sums)
