@@ -75,7 +75,7 @@ def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Comman
     """
     flags = {".".join(flag.path): flag for flag in _flags(command)}
     parser = _parser(name, command, list(flags.values()))
-    known, unknown = parser.parse_known_args([_with_hyphens(a) for a in arguments])
+    known, unknown = parser.parse_known_args([_word(a) for a in arguments])
     texts = vars(known)
     asked = texts.pop("help", None)
     if unknown:
@@ -251,6 +251,7 @@ def _converted(flag: _Flag, text: Any) -> Any:
     optional = types.NoneType in typing.get_args(flag.kind)
     if flag.kind is bool or (optional and text in ("None", ["None"])):
         return text if flag.kind is bool else None
+    text = [t.strip() for t in text] if isinstance(text, list) else text.strip()
     try:
         return msgspec.convert(
             text, flag.kind, strict=False, dec_hook=lambda kind, word: kind(word)
@@ -328,7 +329,9 @@ def _hyphens(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _with_hyphens(argument: str) -> str:
-    """`--learning_rate=x_y` as `--learning-rate=x_y`."""
+def _word(argument: str) -> str:
+    """`--learning_rate=x_y` as `--learning-rate=x_y`; a number never as a flag."""
+    if re.match(r"-(\d|\.\d|inf)", argument):
+        return f" {argument}"  # argparse takes -1e3 for a flag
     name, equals, value = argument.partition("=")
     return _hyphens(name) + equals + value if name.startswith("--") else argument

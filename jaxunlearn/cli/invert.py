@@ -44,11 +44,7 @@ _IMAGES, _RECORD, _LAST_FINITE = "images.npz", "inversion.json", "last-finite.np
 
 
 def _deciding(record: dict[str, Any], finished: bool) -> dict[str, Any]:
-    """What decides about the images, and of finished ones about what is said of them.
-
-    Raises:
-      ValueError: it is no record of an inversion.
-    """
+    """What decides about the images, and of finished ones about their record."""
     settings = record.get("settings")
     if not isinstance(settings, Mapping):
         msg = "The record has no settings."
@@ -155,11 +151,7 @@ class Invert(Command):
         return ImageAdam(self.learning_rate, self.schedule)
 
     def check(self) -> None:
-        """Check what can be checked before any file is read.
-
-        Raises:
-          ValueError: not one source, or numbers or a seed are not what they can be.
-        """
+        """Check what can be checked before any file is read."""
         if (self.checkpoint is None) == (self.from_run is None):
             both = self.checkpoint is not None
             msg = (
@@ -314,7 +306,7 @@ def _images(
                 optimizer=settings.image_adam(),
                 finished=finished,
                 progress=lambda _, done, total: move("inverting", done, total),
-                callback=lambda _, terms: shown.note(_line(terms)),
+                callback=shown.show,
                 **{name: getattr(settings, name) for name in _PASSED},
             )
     except inversion.InversionError as error:
@@ -419,7 +411,3 @@ def _class_names(card: Card, data_dir: str | None) -> list[str]:
 def _short(name: str) -> str:
     """At most as much of a name as fits below an image, a probability beside it."""
     return name if len(name) <= 11 else f"{name[:10]}…"
-
-
-def _line(terms: dict[str, float]) -> str:
-    return "  ".join(f"{name}={value:.3g}" for name, value in terms.items())

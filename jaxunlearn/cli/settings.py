@@ -142,12 +142,7 @@ class TrainingSettings(Command):
         return self.seed if self.split_seed is None else self.split_seed
 
     def check(self) -> None:
-        """Check what can be checked before any data are read.
-
-        Raises:
-          TypeError: the network has no such option.
-          ValueError: names, options, numbers or a seed are not what they can be.
-        """
+        """Check what can be checked before any data are read."""
         check_names("model", [self.model], models.names())
         self.model_options()
         if (self.mean is None) != (self.std is None):
@@ -197,11 +192,7 @@ class TrainingSettings(Command):
         return models.create(self.model, num_classes=self.num_classes(), **options)
 
     def check_images(self, images: UInt8[np.ndarray, "n h w c"]) -> None:
-        """Refuse images that the network or --mean is not for; nothing is computed.
-
-        Raises:
-          ValueError: they are too small, or have another number of channels.
-        """
+        """Refuse images that the network or --mean is not for; nothing is computed."""
         if self.mean is not None:
             check_images(images, Preprocess(self.mean, self.std))
         network = freeze(self.create(), {"params": {}}).network

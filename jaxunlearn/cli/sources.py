@@ -19,11 +19,7 @@ Settings = TypeVar("Settings", bound=TrainingSettings)
 
 
 def with_checkpoint(settings: Settings, path: Path) -> Settings:
-    """The defaults that a checkpoint sets: what its card says, or none without one.
-
-    Raises:
-      ValueError: the file is damaged, or its classifier has forgotten classes.
-    """
+    """The defaults that a checkpoint sets: what its card says, or none without one."""
     described = _card(path)
     if described is None:
         return settings
@@ -51,15 +47,6 @@ def load_original(
 
     PyTorch's parameters become those of `settings.model`, whose pixels are standardised
     as is usual for the data set.
-
-    Args:
-      settings: its network and data set.
-      path: of the file.
-      image_shape: (h, w, c) of the data set.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is not of this network, or not for these images.
     """
     described = _card(path)
     if described is None:
@@ -96,15 +83,7 @@ def load_original(
 def train_network(
     settings: TrainingSettings, data: Data, validation: Data, progress, **options
 ) -> Classifier:
-    """Train on these samples; of `validation` only the same classes count.
-
-    Args:
-      settings: network and recipe.
-      data: to train on.
-      validation: of all classes.
-      progress: (stage, done, total).
-      options: further ones of `training.fit`.
-    """
+    """Train on these samples; of `validation` only the same classes count."""
     total = settings.recipe.steps(len(data))
     progress("training", 0, total)
     return training.fit(
@@ -150,15 +129,7 @@ class SavedClassifier(NamedTuple):
 
 
 def find_source(checkpoint: Path | None, folder: Path | None) -> Source:
-    """The file to invert, and what its folder knows of it.
-
-    Args:
-      checkpoint: a file, or None.
-      folder: of a run or a training, where there is no checkpoint.
-
-    Raises:
-      ValueError: it is something else, or is not finished.
-    """
+    """The file to invert, and what its folder knows of it."""
     if folder is None:
         path = Path(checkpoint or "")
         if path.is_dir():

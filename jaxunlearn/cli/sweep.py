@@ -109,11 +109,7 @@ class Sweep(MethodSettings, TrainingSettings):
 
     @property
     def requests(self) -> str | list[tuple[int, ...]]:
-        """The requests as `jaxunlearn.sweep` takes them.
-
-        Raises:
-          ValueError: one is no list of class numbers.
-        """
+        """The requests as `jaxunlearn.sweep` takes them."""
         if self.forget == ("each",):
             return "each"
         found = []
@@ -129,12 +125,7 @@ class Sweep(MethodSettings, TrainingSettings):
         return found
 
     def check(self) -> None:
-        """Check what can be checked before any data are read.
-
-        Raises:
-          TypeError: the network has no such option.
-          ValueError: names, classes, rates or a seed are not what they can be.
-        """
+        """Check what can be checked before any data are read."""
         super().check()
         check_names("method that a sweep can share", [self.method], UNLEARNING)
         self.check_rates()

@@ -92,12 +92,7 @@ class Train(TrainingSettings):
         return Path("runs") / name if self.out is None else self.out
 
     def check(self) -> None:
-        """Check what can be checked before any data are read.
-
-        Raises:
-          TypeError: the network has no such option.
-          ValueError: names, classes, numbers or a seed are not what they can be.
-        """
+        """Check what can be checked before any data are read."""
         super().check()
         check_classes(self.forget, self.num_classes(), name="--forget")
         for name in ("checkpoint_every", "keep"):

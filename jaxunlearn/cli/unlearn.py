@@ -211,18 +211,7 @@ def forget(
     progress,
     mesh: Mesh | None = None,
 ) -> Forgotten:
-    """What `method(classifier, task, key=key)` does, at the best of the rates.
-
-    Args:
-      method: of `jaxunlearn.methods`. One that is not tuned has no rate.
-      classifier: the original.
-      task: what to forget.
-      validation: what rates are judged by.
-      rates: the grid; where it is empty the method keeps its own rate.
-      key: a `jax.random.key`.
-      progress: `(stage, done, total)`.
-      mesh: as for the methods.
-    """
+    """What `method(classifier, task, key=key)` does, at the best of the rates."""
     if tuned_field(type(method)) is None:
         return Forgotten(method(classifier, task, key=key, mesh=mesh), None, [])
     # As in `Descent.__call__`, so that a script gets the same from the chosen rate.

@@ -502,7 +502,7 @@ def odd(ran, tmp_path_factory):
         ("--from-run RAN --schedule linear", "--schedule must be one of"),
         ("--from-run RAN --jitter -1", "jitter must be 0 or more"),
         ("--from-run RAN --bounds 1 0", "bounds must be"),
-        ("--from-run RAN --prior.l2 -1", "ImagePrior.l2 must be finite and not negat"),
+        ("--from-run RAN --prior.l2 -1", "--prior: l2 must be finite and not negat"),
         ("--from-run RAN --prior.competition 1", "there is no student to compete with"),
         ("--from-run RAN --resume --overwrite", "--resume goes on and --overwrite sta"),
     ],

@@ -80,10 +80,11 @@ def start(out, environment):
 def finish(processes):
     """What each prints and says, in order."""
     try:
-        return [process.communicate(timeout=120) for process in processes]
+        return [process.communicate(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
 
 
 def test_two_processes_give_the_run_of_one_though_one_of_them_is_killed(
