@@ -14,12 +14,14 @@ from jaxunlearn.cli.images import load_images, save_images
 from jaxunlearn.cli.plots import plot_images
 from jaxunlearn.cli.settings import keys
 from jaxunlearn.cli.sources import train_network
-from jaxunlearn.cli.unlearn import forget
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Trace
-from jaxunlearn.metrics import relative_change
-from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.methods import forget_task
+from jaxunlearn.methods.grid import trial_records
+from jaxunlearn.metrics import METRICS, relative_change
+from jaxunlearn.metrics.evaluation import Evaluation, evaluate, logits
 from jaxunlearn.metrics.proxies import proxy_quality
+from jaxunlearn.metrics.table import Judged
 from jaxunlearn.models.files import load_classifier, save_with_card
 from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.serialization import to_dict
@@ -44,6 +46,7 @@ class RunClassifiers:
         classes["num_classes"] = settings.num_classes()
         self._task = Task(forget_set, retained, **classes)
         self._test = split_by_class(splits["test"], settings.forget)[1].images
+        self._logits = None
 
     def original(self, given: Classifier | None) -> dict[str, Any]:
         """The classifier to unlearn from, given or trained; before all others."""
@@ -68,20 +71,20 @@ class RunClassifiers:
         """One method's classifier, made from the original."""
 
         def make(progress):
-            done = self._forget(self._settings.settings_of(name), progress)
-            proxies, seed = done.result.trace.proxies, self._settings.seed
-            if proxies is not None:
-                arrays = proxies.images, proxies.labels
+            result = self._forget(self._settings.settings_of(name), progress)
+            trace, seed = result.trace, self._settings.seed
+            if trace.proxies is not None:
+                arrays = trace.proxies.images, trace.proxies.labels
                 write = self._folder.write
-                write("proxies.png", lambda path: plot_images(path, *arrays))
-                write("proxies.npz", lambda path: save_images(path, proxies, seed))
+                write("proxies.png", lambda p: plot_images(p, *arrays))
+                write(
+                    "proxies.npz", lambda path: save_images(path, trace.proxies, seed)
+                )
             details = {
-                "retained_logit_change": self._change(done.result.classifier),
-                "learning_rate": done.learning_rate,
-                "validation_trials": [trial._asdict() for trial in done.trials],
+                "learning_rate": trace.tuned.get("learning_rate"),
+                "validation_trials": trial_records(trace.tuned, trace.trials),
             }
-            result = done.result
-            return self._saved(title_of(name), result.classifier, result.trace, details)
+            return self._saved(title_of(name), result.classifier, trace, details)
 
         return self._record(title_of(name), make)
 
@@ -108,16 +111,17 @@ class RunClassifiers:
             )
             progress("statistics", 1, 1)
             ceiling = dataclasses.replace(method, stand_in="retained")
-            done = self._forget(ceiling, progress)
-            classifier = done.result.classifier
+            result = self._forget(ceiling, progress)
+            classifier = result.classifier
             with_true = self._evaluate(classifier, "test")
+            outputs = logits(classifier, self._test, mesh=self._mesh)
             return to_dict(quality) | {
                 "with_true_images": {
                     "retained": with_true.retained,
                     "forgotten": with_true.forgotten,
-                    "retained_logit_change": self._change(classifier),
-                    "learning_rate": done.learning_rate,
-                    "images": len(done.result.trace.proxies),
+                    "retained_logit_change": relative_change(self._logits, outputs),
+                    "learning_rate": result.trace.tuned["learning_rate"],
+                    "images": len(result.trace.proxies),
                 }
             }
 
@@ -147,20 +151,22 @@ class RunClassifiers:
         costs = {
             field.name: getattr(trace, field.name)
             for field in dataclasses.fields(trace)
-            if field.name != "proxies"
+            if field.name not in ("proxies", "tuned", "trials")
         }
-        return accuracies | {"retained_logit_change": None} | details | costs
+        outputs = logits(classifier, self._test, mesh=self._mesh)
+        further = further_metrics(accuracies["test"], outputs, self._logits)
+        return accuracies | further | details | costs
 
     def _forget(self, method: Any, progress):
         def train(data, key):
             return self._train(data, key, progress, self._original.preprocess)
 
-        return forget(
+        return forget_task(
             method,
             self._original,
             dataclasses.replace(self._task, train=train),
-            self._splits["validation"],
-            self._settings.learning_rates,
+            validation=self._splits["validation"],
+            grid=self._settings.learning_rates,
             key=keys(self._settings.seed)[1],
             progress=progress,
             mesh=self._mesh,
@@ -170,11 +176,6 @@ class RunClassifiers:
         given = {"key": key, "preprocess": preprocess, "mesh": self._mesh}
         validation = self._splits["validation"]
         return train_network(self._settings, data, validation, progress, **given)
-
-    def _change(self, classifier) -> float:
-        """Of the logits of the retained test images."""
-        after = logits(classifier, self._test, mesh=self._mesh)
-        return relative_change(self._logits, after)
 
     def _evaluate(self, classifier, split):
         data = self._splits[split]
@@ -187,3 +188,19 @@ class RunClassifiers:
 def title_of(method: str) -> str:
     """What a method's classifier is called in tables and files."""
     return "retrained" if method == "retrain" else method
+
+
+def further_metrics(evaluation: Evaluation, outputs, original) -> dict[str, Any]:
+    """What `METRICS` has besides the fields of an evaluation.
+
+    Args:
+      evaluation: on test data.
+      outputs: logits of the retained test images.
+      original: the original's on the same, or None for the original itself.
+    """
+    judged = Judged(evaluation, outputs, original)
+    return {
+        name: metric.function(judged)
+        for name, metric in METRICS.items()
+        if not hasattr(evaluation, name)
+    }

@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from jaxunlearn.metrics import METRICS
+
 # What is timed, but not a cost of the method at its final learning rate.
 _APART = ("compile", "rates")
 
@@ -92,21 +94,28 @@ def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """One row for each classifier, of what `metrics.json` holds of it."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("classifier", no_wrap=True)
-    for heading in ("Acc_r %", "Acc_f %", "change", "seconds", "compile", "rate"):
+    headings = [f"{m.heading} {m.unit}".strip() for m in METRICS.values()]
+    for heading in (*headings, "seconds", "compile", "rate"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, record in records.items():
-        seconds = record["seconds"]
+        seconds, rate = record["seconds"], record["learning_rate"]
+        spent = sum(seconds[s] for s in seconds if s not in _APART)
         table.add_row(
             name,
-            _number(record["test"]["retained"], ".2f"),
-            _number(record["test"]["forgotten"], ".2f"),
-            _number(record["retained_logit_change"], ".3f"),
-            _number(sum(seconds[s] for s in seconds if s not in _APART), ".1f"),
-            _number(seconds["compile"], ".1f"),
-            _number(record["learning_rate"], "g"),
+            *(metric.text(value_of(record, n)) for n, metric in METRICS.items()),
+            f"{spent:.1f}",
+            f"{seconds['compile']:.1f}",
+            "" if rate is None else f"{rate:g}",
         )
     return table
 
 
-def _number(value, form):
-    return "" if value is None else format(value, form)
+def legend() -> str:
+    """What the columns of `METRICS` are."""
+    lines = (f"{m.heading}: {m.legend}." for m in METRICS.values())
+    return "\n".join(("On test data,", *lines))
+
+
+def value_of(record: Mapping[str, Any], metric: str) -> float | None:
+    """Of one of `METRICS`: an accuracy on test data, or an entry of its own."""
+    return record["test"].get(metric, record.get(metric))

@@ -1,7 +1,6 @@
 """`jaxunlearn invert`: draw images out of a saved classifier; no data are needed."""
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,19 +9,16 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from jaxunlearn import datasets, inversion, parallel
+from jaxunlearn import inversion, parallel
 from jaxunlearn.checks import check_count
-from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import bars, consoles, library_warnings
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.images import FinishedBatches, save_images
-from jaxunlearn.cli.plots import plot_sheet
 from jaxunlearn.cli.settings import File, Folder, check_resume, check_seed
+from jaxunlearn.cli.sheets import recognition, recognition_table, write_sheets
 from jaxunlearn.cli.sources import (
     SavedClassifier,
     Source,
@@ -36,7 +32,6 @@ from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
 from jaxunlearn.inversion.batches import Batches
 from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import ScheduleName
-from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.models.files import Card, versions
 from jaxunlearn.tasks import Data, check_classes
 
@@ -212,10 +207,10 @@ class Invert(Command):
             data = Data(images, labels)
             folder.write(_IMAGES, lambda path: save_images(path, data, self.seed))
             accuracies = {
-                name: None if one is None else _accuracy(one.classifier, data)
+                name: None if one is None else recognition(one.classifier, data)
                 for name, one in (("classifier", original), ("second", second))
             }
-            _write_sheets(folder, data, original, source.data_dir)
+            write_sheets(folder, data, original, source.data_dir)
             details = {
                 "terms": _terms(self, original, student, data),
                 "seconds": watch.seconds,
@@ -225,7 +220,7 @@ class Invert(Command):
             }
             folder.write_json(_RECORD, record | details)
             folder.finish()
-        results.print(_recognised(accuracies, self.images_per_class))
+        results.print(recognition_table(accuracies, self.images_per_class))
         results.print(f"Written to {folder.place}.")
 
 
@@ -342,72 +337,3 @@ def _terms(
         for batch in Batches.of(len(data), settings.batch_size).rows
     ]
     return {name: float(np.mean([x[name] for x in terms])) for name in terms[0]}
-
-
-def _accuracy(classifier: Classifier, data: Data) -> dict[str, Any]:
-    """Percent of the images that are taken for their class: of all, and of each."""
-    evaluation = evaluate(classifier, data, ())
-    classes = np.unique(data.labels).tolist()
-    per_class = {str(c): float(evaluation.per_class[c]) for c in classes}
-    return {"overall": evaluation.retained_weighted, "per_class": per_class}
-
-
-def _recognised(accuracies: Mapping[str, Any], count: int) -> Table:
-    """One row for each class, and one for all."""
-    judges = [judge for judge in accuracies.values() if judge is not None]
-    table = Table(box=box.SIMPLE_HEAD)
-    headings = ("class", "images", "recognised %", "by the second %")
-    for heading in headings[: 2 + len(judges)]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    classes = list(judges[0]["per_class"])
-    for name in classes:
-        shares = (f"{judge['per_class'][name]:.1f}" for judge in judges)
-        table.add_row(name, str(count), *shares)
-    table.add_section()
-    shares = (f"{judge['overall']:.1f}" for judge in judges)
-    table.add_row("all", str(count * len(classes)), *shares)
-    return table
-
-
-def _write_sheets(
-    folder: OutputFolder, data: Data, original: SavedClassifier, data_dir: str | None
-) -> None:
-    """A sheet for each class; below each image what the classifier takes it for."""
-    names = _class_names(original.card, data_dir)
-    outputs = logits(original.classifier, data.images).astype(np.float64)
-    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    shares = odds.max(axis=1) / odds.sum(axis=1)
-    taken = outputs.argmax(axis=1)
-    for label in np.unique(data.labels):
-        own = data.labels == label
-        wrong = taken[own] != label
-        called = "" if names[label] == str(label) else f" ({names[label]})"
-        sheet = {
-            "captions": [
-                f"{_short(names[c])}: {100 * share:.0f} %"
-                for c, share in zip(taken[own], shares[own], strict=True)
-            ],
-            "title": f"class {label}{called}: the classifier takes {(~wrong).sum()} "
-            f"of {own.sum()} images for it",
-            "marked": wrong,
-        }
-        write = functools.partial(plot_sheet, images=data.images[own], **sheet)
-        folder.write(f"class-{label}.png", write)
-
-
-def _class_names(card: Card, data_dir: str | None) -> list[str]:
-    """What the classes are called, or their numbers where nobody knows."""
-    numbers = [str(c) for c in range(card.num_classes)]
-    if card.dataset is None:
-        return numbers
-    try:
-        names = datasets.class_names(card.dataset, data_dir=data_dir)
-    except (ValueError, OSError, ImportError):
-        # The data set is not there, or cannot be read, and is not needed.
-        return numbers
-    return names if len(names) == card.num_classes else numbers
-
-
-def _short(name: str) -> str:
-    """At most as much of a name as fits below an image, a probability beside it."""
-    return name if len(name) <= 11 else f"{name[:10]}…"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from jaxunlearn import methods, parallel
 from jaxunlearn.cli.classifiers import RunClassifiers, title_of
-from jaxunlearn.cli.console import bars, comparison, consoles
+from jaxunlearn.cli.console import bars, comparison, consoles, legend
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.plots import plot_accuracies
 from jaxunlearn.cli.processes import Distributed, is_first, joined
@@ -22,7 +22,7 @@ from jaxunlearn.cli.settings import (
     check_names,
 )
 from jaxunlearn.cli.sources import load_original, with_checkpoint
-from jaxunlearn.methods.learning_rates import TOLERANCE
+from jaxunlearn.methods.grid import TOLERANCE
 from jaxunlearn.models.files import versions
 from jaxunlearn.serialization import from_dict, read_json
 from jaxunlearn.tasks import Data, split_by_class
@@ -42,8 +42,6 @@ _ELSEWHERE = ("out", "overwrite", "config") + tuple(
 )
 
 _LEGEND = """\
-Acc_r, Acc_f: test accuracy, mean over retained and over forgotten classes.
-change: of the logits of the retained test images, relative to the original's.
 seconds: at the final rate, without compilation, which the first to need a
 program pays for all.
 rate: learning rate, """
@@ -176,6 +174,7 @@ def _run(settings: Run) -> None:
     )
     results.print(comparison(records, title))
     chosen = "chosen on validation data by one rule for all."
+    results.print(legend())
     results.print(_LEGEND + (chosen if settings.learning_rates else "set by hand."))
     if proxies is not None:
         results.print(_judgement(proxies))

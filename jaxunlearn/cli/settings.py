@@ -28,14 +28,8 @@ Model = Annotated[str, "NAME"]
 Rates = Annotated[tuple[float, ...], "RATE"]
 
 
-def tuned_field(method: type) -> str | None:
-    """The field of a method that is chosen on validation data, if there is one."""
-    own = {field.name for field in dataclasses.fields(method)}
-    return getattr(method, "tuned", "learning_rate" if "learning_rate" in own else None)
-
-
 # Those that start from the classifier that there is; the others train from scratch.
-UNLEARNING = [n for n, method in methods.by_name.items() if tuned_field(method)]
+UNLEARNING = [n for n, m in methods.by_name.items() if getattr(m, "tuned", None)]
 
 _PerMethod = dataclasses.make_dataclass(
     "_PerMethod",
@@ -66,7 +60,7 @@ class MethodSettings(Command, _PerMethod):
         """Refuses a rate by hand that the grid would override without a word."""
         settings = super().from_flags(given)
         for name in UNLEARNING:
-            field = tuned_field(methods.by_name[name])
+            field = methods.by_name[name].tuned
             by_hand = field in given.get(name.replace("-", "_"), {})
             if by_hand and settings.learning_rates:
                 msg = (

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.console import bars, consoles
+from jaxunlearn.cli.classifiers import further_metrics
+from jaxunlearn.cli.console import bars, consoles, legend, value_of
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.settings import (
     UNLEARNING,
@@ -28,14 +29,15 @@ from jaxunlearn.cli.settings import (
 )
 from jaxunlearn.cli.sources import load_original, train_network, with_checkpoint
 from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.methods.learning_rates import TOLERANCE
+from jaxunlearn.methods import sweep
+from jaxunlearn.methods.grid import TOLERANCE, trial_records
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.results import Sweep as Swept
-from jaxunlearn.methods.stacked_step import WAYS
-from jaxunlearn.methods.sweep import sweep
-from jaxunlearn.metrics import relative_change
+from jaxunlearn.methods.stacked import WAYS
+from jaxunlearn.metrics import METRICS
 from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.models.files import save_with_card, versions
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 
 SWEEP = Kind(
@@ -48,11 +50,6 @@ SWEEP = Kind(
 
 # Where a sweep goes is not part of what it is.
 _ELSEWHERE = ("out", "overwrite", "save_classifiers")
-
-_LEGEND = """\
-Acc_r, Acc_f: test accuracy, mean over retained and over forgotten classes, and
-before, of the original. change: of the logits of the retained test images,
-relative to the original's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +171,7 @@ class Sweep(MethodSettings, TrainingSettings):
             folder.finish()
         title = f"{self.dataset}, {self.model}, {self.method}"
         results.print(_table(records, f"{title}, seed {self.seed}"))
-        results.print(_LEGEND)
+        results.print(f"{legend()}\nbefore: of the original.")
         results.print(_cost(swept, watch.seconds, len(train)))
         results.print(f"Written to {self.place}.")
 
@@ -211,12 +208,13 @@ def _sweep(settings: Sweep, original: Classifier, splits, sets, move) -> Swept:
 
 def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str, Any]:
     """What `sweep.json` holds."""
-    names = ("learning_rate", "how", "step_seconds", "passes", "samples_read")
+    names = ("how", "step_seconds", "passes", "samples_read")
     return {
         "settings": settings.to_dict(),
         "requests": records,
+        **swept.tuned,
         **{name: getattr(swept, name) for name in names},
-        "validation_trials": [trial._asdict() for trial in swept.trials],
+        "validation_trials": trial_records(swept.tuned, swept.trials),
         "learning_rate_rule": "the smallest of the grid whose mean over requests of "
         f"Acc_r - Acc_f on validation data is within {TOLERANCE:g} of the best",
         "seconds": seconds,
@@ -271,43 +269,43 @@ def _judge(original: Classifier, swept: Swept, test: Data) -> list[dict[str, Any
                     "retained": float(np.nanmean(per_class[~forgotten])),
                     "forgotten": float(np.nanmean(per_class[forgotten])),
                 },
-                "retained_logit_change": relative_change(outputs[kept], after[kept]),
+                **further_metrics(evaluation, after[kept], outputs[kept]),
                 "losses": result.trace.losses,
                 "ranks": result.trace.ranks,
                 "samples_read": result.trace.samples_read,
             }
         )
-    return records
+    return to_dict(records)
 
 
 def _table(records: Sequence[dict[str, Any]], title: str) -> Table:
     """One row for each request, and the means over them."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("forget", max_width=24)
-    for heading in ("Acc_r %", "before", "Acc_f %", "before", "change"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    rows = [
-        (
-            record["test"].retained,
-            record["before"]["retained"],
-            record["test"].forgotten,
-            record["before"]["forgotten"],
-            record["retained_logit_change"],
+    # An accuracy has the original's beside it.
+    before = records[0]["before"]
+    for name, metric in METRICS.items():
+        heading = f"{metric.heading} {metric.unit}".strip()
+        for text in (heading, "before") if name in before else (heading,):
+            table.add_column(text, justify="right", no_wrap=True)
+
+    def row(name: str, records: Sequence[dict[str, Any]], **end) -> None:
+        cells = []
+        for metric, shown in METRICS.items():
+            cells.append(shown.text(np.mean([value_of(r, metric) for r in records])))
+            if metric in before:
+                values = [r["before"][metric] for r in records]
+                cells.append(shown.text(np.mean(values)))
+        table.add_row(name, *cells, **end)
+
+    for record in records:
+        row(
+            ", ".join(map(str, record["forget"])),
+            [record],
+            end_section=record is records[-1],
         )
-        for record in records
-    ]
-    names = [", ".join(map(str, record["forget"])) for record in records]
-    if len(rows) > 1:
-        names.append("mean")
-        rows.append(tuple(np.mean(rows, axis=0).tolist()))
-    for number, (name, row) in enumerate(zip(names, rows, strict=True)):
-        last = number == len(records) - 1
-        table.add_row(
-            name,
-            *(format(x, ".2f") for x in row[:4]),
-            format(row[4], ".3f"),
-            end_section=last,
-        )
+    if len(records) > 1:
+        row("mean", records)
     return table
 
 
@@ -322,8 +320,9 @@ def _cost(swept: Swept, seconds: dict[str, float], samples: int) -> str:
     else:
         source = f"{passes['statistics']} over {len(swept.proxies):,} proxies"
     turns = "" if swept.at_once == 1 else f", {swept.at_once} at a time"
+    tuned = "".join(f"{n.replace('_', ' ')} {x:g}, " for n, x in swept.tuned.items())
     text = (
-        f"{len(swept.requests)} requests at learning rate {swept.learning_rate:g}, "
+        f"{len(swept.requests)} requests at {tuned}"
         f"steps {swept.how}{turns}. Data passes: {source} for statistics, "
         f"{passes['labels']} for new labels. Seconds: {timed}; compilation apart "
         f"{seconds['compile']:.1f}."

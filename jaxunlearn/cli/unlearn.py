@@ -2,15 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
-
-import jax
-from jax.sharding import Mesh
-from jaxtyping import Array
+from collections.abc import Callable
+from typing import Annotated
 
 from jaxunlearn import datasets
-from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import bars, consoles
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.settings import (
@@ -26,11 +21,8 @@ from jaxunlearn.cli.settings import (
     check_seed,
     keys,
     text_of,
-    tuned_field,
 )
-from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.descent.unlearning import Result
-from jaxunlearn.methods.learning_rates import Trial, choose_learning_rate
+from jaxunlearn.methods import forget_task
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import Card, load_classifier, save_classifier
 from jaxunlearn.serialization import to_dict
@@ -110,18 +102,19 @@ class Unlearn(MethodSettings):
         )
         results, progress = consoles()
         with bars(progress) as shown, shown.row(self.method) as move:
-            done = forget(
+            result = forget_task(
                 self.settings_of(self.method),
                 classifier,
                 task,
-                validation,
-                self.learning_rates,
+                validation=validation,
+                grid=self.learning_rates,
                 key=keys(self.seed)[1],
                 progress=move,
             )
-        unlearned = done.result.classifier
+        unlearned, tuned = result.classifier, result.trace.tuned
+        chosen = "".join(f", {n.replace('_', ' ')} {x:g}" for n, x in tuned.items())
         results.print(f"before\n{evaluate(classifier, test, forgotten)}")
-        results.print(f"after {self.method}, learning rate {done.learning_rate:g}")
+        results.print(f"after {self.method}{chosen}")
         results.print(str(evaluate(unlearned, test, forgotten)))
         card = dataclasses.replace(card, name=self.method, forgotten=forgotten)
         save_classifier(self.out, unlearned, card)
@@ -190,53 +183,3 @@ def _loader(settings: Unlearn | Evaluate, card: Card) -> Callable[[str], Data]:
         return data
 
     return load
-
-
-class Forgotten(NamedTuple):
-    """A method's result, its learning rate, and what each rate of the grid led to."""
-
-    result: Result
-    learning_rate: float | None
-    trials: list[Trial]
-
-
-def forget(
-    method: Any,
-    classifier: Classifier,
-    task: Task,
-    validation: Data,
-    rates: Sequence[float],
-    *,
-    key: Array,
-    progress,
-    mesh: Mesh | None = None,
-) -> Forgotten:
-    """What `method(classifier, task, key=key)` does, at the best of the rates."""
-    if tuned_field(type(method)) is None:
-        return Forgotten(method(classifier, task, key=key, mesh=mesh), None, [])
-    # As in `Descent.__call__`, so that a script gets the same from the chosen rate.
-    setting_key, steps_key = jax.random.split(key)
-    shown = {"progress": progress, "mesh": mesh}
-    setting = method.prepare(classifier, task, key=setting_key, **shown)
-    trials: list[Trial] = []
-    watch = Stopwatch()
-    if rates:
-        progress("rates", 0, len(rates))
-        with watch.stage("rates"):
-            rate, trials = choose_learning_rate(
-                method,
-                classifier,
-                task,
-                setting,
-                validation,
-                rates,
-                key=steps_key,
-                progress=lambda done, total: progress("rates", done, total),
-                mesh=mesh,
-            )
-        method = method.replace(learning_rate=rate)
-    result = method.descend(classifier, task, setting, key=steps_key, **shown)
-    watch.add(result.trace.seconds)
-    trace = dataclasses.replace(result.trace, seconds=watch.seconds)
-    result = dataclasses.replace(result, trace=trace)
-    return Forgotten(result, method.learning_rate, trials)

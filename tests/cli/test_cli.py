@@ -27,9 +27,8 @@ from jaxunlearn.cli.flags import Command, parse
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.run import RUN, Run, read_config
 from jaxunlearn.cli.settings import keys
-from jaxunlearn.cli.unlearn import Forgotten
 from jaxunlearn.datasets import load
-from jaxunlearn.descent.unlearning import Result
+from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.models.files import load_classifier
 from jaxunlearn.tasks import Task, split_by_class
@@ -687,11 +686,11 @@ def assert_equal(found, wanted):
 def test_a_second_request_adds_to_the_first(finished, tmp_path, monkeypatch, capsys):
     seen = []
 
-    def forget(method, classifier, task, validation, rates, *, key, progress):
+    def forget(method, classifier, task, **given):
         seen.append(task)
-        return Forgotten(Result(classifier), 0.1, [])
+        return Result(classifier, Trace(tuned={"learning_rate": 0.1}))
 
-    monkeypatch.setattr("jaxunlearn.cli.unlearn.forget", forget)
+    monkeypatch.setattr("jaxunlearn.cli.unlearn.forget_task", forget)
     out = tmp_path / "a.safetensors"
     flags = ("--checkpoint", finished.file("unsc"), "--method", "covarnav")
     assert cli("unlearn", *flags, "--forget", 5, "--out", out) == 0
@@ -740,7 +739,7 @@ def test_bad_requests_are_refused_before_any_compute(
     finished, tmp_path, monkeypatch, capsys, flags, sentence
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxunlearn.cli.unlearn.forget", pytest.fail)
+    monkeypatch.setattr("jaxunlearn.cli.unlearn.forget_task", pytest.fail)
     for name in ("file", "there.safetensors"):
         Path(name).write_text("")
     usual = ["--checkpoint", finished.file("original"), "--forget", 3]
