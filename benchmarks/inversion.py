@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import jaxunlearn as ju
-from jaxunlearn.cli.source import Source
+from jaxunlearn.cli.settings import TrainingSettings
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion import ImagePrior
 from jaxunlearn.methods.statistics import Statistics
@@ -83,8 +83,10 @@ class Study:
         if arguments.protected_fraction is not None:
             fraction = arguments.protected_fraction
             self.base = self.base.replace(energy=None, protected_fraction=fraction)
-        source = Source(dataset=arguments.dataset, data_dir=arguments.data_dir)
-        train, judge = (source.load(s, 0) for s in ("train", arguments.split))
+        source = TrainingSettings(
+            dataset=arguments.dataset, data_dir=arguments.data_dir
+        )
+        train, judge = (source.load(s) for s in ("train", arguments.split))
         self.original, self.second = self._classifiers(arguments, source, train)
         self.judge = some(judge, arguments.judged)
         forget, retain = ju.split_by_class(train, [arguments.forget])
@@ -115,7 +117,7 @@ class Study:
                 train,
                 recipe=ju.training.Recipe(),
                 key=jax.random.key(seed),
-                preprocess=source.preprocess(0),
+                preprocess=source.preprocess(),
             )
             for seed in (0, 1)
         ]

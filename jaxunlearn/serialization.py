@@ -75,7 +75,7 @@ def from_dict(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
         try:
             values[name] = msgspec.convert(value, kinds[name], dec_hook=_decode)
         except msgspec.ValidationError as error:
-            msg = f"{where}{name} must be {_describe(kinds[name])}; it is {value!r}."
+            msg = f"{where}{name} must be {describe(kinds[name])}; it is {value!r}."
             raise ValueError(msg) from error
     if not isinstance(record, type):
         return dataclasses.replace(record, **values)
@@ -155,14 +155,14 @@ def _decode(kind: type, value: Any) -> Any:
     raise ValueError
 
 
-def _describe(kind: Any) -> str:
+def describe(kind: Any) -> str:
     """What a field of this type takes, in words."""
     origin, of = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(dict.fromkeys(map(_describe, of)))
+        return " or ".join(dict.fromkeys(map(describe, of)))
     if origin is Literal:
         return f"one of {', '.join(map(repr, of))}"
     if origin is tuple:
         count = "" if of[-1] is Ellipsis else f"of {len(of)} "
-        return f"a list {count}with {_describe(of[0])} in each place"
+        return f"a list {count}with {describe(of[0])} in each place"
     return _NAMES.get(kind, "an object")

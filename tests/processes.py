@@ -19,7 +19,7 @@ def run_processes(
     """Call `function(index, *arguments)` of "module:function" in each of them.
 
     Every process has `devices` simulated devices and has joined the others before the
-    module, one of this folder, is imported. What each prints is returned. When one
+    module, one of the tests, is imported. What each prints is returned. When one
     fails, or when time is up, all are killed.
     """
     command = [sys.executable, __file__, target, str(count), str(_free_port())]
@@ -87,6 +87,7 @@ def _child(target, count, port, index, *arguments):
         initialization_timeout=60,
         heartbeat_timeout_seconds=30,
     )
+    sys.path += map(str, Path(__file__).parent.glob("*/"))
     module, function = target.split(":")
     getattr(importlib.import_module(module), function)(int(index), *arguments)
     jax.distributed.shutdown()

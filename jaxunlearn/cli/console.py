@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from jaxunlearn.metrics import METRICS
+
 # What is timed, but not a cost of the method at its final learning rate.
 _APART = ("compile", "rates")
 
@@ -25,10 +27,8 @@ _APART = ("compile", "rates")
 def consoles(*, quiet: bool = False) -> tuple[Console, Console]:
     """One for results, on stdout, and one for progress, on stderr.
 
-    Text is printed as it is: a path may hold brackets.
-
-    Args:
-      quiet: print nothing, as of several processes all but one do.
+    Text is printed as it is: a path may hold brackets. Of several processes all but one
+    are quiet.
     """
     plain = functools.partial(
         Console, markup=False, highlight=False, soft_wrap=True, quiet=quiet
@@ -36,52 +36,45 @@ def consoles(*, quiet: bool = False) -> tuple[Console, Console]:
     return plain(), plain(stderr=True)
 
 
-class Bars:
-    """Progress bars, one for each classifier, that name the stage of its making."""
+class Bars(Progress):
+    """A bar for each classifier, with the stage of its making and a note below."""
 
-    def __init__(self, progress: "_Noted"):
-        self._progress = progress
+    note = ""
 
-    def note(self, text: str) -> None:
-        """Show a line below the bars, in place of the one that was there."""
-        self._progress.text = text
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, and the note if there is one."""
+        yield from super().get_renderables()
+        if self.note:
+            # The console itself cuts lines instead of breaking them.
+            yield Text(self.note, no_wrap=False, overflow="fold")
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Write values below the bars: a `callback` of the library's functions."""
+        del step
+        self.note = "  ".join(f"{name}={value:.3g}" for name, value in values.items())
 
     @contextlib.contextmanager
     def row(self, name: str) -> Iterator[Callable[[str, int, int], None]]:
         """A bar for as long as the `with` statement, moved by (stage, done, total)."""
-        task = self._progress.add_task(name, total=None, stage="preparing")
+        task = self.add_task(name, total=None, stage="preparing")
 
         def move(stage: str, done: int, total: int) -> None:
-            self._progress.update(task, stage=stage, completed=done, total=total)
+            self.update(task, stage=stage, completed=done, total=total)
 
         yield move
-        self._progress.update(task, stage="done")
+        self.update(task, stage="done")
 
 
-class _Noted(Progress):
-    """Bars with a line of text below them, if there is something to say."""
-
-    text = ""
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        yield from super().get_renderables()
-        if self.text:
-            # The console itself cuts lines instead of breaking them.
-            yield Text(self.text, no_wrap=False, overflow="fold")
-
-
-@contextlib.contextmanager
-def bars(console: Console) -> Iterator[Bars]:
-    """Bars that live as long as the `with` statement."""
-    columns = (
+def bars(console: Console) -> Bars:
+    """Bars that live as long as a `with` statement."""
+    return Bars(
         TextColumn("{task.description:<12}"),
         TextColumn("{task.fields[stage]:<10}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        console=console,
     )
-    with _Noted(*columns, console=console) as progress:
-        yield Bars(progress)
 
 
 @contextlib.contextmanager
@@ -101,21 +94,28 @@ def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """One row for each classifier, of what `metrics.json` holds of it."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("classifier", no_wrap=True)
-    for heading in ("Acc_r %", "Acc_f %", "change", "seconds", "compile", "rate"):
+    headings = [f"{m.heading} {m.unit}".strip() for m in METRICS.values()]
+    for heading in (*headings, "seconds", "compile", "rate"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, record in records.items():
-        seconds = record["seconds"]
+        seconds, rate = record["seconds"], record["learning_rate"]
+        spent = sum(seconds[s] for s in seconds if s not in _APART)
         table.add_row(
             name,
-            _number(record["test"]["retained"], ".2f"),
-            _number(record["test"]["forgotten"], ".2f"),
-            _number(record["retained_logit_change"], ".3f"),
-            _number(sum(seconds[s] for s in seconds if s not in _APART), ".1f"),
-            _number(seconds["compile"], ".1f"),
-            _number(record["learning_rate"], "g"),
+            *(metric.text(value_of(record, n)) for n, metric in METRICS.items()),
+            f"{spent:.1f}",
+            f"{seconds['compile']:.1f}",
+            "" if rate is None else f"{rate:g}",
         )
     return table
 
 
-def _number(value, form):
-    return "" if value is None else format(value, form)
+def legend() -> str:
+    """What the columns of `METRICS` are."""
+    lines = (f"{m.heading}: {m.legend}." for m in METRICS.values())
+    return "\n".join(("On test data,", *lines))
+
+
+def value_of(record: Mapping[str, Any], metric: str) -> float | None:
+    """Of one of `METRICS`: an accuracy on test data, or an entry of its own."""
+    return record["test"].get(metric, record.get(metric))

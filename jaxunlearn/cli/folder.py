@@ -1,194 +1,270 @@
-"""A run's folder: built under another name, there complete or not at all."""
+"""The folder that a command writes: what may be there, taking up, replacing, finishing.
 
+Under several processes all see the same disk and decide alike; process 0 writes.
+"""
+
+import dataclasses
+import fnmatch
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.images import load_images, save_images
-from jaxunlearn.cli.plots import plot_accuracies, plot_images
-from jaxunlearn.cli.settings import Run
-from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.models.files import (
-    Card,
-    load_classifier,
-    save_with_card,
-)
-from jaxunlearn.serialization import read_json, write_json
-from jaxunlearn.tasks import Data
+from jaxunlearn import parallel
+from jaxunlearn.cli.processes import is_first
+from jaxunlearn.serialization import read_json, to_dict, write_json
+from jaxunlearn.training.fingerprint import differences
 
-_PROXIES = "proxies.npz"
+_ELSEWHERE = "choose another folder with --out."
 
 
-class RunFolder:
-    """`NAME.partial` while a run works, `NAME` once it has finished.
-
-    The partial folder holds the run's settings in `request.json`, and in `pieces/` a
-    record of each classifier that is done, so that a killed run can be taken up again.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a command leaves, and how it is recognised.
 
     Attributes:
-      final: where the run will be.
-      partial: where it is until then.
-      resumed: whether there was an unfinished run of the same settings.
+      name: in sentences, such as "run".
+      settings: files that may hold its settings, the one that is written first last.
+      complete: files that are all there once it is finished; the first is of this kind
+        alone.
+      written: patterns of all other files and folders that it writes.
+      unfinished: what goes once it is finished.
+      foreign: a file of another kind whose settings lie in a file of the same name.
+      beside: it is built in NAME.partial, which then takes the name: it is there
+        complete or not at all. Else it grows in its place.
+      deciding: (stored settings, whether it is finished) to those that must agree.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    complete: tuple[str, ...]
+    written: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    foreign: str = ""
+    beside: bool = False
+    deciding: Callable[[dict[str, Any], bool], Mapping[str, Any]] = lambda s, _: s
+
+    @property
+    def in_work(self) -> str:
+        """What lies in the folder where it is made."""
+        return f"unfinished {self.name}" if self.beside else self.name
+
+
+class OutputFolder:
+    """`with OutputFolder(place, settings, kind=..., resume=...) as folder`.
+
+    The constructor decides and refuses, and writes nothing; `with` makes the folder.
+
+    Attributes:
+      place: where the result will be.
+      work: where it is until then.
+      resumed: whether something unfinished of the same settings is taken up.
+      finished: whether everything is there already.
 
     Raises:
-      ValueError: `NAME` is there and not to be overwritten, or `NAME.partial` is of a
-        run with other settings, or is something else.
+      ValueError: something else is there, or what is there must be neither taken up nor
+        replaced, or is of other settings.
       OSError: the folder cannot be made.
     """
 
-    def __init__(self, run: Run):
-        self.final = run.place
-        self._check_final(run.overwrite)
-        self.partial = partial_of(self.final)
-        request = run.plain()
-        self.resumed = self.partial.exists() and self._take_up(request, run.overwrite)
-        if not self.resumed:
-            self._make(request)
+    def __init__(
+        self,
+        place: Path,
+        settings: Mapping[str, Any],
+        *,
+        kind: Kind,
+        resume: bool = False,
+        overwrite: bool = False,
+    ):
+        self.place, self.kind = place, kind
+        self.resumed = self.finished = False
+        self._settings = to_dict(settings)
+        self._resume, self._overwrite = resume, overwrite
+        if kind.beside:
+            self._check_place()
+        self.work = partial_of(place) if kind.beside else place
+        self._check_work()
 
-    def _check_final(self, overwrite):
-        if not self.final.exists():
+    def __enter__(self) -> "OutputFolder":
+        # Nobody changes anything before all have seen the same.
+        parallel.wait_for_all("the folder is checked")
+        self._by_first(self._make)
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        resumable = self._resume or not self.kind.beside
+        if error is not None and not resumable:
+            shutil.rmtree(self.work, ignore_errors=True)
+        if kind is not KeyboardInterrupt:
             return
-        # A training has a config.json too, and metrics.jsonl besides.
-        training = (self.final / "metrics.jsonl").exists()
-        if training or not (self.final / "config.json").is_file():
-            msg = f"{self.final} is there and is no run: choose another folder with --out."  # noqa: E501
+        msg = "interrupted. Nothing was written."
+        if resumable:
+            how = "" if self.kind.beside else " with --resume"
+            msg = f"interrupted. What is done lies in {self.work}; the same command{how} takes it up."  # noqa: E501
+        raise KeyboardInterrupt(msg) from None
+
+    def _check_place(self) -> None:
+        """Refuse a place where a finished one is to stay, or something else is."""
+        kind, place = self.kind, self.place
+        if not place.exists():
+            return
+        if not (place / kind.complete[0]).is_file():
+            msg = f"{place} is there and is no {kind.name}: {_ELSEWHERE}"
             raise ValueError(msg)
-        if not overwrite:
+        if not self._overwrite:
             msg = (
-                f"{self.final} already holds a run: choose another folder with --out, "
-                "or replace it with --overwrite."
+                f"{place} already holds {_a(kind.name)}: replace it with --overwrite, "
+                f"or {_ELSEWHERE}"
             )
             raise ValueError(msg)
 
-    def _take_up(self, request, overwrite) -> bool:
-        """Whether to go on from what is in the partial folder, which else is gone."""
-        if not (self.partial / "request.json").is_file():
-            if self.partial.is_dir() and all(map(_unborn, self.partial.iterdir())):
-                shutil.rmtree(self.partial)
-                return False
+    def _check_work(self) -> None:
+        """Whether to go on from what is there; refuses what must not be touched."""
+        kind, work = self.kind, self.work
+        if not work.exists() or (
+            # A start that was killed at once has left nothing to speak of.
+            work.is_dir() and all(map(self._is_half_written, work.iterdir()))
+        ):
+            return
+        stored = [work / name for name in kind.settings if (work / name).is_file()]
+        if not stored or (kind.foreign and (work / kind.foreign).exists()):
+            remedy = f"remove it, or {_ELSEWHERE}" if kind.beside else _ELSEWHERE
+            msg = f"{work} is there and is no {kind.in_work}: {remedy}"
+            raise ValueError(msg)
+        # Nobody asks for what a kill has left of a kind that is never taken up.
+        if not self._resume if kind.beside else self._overwrite:
+            return
+        if not self._resume:
             msg = (
-                f"{self.partial} is there and is no unfinished run (it holds no "
-                "request.json): remove it, or choose another folder with --out."
+                f"{work} already holds {_a(kind.name)}: go on with --resume, replace "
+                f"it with --overwrite, or {_ELSEWHERE}"
             )
             raise ValueError(msg)
-        refusal = self._compare(request)
-        if refusal is not None and not overwrite:
+        finished = not kind.beside and all(
+            (work / name).is_file() for name in kind.complete
+        )
+        refusal = self._refusal(stored[0], finished)
+        if refusal is not None and not self._overwrite:
             raise ValueError(refusal)
-        if refusal is not None:
-            shutil.rmtree(self.partial)
-            return False
-        for path in self.partial.rglob(".*"):
-            if path.is_file():  # half written when the run was killed
-                path.unlink()
-        (self.partial / "pieces").mkdir(exist_ok=True)
-        return True
+        self.resumed, self.finished = refusal is None, refusal is None and finished
 
-    def _compare(self, request) -> str | None:
-        """Why the unfinished run is not the one that is asked for, or None."""
+    def _refusal(self, stored: Path, finished: bool) -> str | None:
+        """Why what is there is not what is asked for, or None."""
+        anew = f"start anew with --overwrite, or {_ELSEWHERE}"
         try:
-            stored = read_json(self.partial / "request.json")
-        except ValueError as error:
-            return (
-                f"{error} The unfinished run there cannot be taken up: start anew with "
-                "--overwrite, or choose another folder with --out."
+            there, here = (
+                dict(_flat(self.kind.deciding(settings, finished)))
+                for settings in (read_json(stored), self._settings)
             )
-        missing = object()
-        names = [
-            name
-            for name in {**request, **stored}
-            if request.get(name, missing) != stored.get(name, missing)
-        ]
-        if not names:
+        except ValueError as error:
+            return f"{error} The {self.kind.in_work} there cannot be taken up: {anew}"
+        others = differences(there, here)
+        if not others:
             return None
         return (
-            f"{self.partial} holds an unfinished run with other settings (of "
-            f"{', '.join(names)}): take that one up with its own flags, start anew "
-            "with --overwrite, or choose another folder with --out."
+            f"{self.work} holds {_a(self.kind.in_work)} with other settings, which "
+            f"differ in {'; '.join(others)}: give the flags of that one, {anew}"
         )
 
-    def _make(self, request):
+    def _is_half_written(self, path: Path) -> bool:
+        """Whether a kill in the middle of `atomic_write` has left this file."""
+        kind = self.kind
+        parts = re.fullmatch(r"\.(.+)-\d+(\.\w+)", path.name)
+        own = (*kind.settings, *kind.complete, *kind.written)
+        return parts is not None and any(
+            fnmatch.fnmatch(parts[1] + parts[2], pattern) for pattern in own
+        )
+
+    def _make(self) -> None:
+        """The folder with the settings in it, and nothing of one to be replaced."""
+        kind, work = self.kind, self.work
         try:
-            self.partial.mkdir(parents=True)
-            self.write_json("request.json", request)
-            (self.partial / "pieces").mkdir()
+            if work.exists() and not self.resumed:
+                self._clear()
+            work.mkdir(parents=True, exist_ok=True)
+            for path in list(work.rglob("*") if kind.beside else work.iterdir()):
+                if self._is_half_written(path):
+                    path.unlink()
+            if not self.finished and not (work / kind.settings[-1]).exists():
+                write_json(work / kind.settings[-1], self._settings)
         except OSError as error:
             msg = (
-                f"The folder {self.partial} cannot be made "
-                f"({error.strerror or error}): choose another place with --out."
+                f"The folder {work} cannot be made ({error.strerror or error}): choose "
+                "another place with --out."
             )
             raise OSError(msg) from error
 
+    def _clear(self) -> None:
+        """Remove what it writes, and no other file; first what stands for the rest."""
+        if self.kind.beside:
+            shutil.rmtree(self.work)
+            return
+        kind = self.kind
+        for pattern in (*reversed(kind.complete), *kind.written, *kind.settings):
+            self._remove(self.work, pattern)
+
+    def _remove(self, folder: Path, pattern: str) -> None:
+        for path in list(folder.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _by_first(self, function: Callable[[], Any]) -> None:
+        """Called by process 0, for which all wait."""
+        if is_first():
+            function()
+        parallel.wait_for_all("process 0 has written")
+
+    def write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Let process 0 call `write(path)` for a file of the folder."""
+        path = self.work / name
+
+        def made() -> None:
+            path.parent.mkdir(exist_ok=True)
+            write(path)
+
+        self._by_first(made)
+
     def write_json(self, name: str, value: Any) -> None:
         """Write a record, all or nothing."""
-        write_json(self.partial / name, value)
+        self.write(name, lambda path: write_json(path, value))
 
-    def load(self, name: str) -> tuple[dict[str, Any], Classifier] | None:
-        """The record and the classifier of a piece, or None if it is not done."""
-        record = self.load_record(name)
-        if record is None:
-            return None
-        classifier, _ = load_classifier(self.partial / f"{name}.safetensors")
-        return record, classifier
-
-    def load_record(self, name: str) -> dict[str, Any] | None:
-        """The record of a piece, or None if it is not done."""
-        path = self.partial / "pieces" / f"{name}.json"
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A record, or None if it is not there."""
+        path = self.work / name
         return read_json(path) if path.is_file() else None
 
-    def save_record(self, name: str, record: dict[str, Any]) -> None:
-        """Finish a piece."""
-        self.write_json(f"pieces/{name}.json", record)
+    def finish(self) -> None:
+        """Give the folder its name; one that it replaces goes only then."""
+        self._by_first(self._finish)
 
-    def save(
-        self,
-        name: str,
-        classifier: Classifier,
-        card: Card,
-        record: dict[str, Any],
-    ) -> None:
-        """Finish a piece: the record is written last and stands for all of it."""
-        accuracies = {split: record[split] for split in SPLITS}
-        path = self.partial / f"{name}.safetensors"
-        save_with_card(path, classifier, card, {"accuracies": accuracies})
-        self.save_record(name, record)
-
-    def save_proxies(self, proxies: Data, seed: int) -> None:
-        """Write images, and a picture of them."""
-        plot_images(self.partial / "proxies.png", proxies.images, proxies.labels)
-        save_images(self.partial / _PROXIES, proxies, seed)
-
-    def load_proxies(self) -> Data:
-        """The images that `save_proxies` wrote."""
-        return load_images(self.partial / _PROXIES)
-
-    def save_accuracies(
-        self, records: Mapping[str, Any], forget: Sequence[int]
-    ) -> None:
-        """Draw the accuracies on test data of each classifier's record."""
-        per_class = {name: r["test"]["per_class"] for name, r in records.items()}
-        plot_accuracies(self.partial / "accuracies.png", per_class, forget)
-
-    def finish(self) -> Path:
-        """Give the folder its name; a run that it replaces goes only then."""
-        old = self.final.with_name(f".{self.final.name}.replaced")
-        if self.final.exists():
-            # One that is left over from a kill further down.
+    def _finish(self) -> None:
+        old = self.place.with_name(f".{self.place.name}.replaced")
+        if self.kind.beside:
+            self._check_place()
+            if self.place.exists():
+                # One that is left over from a kill further down.
+                shutil.rmtree(old, ignore_errors=True)
+                self.place.rename(old)
+            self.work.rename(self.place)
+        for pattern in self.kind.unfinished:
+            self._remove(self.place, pattern)
+        if self.kind.beside:
             shutil.rmtree(old, ignore_errors=True)
-            self.final.rename(old)
-        self.partial.rename(self.final)
-        shutil.rmtree(self.final / "pieces")
-        (self.final / "request.json").unlink()
-        shutil.rmtree(old, ignore_errors=True)
-        return self.final
 
 
-def partial_of(final: Path) -> Path:
-    """Where a run is until it has finished."""
-    return final.with_name(f"{final.name}.partial")
+def partial_of(place: Path) -> Path:
+    """Where something is until it has finished."""
+    return place.with_name(f"{place.name}.partial")
 
 
-def _unborn(path: Path) -> bool:
-    """What a run leaves that is killed before its settings are written."""
-    return path.name.startswith(".request-")
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings by their dotted names."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

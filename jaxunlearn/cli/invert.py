@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,32 +10,55 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 from rich.console import Console
-from tyro.conf import arg
 
-from jaxunlearn import inversion
+from jaxunlearn import inversion, parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.cli.console import bars, consoles, library_warnings
-from jaxunlearn.cli.images import save_images
-from jaxunlearn.cli.inverted import (
-    LAST_FINITE,
-    InversionFolder,
-    Judged,
-    recognised,
-    write_results,
+from jaxunlearn.cli.flags import Command
+from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.images import FinishedBatches, save_images
+from jaxunlearn.cli.settings import File, Folder, check_resume, check_seed
+from jaxunlearn.cli.sheets import recognition, recognition_table, write_sheets
+from jaxunlearn.cli.sources import (
+    SavedClassifier,
+    Source,
+    find_source,
+    load_companion,
+    load_saved,
 )
-from jaxunlearn.cli.origin import Origin, Saved, find_origin, load_companion, load_saved
-from jaxunlearn.cli.source import Classes, Folder, check_seed
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion import ImageAdam, ImagePrior
 from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
 from jaxunlearn.inversion.batches import Batches
 from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import ScheduleName
-from jaxunlearn.models.files import Card
-from jaxunlearn.serialization import to_dict
+from jaxunlearn.models.files import Card, versions
 from jaxunlearn.tasks import Data, check_classes
 
-_File = Annotated[Path | None, arg(metavar="FILE.safetensors")]
+_IMAGES, _RECORD, _LAST_FINITE = "images.npz", "inversion.json", "last-finite.npz"
+
+
+def _deciding(record: dict[str, Any], finished: bool) -> dict[str, Any]:
+    """What decides about the images, and of finished ones about their record."""
+    settings = record.get("settings")
+    if not isinstance(settings, Mapping):
+        msg = "The record has no settings."
+        raise ValueError(msg)
+    deciding = dict(settings)
+    for name in ("checkpoint", "student", *(["second"] if finished else [])):
+        saved = record.get(name)
+        deciding[name] = saved.get("sha256") if isinstance(saved, Mapping) else None
+    return deciding
+
+
+INVERSION = Kind(
+    name="inversion",
+    settings=(_RECORD, "inversion-settings.json"),
+    complete=(_IMAGES, _RECORD),
+    written=("class-[0-9]*.png", "batches", _LAST_FINITE),
+    unfinished=("batches", "inversion-settings.json", _LAST_FINITE),
+    deciding=_deciding,
+)
 
 # Those of the function are those of the command.
 _DEFAULTS: dict[str, Any] = {
@@ -49,51 +73,59 @@ _mean_terms = jax.jit(inversion.inversion_terms, static_argnames="prior")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Invert:
+class Invert(Command):
     """Draw images of its classes out of a saved classifier, without any data.
 
     Attributes:
       checkpoint: the classifier: a .safetensors file of a training or a run.
       from_run: in place of --checkpoint, the folder of a run, whose original is
         inverted into the classes that the run retains; or of a training.
-      classes: of the images; by default all but those that the classifier has
+      classes: classes to draw; by default all but those that the classifier has
         forgotten, or that the run forgets.
-      images_per_class: how many.
-      steps: of the optimisation, for each batch.
+      images_per_class: how many images of each class.
+      steps: steps of the optimisation of each batch.
       prior: weights of the terms of the objective.
       learning_rate: Adam's, in units of the width of the pixels' range.
-      schedule: of the learning rate: to 0 along a cosine, to a tenth at one half and
-        to a hundredth at three quarters of the steps, or constant.
+      schedule: schedule of the learning rate: to 0 along a cosine, to a tenth at one
+        half and to a hundredth at three quarters of the steps, or constant.
       jitter: rolls by up to so many pixels, capped at a sixteenth of the side.
-      bounds: of every pixel; by default 0 and 1 where the classifier standardises
-        pixels, else there are none.
+      bounds: bounds of every pixel; by default 0 and 1 where the classifier
+        standardises pixels, else there are none.
       batch_size: images optimised together, at most.
       student: a second classifier to compete with: images are drawn to where the two
         disagree.
       second: an independently trained classifier that judges the images; with
         --from-run by default the run's retrained one.
-      seed: of everything drawn.
+      seed: random seed.
       out: folder for the images; by default FROM_RUN/inversion, or
         inversions/FOLDER-FILE-seed-SEED.
       resume: go on after the last finished batch there; start anew if there is none.
       overwrite: start anew, in place of the inversion that is there.
     """
 
-    checkpoint: _File = None
+    examples = (
+        "jaxunlearn invert --from-run runs/digits-forget-3-seed-0",
+        "jaxunlearn invert --checkpoint model.safetensors --classes 1 7 --steps 500",
+    )
+    first = (
+        *("checkpoint", "from_run", "classes", "images_per_class", "steps"),
+        *("learning_rate", "batch_size", "second", "student", "seed", "out", "resume"),
+        "overwrite",
+    )
+
+    checkpoint: File | None = None
     from_run: Folder = None
-    classes: Annotated[tuple[int, ...] | None, Classes] = None
+    classes: Annotated[tuple[int, ...] | None, "CLASS"] = None
     images_per_class: int = 32
     steps: int = _DEFAULTS["steps"]
     prior: ImagePrior = _DEFAULTS["prior"]
     learning_rate: float = ImageAdam.learning_rate
     schedule: ScheduleName = ImageAdam.schedule
-    jitter: Annotated[int, arg(metavar="PIXELS")] = _DEFAULTS["jitter"]
-    bounds: Annotated[tuple[float, float] | None, arg(metavar="LOW HIGH")] = _DEFAULTS[
-        "bounds"
-    ]
+    jitter: Annotated[int, "PIXELS"] = _DEFAULTS["jitter"]
+    bounds: Annotated[tuple[float, float] | None, "LOW HIGH"] = _DEFAULTS["bounds"]
     batch_size: int = _DEFAULTS["batch_size"]
-    student: _File = None
-    second: _File = None
+    student: File | None = None
+    second: File | None = None
     seed: int = 0
     out: Folder = None
     resume: bool = False
@@ -114,11 +146,7 @@ class Invert:
         return ImageAdam(self.learning_rate, self.schedule)
 
     def check(self) -> None:
-        """Check what can be checked before any file is read.
-
-        Raises:
-          ValueError: not one source, or numbers or a seed are not what they can be.
-        """
+        """Check what can be checked before any file is read."""
         if (self.checkpoint is None) == (self.from_run is None):
             both = self.checkpoint is not None
             msg = (
@@ -134,66 +162,69 @@ class Invert:
         check_count("--images-per-class", self.images_per_class)
         self.image_adam()
         check_count("--steps", self.steps)
-        if self.resume and self.overwrite:
-            msg = "--resume goes on and --overwrite starts anew: give one of them."
-            raise ValueError(msg)
+        check_resume(self)
 
-
-def invert(settings: Invert) -> None:
-    """Make the images, or go on with them, judge them, and write all of it."""
-    results, progress = consoles()
-    settings.check()
-    origin = find_origin(settings.checkpoint, settings.from_run)
-    original = load_saved(origin.file, "--checkpoint")
-    classes = _classes(settings, origin, original.card)
-    # A network retrained without a class cannot judge its images.
-    able = not {*classes} & {*origin.forgotten}
-    judge = settings.second or (origin.second if able else None)
-    student, second = (
-        None if path is None else load_companion(path, flag, original)
-        for path, flag in ((settings.student, "--student"), (judge, "--second"))
-    )
-    # All classes side by side, so that each batch holds some of all.
-    labels = np.tile(np.array(classes, np.int32), settings.images_per_class)
-    prior = _checked(settings, original, student, labels)
-    record = {
-        "settings": _plain(settings, classes, prior),
-        "checkpoint": original.plain(),
-        "student": None if student is None else student.plain(),
-        "second": None if second is None else second.plain(),
-    }
-    folder = InversionFolder(settings.place, record)
-    if folder.is_finished(resume=settings.resume, overwrite=settings.overwrite):
-        results.print(
-            f"The inversion in {folder.place} is finished: there is nothing to do."
+    def run(self) -> None:
+        """Make the images, or go on with them, judge them, and write all of it."""
+        results, progress = consoles()
+        self.check()
+        source = find_source(self.checkpoint, self.from_run)
+        original = load_saved(source.file, "--checkpoint")
+        classes = _classes(self, source, original.card)
+        # A network retrained without a class cannot judge its images.
+        able = not {*classes} & {*source.forgotten}
+        judge = self.second or (source.second if able else None)
+        student, second = (
+            None if path is None else load_companion(path, flag, original)
+            for path, flag in ((self.student, "--student"), (judge, "--second"))
         )
-        return
-    folder.prepare(overwrite=settings.overwrite)
-    watch = Stopwatch()
-    try:
-        with watch.stage("steps"):
-            images = _images(settings, folder, original, student, labels, progress)
-        judged = Judged(
-            images=images,
-            labels=labels,
-            seed=settings.seed,
-            classifier=original.classifier,
-            card=original.card,
-            second=None if second is None else second.classifier,
-            data_dir=origin.data_dir,
+        # All classes side by side, so that each batch holds some of all.
+        labels = np.tile(np.array(classes, np.int32), self.images_per_class)
+        prior = _checked_prior(self, original, student, labels)
+        record = {
+            "settings": _settings(self, classes, prior),
+            "checkpoint": original.to_dict(),
+            "student": None if student is None else student.to_dict(),
+            "second": None if second is None else second.to_dict(),
+        }
+        folder = OutputFolder(
+            self.place,
+            record,
+            kind=INVERSION,
+            resume=self.resume,
+            overwrite=self.overwrite,
         )
-        terms = _terms(settings, original, student, judged)
-        found = write_results(
-            folder, judged, {"terms": terms, "seconds": watch.seconds}
-        )
-    except KeyboardInterrupt:
-        msg = f"interrupted. The same command with --resume goes on after the last finished batch in {folder.place}."  # noqa: E501
-        raise KeyboardInterrupt(msg) from None
-    results.print(recognised(found, settings.images_per_class))
-    results.print(f"Written to {folder.place}.")
+        if folder.finished:
+            folder.finish()
+            results.print(
+                f"The inversion in {folder.place} is finished: there is nothing to do."
+            )
+            return
+        watch = Stopwatch()
+        with folder:
+            with watch.stage("steps"):
+                images = _images(self, folder, original, student, labels, progress)
+            data = Data(images, labels)
+            folder.write(_IMAGES, lambda path: save_images(path, data, self.seed))
+            accuracies = {
+                name: None if one is None else recognition(one.classifier, data)
+                for name, one in (("classifier", original), ("second", second))
+            }
+            write_sheets(folder, data, original, source.data_dir)
+            details = {
+                "terms": _terms(self, original, student, data),
+                "seconds": watch.seconds,
+                "accuracies": accuracies,
+                "versions": versions(),
+                "device": parallel.device_kind(),
+            }
+            folder.write_json(_RECORD, record | details)
+            folder.finish()
+        results.print(recognition_table(accuracies, self.images_per_class))
+        results.print(f"Written to {folder.place}.")
 
 
-def _classes(settings: Invert, origin: Origin, card: Card) -> tuple[int, ...]:
+def _classes(settings: Invert, source: Source, card: Card) -> tuple[int, ...]:
     if settings.classes is not None:
         wanted, last = sorted(settings.classes), card.num_classes - 1
         for c in wanted:
@@ -204,17 +235,17 @@ def _classes(settings: Invert, origin: Origin, card: Card) -> tuple[int, ...]:
                 msg = f"--classes must name each class once; it is {wanted}."
                 raise ValueError(msg)
         return tuple(wanted)
-    name = f"the entry forget in the config.json beside {origin.file}"
-    check_classes(origin.forgotten, card.num_classes, name=name)
-    gone = {*card.forgotten, *origin.forgotten}
-    found = tuple(c for c in range(card.num_classes) if c not in gone)
-    if not found:
-        msg = f"{origin.file} has forgotten all its classes: name some with --classes."
+    name = f"the entry forget in the config.json beside {source.file}"
+    check_classes(source.forgotten, card.num_classes, name=name)
+    gone = {*card.forgotten, *source.forgotten}
+    retained = tuple(c for c in range(card.num_classes) if c not in gone)
+    if not retained:
+        msg = f"{source.file} has forgotten all its classes: name some with --classes."
         raise ValueError(msg)
-    return found
+    return retained
 
 
-def _checked(settings, original, student, labels) -> ImagePrior:
+def _checked_prior(settings, original, student, labels) -> ImagePrior:
     """The prior with numbers for all weights; what `invert` refuses is refused here."""
     classifier = original.classifier
     bounds_of(classifier, settings.bounds)
@@ -232,26 +263,26 @@ def _checked(settings, original, student, labels) -> ImagePrior:
     return prior
 
 
-def _plain(settings, classes, prior) -> dict[str, Any]:
+def _settings(settings: Invert, classes, prior: ImagePrior) -> dict[str, Any]:
     """What decides about the images besides the classifiers."""
-    names = (*_PASSED[1:], "learning_rate", "schedule")
-    found = {name: getattr(settings, name) for name in names}
-    found |= {"classes": classes, "images_per_class": settings.images_per_class}
-    found |= {"seed": settings.seed}
+    names = (*_PASSED[1:], "learning_rate", "schedule", "images_per_class", "seed")
     weights = dataclasses.asdict(prior)
-    found |= {f"prior.{name}": weight for name, weight in weights.items()}
-    return to_dict(found)
+    return (
+        {name: getattr(settings, name) for name in names}
+        | {"classes": classes}
+        | {f"prior.{name}": weight for name, weight in weights.items()}
+    )
 
 
 def _images(
     settings: Invert,
-    folder: InversionFolder,
-    original: Saved,
-    student: Saved | None,
+    folder: OutputFolder,
+    original: SavedClassifier,
+    student: SavedClassifier | None,
     labels: Int[np.ndarray, " n"],
     progress: Console,
 ) -> Float[np.ndarray, "n h w c"]:
-    finished = folder.finished_batches()
+    finished = FinishedBatches(folder.work / "batches")
     if finished:
         count = len(Batches.of(len(labels), settings.batch_size).rows)
         progress.print(f"Going on after {len(finished)} of {count} batches.")
@@ -270,11 +301,11 @@ def _images(
                 optimizer=settings.image_adam(),
                 finished=finished,
                 progress=lambda _, done, total: move("inverting", done, total),
-                callback=lambda _, terms: shown.note(_line(terms)),
+                callback=shown.show,
                 **{name: getattr(settings, name) for name in _PASSED},
             )
     except inversion.InversionError as error:
-        path = folder.place / LAST_FINITE
+        path = folder.work / _LAST_FINITE
         save_images(path, Data(error.images, error.labels), settings.seed)
         # The function's own advice ends with where its caller finds the images.
         reason = str(error).partition(" Try ")[0]
@@ -286,7 +317,10 @@ def _images(
 
 
 def _terms(
-    settings: Invert, original: Saved, student: Saved | None, judged: Judged
+    settings: Invert,
+    original: SavedClassifier,
+    student: SavedClassifier | None,
+    data: Data,
 ) -> dict[str, float]:
     """The objective's terms at the images as they are written, batch by batch.
 
@@ -295,15 +329,11 @@ def _terms(
     terms = [
         _mean_terms(
             original.classifier,
-            judged.images[batch],
-            judged.labels[batch],
+            data.images[batch],
+            data.labels[batch],
             prior=settings.prior,
             student=None if student is None else student.classifier,
         )
-        for batch in Batches.of(len(judged.labels), settings.batch_size).rows
+        for batch in Batches.of(len(data), settings.batch_size).rows
     ]
     return {name: float(np.mean([x[name] for x in terms])) for name in terms[0]}
-
-
-def _line(terms: dict[str, float]) -> str:
-    return "  ".join(f"{name}={value:.3g}" for name, value in terms.items())

@@ -9,13 +9,21 @@ from typing import Annotated
 import numpy as np
 from rich import box
 from rich.table import Table
-from tyro.conf import arg
 
 from jaxunlearn import datasets, methods, models
 from jaxunlearn.classifier.classifier import Preprocess, freeze
 from jaxunlearn.cli.console import consoles
-from jaxunlearn.cli.settings import check_forget
-from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
+from jaxunlearn.cli.flags import Command
+from jaxunlearn.cli.settings import (
+    Classes,
+    DataSet,
+    File,
+    Folder,
+    Model,
+    check_forget,
+    check_names,
+    text_of,
+)
 from jaxunlearn.models.files import Card, read_card
 from jaxunlearn.nullspace.rank_rules import choose_rule
 from jaxunlearn.planning import (
@@ -34,18 +42,18 @@ _METHODS = [name for name, kind in methods.by_name.items() if hasattr(kind, "rea
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Command):
     """The memory and operations of a request, from shapes alone; its time on demand.
 
     Attributes:
-      model: name of a network.
-      options: of the network, such as width=0.5.
+      model: the network.
+      options: options of the network, such as width=0.5.
       checkpoint: plan for the classifier in this .safetensors file instead.
       dataset: count the images and classes of this data set.
       data_dir: where data sets are kept that are read from disk.
-      image_shape: of images that are not at hand.
-      num_classes: likewise.
-      images: how many retained images there are, likewise.
+      image_shape: shape of images that are not at hand.
+      num_classes: how many classes they are of.
+      images: how many retained images there are.
       forget: the classes to forget.
       method: says how many images are inverted, and of how many moments are taken.
       batch_size: images of a batch of moments.
@@ -64,18 +72,24 @@ class Plan:
       json: print JSON instead of tables.
     """
 
-    model: Annotated[str, arg(metavar="|".join(models.names()))] = "smallcnn"
-    options: Annotated[tuple[str, ...], arg(metavar="[NAME=VALUE ...]")] = ()
-    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
-    dataset: Annotated[str | None, DataSet] = None
+    examples = (
+        "jaxunlearn plan --dataset digits --method unsc",
+        "jaxunlearn plan --model resnet50 --image-shape 224 224 3 --num-classes 1000",
+    )
+    choices = {"model": models.names(), "method": _METHODS}
+
+    model: Model = "smallcnn"
+    options: Annotated[tuple[str, ...], "NAME=VALUE"] = ()
+    checkpoint: File | None = None
+    dataset: DataSet | None = None
     data_dir: Folder = None
     image_shape: Annotated[
-        tuple[int, int, int] | None, arg(metavar="HEIGHT WIDTH CHANNELS")
+        tuple[int, int, int] | None, "HEIGHT WIDTH CHANNELS"
     ] = None
     num_classes: int | None = None
     images: int | None = None
-    forget: Annotated[tuple[int, ...], Classes] = (0,)
-    method: Annotated[str, arg(metavar="|".join(_METHODS))] = "covarnav"
+    forget: Classes = (0,)
+    method: Annotated[str, "METHOD"] = "covarnav"
     batch_size: int = 256
     images_per_class: int = 32
     inversion_steps: int = 500
@@ -108,6 +122,10 @@ class Plan:
             steps=self.steps,
             step_batch_size=self.step_batch_size,
         )
+
+    def run(self) -> None:
+        """Print the layers and the stages."""
+        print_plan(self)
 
 
 def print_plan(settings: Plan) -> None:
@@ -151,7 +169,7 @@ def _sizes(settings: Plan) -> tuple[tuple[int, ...], int, int]:
         card = _card(settings.checkpoint)
         shape, classes = shape or card.image_shape, classes or card.num_classes
     if settings.dataset is not None:
-        folder = None if settings.data_dir is None else str(settings.data_dir)
+        folder = text_of(settings.data_dir)
         data = datasets.load(settings.dataset, "train", data_dir=folder)
         retained = ~np.isin(data.labels, settings.forget)
         shape = shape or data.images.shape[1:]

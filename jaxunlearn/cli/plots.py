@@ -25,15 +25,7 @@ def plot_images(
     *,
     columns: int = 12,
 ) -> None:
-    """A row of images for each class, written as a PNG.
-
-    Args:
-      path: of the PNG.
-      images: with one channel (grey) or three; shown from 0 to 1, and rescaled if they
-        are in another range.
-      labels: the class of each.
-      columns: images of a class, at most.
-    """
+    """A row of images for each class, written as a PNG."""
     from matplotlib.figure import Figure
 
     images = _visible(images)
@@ -72,18 +64,7 @@ def plot_sheet(
     columns: int = 8,
     most: int = 64,
 ) -> None:
-    """A contact sheet: images with a caption below each, written as a PNG.
-
-    Args:
-      path: of the PNG.
-      images: with one channel (grey) or three; shown from 0 to 1, and rescaled if they
-        are in another range.
-      captions: one each, of up to some 20 letters.
-      title: above all.
-      marked: whose caption is red.
-      columns: images side by side.
-      most: how many are shown; the title says if there are more.
-    """
+    """A contact sheet: images with a caption below each, written as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -138,13 +119,7 @@ def plot_accuracies(
     per_class: Mapping[str, Sequence[Any]],
     forget_classes: Sequence[int],
 ) -> None:
-    """Accuracy on each class as bars, a colour for each classifier, as a PNG.
-
-    Args:
-      path: of the PNG.
-      per_class: of each classifier, percent; None or NaN for a class without samples.
-      forget_classes: shaded.
-    """
+    """Accuracy on each class as bars, a colour for each classifier, as a PNG."""
     from matplotlib.figure import Figure
 
     count = len(next(iter(per_class.values())))

@@ -1,90 +1,195 @@
 """`jaxunlearn run`: train, forget, compare."""
 
+import dataclasses
 import textwrap
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
-from jaxunlearn import parallel
-from jaxunlearn.cli.checkpoint import load_original
-from jaxunlearn.cli.console import bars, comparison, consoles
-from jaxunlearn.cli.distributed import is_writer, joined
-from jaxunlearn.cli.pieces import Pieces, title_of
-from jaxunlearn.cli.settings import Run
-from jaxunlearn.cli.shared import SharedFolder
-from jaxunlearn.datasets.splits import SPLITS
+from jaxunlearn import methods, parallel
+from jaxunlearn.cli.classifiers import RunClassifiers, title_of
+from jaxunlearn.cli.console import bars, comparison, consoles, legend
+from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.plots import plot_accuracies
+from jaxunlearn.cli.processes import Distributed, is_first, joined
+from jaxunlearn.cli.settings import (
+    Classes,
+    File,
+    Folder,
+    MethodSettings,
+    TrainingSettings,
+    check_forget,
+    check_names,
+)
+from jaxunlearn.cli.sources import load_original, with_checkpoint
 from jaxunlearn.methods.grid import TOLERANCE
 from jaxunlearn.models.files import versions
+from jaxunlearn.serialization import from_dict, read_json
 from jaxunlearn.tasks import Data, split_by_class
 
+RUN = Kind(
+    name="run",
+    settings=("request.json",),
+    complete=("metrics.json",),
+    written=("*.json", "*.safetensors", "*.png", "*.npz"),
+    unfinished=("pieces", "request.json"),
+    beside=True,
+)
+
+# Where a run goes, and on how many processes, is not part of what it is.
+_ELSEWHERE = ("out", "overwrite", "config") + tuple(
+    field.name for field in dataclasses.fields(Distributed)
+)
+
 _LEGEND = """\
-Acc_r, Acc_f: test accuracy, mean over retained and over forgotten classes.
-change: of the logits of the retained test images, relative to the original's.
 seconds: at the final rate, without compilation, which the first to need a
 program pays for all.
 rate: learning rate, """
 
 
-def run(settings: Run) -> None:
-    """Do all of it, and print the table; alone, or as one of several processes."""
-    settings.check()
-    with joined(settings):
-        _run(settings)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Distributed, MethodSettings, TrainingSettings):
+    """Train a classifier, forget classes with several methods, compare them.
+
+    Attributes:
+      forget: the classes to forget.
+      methods: what to compare.
+      checkpoint: start from this classifier instead of training one: a .safetensors
+        file of jaxunlearn, which sets the defaults of --dataset, --size, --mean,
+        --std, --model, --options and --split-seed; or PyTorch's parameters of that
+        --model.
+      judge_proxies: measure how well CovarNav's proxies stand in for the retained data,
+        and what it does with true images instead.
+      out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
+      overwrite: replace what is there, once the new run is complete.
+      config: the config.json of a run, whose values become the defaults of all flags.
+    """
+
+    examples = (
+        "jaxunlearn run --forget 3",
+        "jaxunlearn run --forget 3 5 --methods unsc retrain --unsc.energy 0.95",
+    )
+    first = (
+        *("forget", "methods", "dataset", "data_dir", "size", "model", "options"),
+        *("recipe.epochs", "checkpoint", "learning_rates", "judge_proxies", "seed"),
+        *("out", "overwrite", "config"),
+    )
+
+    choices = TrainingSettings.choices | {"methods": methods.by_name}
+
+    forget: Classes = (3,)
+    methods: Annotated[tuple[str, ...], "METHOD"] = (
+        "covarnav",
+        "unsc",
+        "unprojected",
+        "retrain",
+    )
+    checkpoint: File | None = None
+    judge_proxies: bool = True
+    out: Folder = None
+    overwrite: bool = False
+    config: File | None = None
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> "Run":
+        """Those of a stored configuration, then of a checkpoint."""
+        run = cls()
+        if given.get("config") is not None:
+            run = read_config(given["config"])
+        if given.get("checkpoint") is not None:
+            run = with_checkpoint(run, given["checkpoint"])
+        return run
+
+    @property
+    def place(self) -> Path:
+        """Where the run goes."""
+        classes = "-".join(map(str, self.forget))
+        name = f"{self.label}-forget-{classes}-seed-{self.seed}"
+        return Path("runs") / name if self.out is None else self.out
+
+    def check(self) -> None:
+        """Check what can be checked before any data are read."""
+        super().check()
+        self.check_processes()
+        check_names("method", self.methods, list(methods.by_name))
+        check_forget(self.forget, self.num_classes())
+        self.check_rates()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What makes two runs the same: all but where they go."""
+        return super().to_dict(self.methods, _ELSEWHERE)
+
+    def run(self) -> None:
+        """Do all of it, and print the table; alone, or as one of several processes."""
+        self.check()
+        with joined(self):
+            _run(self)
+
+
+def read_config(path: Path) -> Run:
+    """A run's stored configuration."""
+    if not path.is_file():
+        msg = f"There is no file {path}: --config takes the config.json of a run."
+        raise ValueError(msg)
+    stored = read_json(path)
+    try:
+        return from_dict(Run(), stored)
+    except (ValueError, TypeError) as error:
+        msg = f"{path} is no configuration of a run. {error}"
+        raise ValueError(msg) from error
 
 
 def _run(settings: Run) -> None:
-    results, progress = consoles(quiet=not is_writer())
-    splits = _load(settings)
+    results, progress = consoles(quiet=not is_first())
+    splits = settings.load_splits()
+    for data in splits.values():
+        split_by_class(data, settings.forget)  # both parts must be there
     given, images = None, splits["train"].images
     if settings.checkpoint is None:
         settings.check_images(images)
     else:
-        given = load_original(settings, images.shape[1:])
-    folder = SharedFolder(settings)
+        given = load_original(settings, settings.checkpoint, images.shape[1:])
+    folder = OutputFolder(
+        settings.place,
+        settings.to_dict(),
+        kind=RUN,
+        resume=True,
+        overwrite=settings.overwrite,
+    )
     if folder.resumed:
-        progress.print(f"Taking up the unfinished run in {folder.partial}.")
-    try:
+        progress.print(f"Taking up the unfinished run in {folder.work}.")
+    with folder:
         with bars(progress) as shown:
-            mesh = parallel.global_mesh()
-            pieces = Pieces(settings, splits, folder, shown, given=given, mesh=mesh)
-            records = {"original": pieces.original()}
+            classifiers = RunClassifiers(settings, splits, folder, shown)
+            records = {"original": classifiers.original(given)}
             for name in settings.methods:
-                records[title_of(name)] = pieces.unlearned(name)
+                records[title_of(name)] = classifiers.unlearned(name)
             judged = settings.judge_proxies and "covarnav" in settings.methods
-            proxies = pieces.proxies() if judged else None
+            proxies = classifiers.proxies() if judged else None
         _write(settings, folder, splits, records, proxies)
-        final = folder.finish()
-    except KeyboardInterrupt:
-        msg = f"interrupted. What is done lies in {folder.partial}; the same command takes it up."  # noqa: E501
-        raise KeyboardInterrupt(msg) from None
+        folder.finish()
     classes = ", ".join(map(str, settings.forget))
     title = (
         f"{settings.dataset}, {settings.model}, forget {classes}, seed {settings.seed}"
     )
     results.print(comparison(records, title))
     chosen = "chosen on validation data by one rule for all."
+    results.print(legend())
     results.print(_LEGEND + (chosen if settings.learning_rates else "set by hand."))
     if proxies is not None:
         results.print(_judgement(proxies))
-    results.print(f"Written to {final}.")
-
-
-def _load(settings: Run) -> dict[str, Data]:
-    """The three splits, each of which must hold forgotten and retained samples."""
-    splits = {}
-    for split in SPLITS:
-        splits[split] = settings.load(split, settings.validation_seed)
-        split_by_class(splits[split], settings.forget)
-    return splits
+    results.print(f"Written to {folder.place}.")
 
 
 def _write(
     settings: Run,
-    folder: SharedFolder,
+    folder: OutputFolder,
     splits: dict[str, Data],
     records: dict[str, dict[str, Any]],
     proxies: dict[str, Any] | None,
 ) -> None:
     """The files that need all of the run: configuration, metrics, accuracies."""
-    config = settings.plain()
+    config = settings.to_dict()
     for name in settings.methods:
         rate = records[title_of(name)]["learning_rate"]
         if rate is not None:
@@ -102,7 +207,11 @@ def _write(
         "processes": parallel.process_count(),
     }
     folder.write_json("metrics.json", metrics)
-    folder.save_accuracies(records, settings.forget)
+    per_class = {name: r["test"]["per_class"] for name, r in records.items()}
+    folder.write(
+        "accuracies.png",
+        lambda path: plot_accuracies(path, per_class, settings.forget),
+    )
 
 
 def _judgement(proxies: dict[str, Any]) -> str:

@@ -1,52 +1,82 @@
-"""What the commands can be told. Every default is written here or in what it nests."""
+"""Settings that several commands share, as dataclasses of flags, and their checks."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg
+import jax
+import numpy as np
+from jaxtyping import Array, UInt8
 
-from jaxunlearn import methods
-from jaxunlearn.cli.distributed import Several
-from jaxunlearn.cli.source import Classes, DataSet, Folder, check_names
-from jaxunlearn.cli.trained import Trained
-from jaxunlearn.methods import UNSC, CovarNav, Descent, Unprojected
-from jaxunlearn.serialization import from_dict, read_json, to_dict
+from jaxunlearn import datasets, methods, models
+from jaxunlearn.classifier.classifier import Preprocess, check_images, freeze
+from jaxunlearn.cli.flags import Command
+from jaxunlearn.datasets.splits import SPLITS
+from jaxunlearn.models.files import Card
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes
+from jaxunlearn.training.recipe import Recipe
 
-# Those that start from a classifier and descend; the others train from scratch.
-DESCENDING = [n for n, method in methods.by_name.items() if issubclass(method, Descent)]
+Folder = Annotated[Path | None, "FOLDER"]
+File = Annotated[Path, "FILE"]
+Classes = Annotated[tuple[int, ...], "CLASS"]
+DataSet = Annotated[str, "NAME|FILE.npz|FOLDER"]
+Model = Annotated[str, "NAME"]
+Rates = Annotated[tuple[float, ...], "RATE"]
 
-_File = Annotated[Path, arg(metavar="FILE")]
-_Rates = Annotated[tuple[float, ...], arg(metavar="[RATE ...]")]
-_Methods = Annotated[tuple[str, ...], arg(metavar=f"{'|'.join(methods.by_name)} ...")]
 
-# Where a run goes, and on how many processes, is not part of what it is.
-_PLACES = (
-    *("out", "overwrite", "config"),
-    *(field.name for field in dataclasses.fields(Several)),
+# Those that start from the classifier that there is; the others train from scratch.
+UNLEARNING = [n for n, m in methods.by_name.items() if getattr(m, "tuned", None)]
+
+_PerMethod = dataclasses.make_dataclass(
+    "_PerMethod",
+    [
+        (name.replace("-", "_"), method, method())
+        for name, method in methods.by_name.items()
+        if dataclasses.fields(method)
+    ],
+    frozen=True,
+    kw_only=True,
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Methods:
-    """The unlearning methods' own settings, shared by the commands that unlearn.
+class MethodSettings(Command, _PerMethod):
+    """The unlearning methods' own settings: a field for each of `methods.by_name`.
 
     Attributes:
       learning_rates: the grid from which every method that descends takes its rate:
         the smallest whose Acc_r - Acc_f on validation data is within a point of the
         best. Empty: each method keeps its own, such as --unsc.learning-rate.
-      covarnav: settings of CovarNav.
-      unsc: settings of UNSC.
-      unprojected: settings of the control without projection.
     """
 
-    learning_rates: _Rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-    covarnav: CovarNav = CovarNav()
-    unsc: UNSC = UNSC()
-    unprojected: Unprojected = Unprojected()
+    learning_rates: Rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+
+    @classmethod
+    def from_flags(cls, given: Mapping[str, Any]) -> Command:
+        """Refuses a rate by hand that the grid would override without a word."""
+        settings = super().from_flags(given)
+        for name in UNLEARNING:
+            field = methods.by_name[name].tuned
+            by_hand = field in given.get(name.replace("-", "_"), {})
+            if by_hand and settings.learning_rates:
+                msg = (
+                    f"--{name}.{field.replace('_', '-')} has no effect next to a grid, "
+                    "from which every method takes its rate: change the grid, or empty "
+                    "it with --learning-rates and nothing after it."
+                )
+                raise ValueError(msg)
+        return settings
+
+    @classmethod
+    def unused(cls, given: Mapping[str, Any]) -> set[str]:
+        """The settings of methods other than --methods or --method names."""
+        named = given.get("methods") or given.get("method") or list(methods.by_name)
+        named = [named] if isinstance(named, str) else named
+        return {n.replace("-", "_") for n in methods.by_name if n not in named}
 
     def settings_of(self, name: str) -> Any:
         """The method of this name, as it is set."""
@@ -60,135 +90,177 @@ class Methods:
                 msg = f"learning_rates must be positive and finite; one is {rate}."
                 raise ValueError(msg)
 
+    def to_dict(self, used: Sequence[str], without: Sequence[str]) -> dict[str, Any]:
+        """What decides about the result: settings of the methods used, and the rest."""
+        left_out = {n.replace("-", "_") for n in methods.by_name if n not in used}
+        everything = to_dict(self)
+        kept = everything.keys() - left_out - set(without)
+        return {name: everything[name] for name in everything if name in kept}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Several, Methods, Trained):
-    """Train a classifier, forget classes with several methods, compare them.
+class TrainingSettings(Command):
+    """A data set, a network and how to train it.
 
     Attributes:
-      forget: the classes to forget.
-      methods: what to compare.
-      checkpoint: start from this classifier instead of training one: a .safetensors
-        file of jaxunlearn, which sets the defaults of --dataset, --size, --mean,
-        --std, --model, --options and --split-seed; or PyTorch's parameters of that
-        --model.
-      judge_proxies: measure how well CovarNav's proxies stand in for the retained data,
-        and what it does with true images instead.
-      out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
-      overwrite: replace what is there, once the new run is complete.
-      config: the config.json of a run, whose values become the defaults of all flags.
+      dataset: an .npz file, a folder with one folder of images a class, any image set
+        of TFDS that lies in --data-dir, or one of these.
+      data_dir: where TFDS keeps its sets; by default $TFDS_DATA_DIR.
+      size: height and width to resize the images to; by default they stay as they are.
+      mean: mean of the pixels in units of [0, 1], one number or one a channel, to
+        standardise them with; by default the data set's.
+      std: standard deviation of the pixels, likewise.
+      model: the network.
+      options: options of the network, such as width=0.5.
+      seed: random seed of everything: parameters, order of samples, labels.
+      split_seed: which samples are for validation; by default --seed.
+      recipe: how the classifier is trained.
     """
 
-    forget: Annotated[tuple[int, ...], Classes] = (3,)
-    methods: _Methods = ("covarnav", "unsc", "unprojected", "retrain")
-    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
-    judge_proxies: bool = True
-    out: Folder = None
-    overwrite: bool = False
-    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    choices = {"dataset": datasets.names(), "model": models.names()}
+
+    dataset: DataSet = "digits"
+    data_dir: Folder = None
+    size: Annotated[tuple[int, int] | None, "HEIGHT WIDTH"] = None
+    mean: Annotated[tuple[float, ...] | None, "NUMBER"] = None
+    std: Annotated[tuple[float, ...] | None, "NUMBER"] = None
+    model: Model = "smallcnn"
+    options: Annotated[tuple[str, ...], "NAME=VALUE"] = ()
+    seed: int = 0
+    split_seed: int | None = None
+    recipe: Recipe = Recipe()
 
     @property
-    def place(self) -> Path:
-        """Where the run goes."""
-        classes = "-".join(map(str, self.forget))
-        name = f"{self.label}-forget-{classes}-seed-{self.seed}"
-        return Path("runs") / name if self.out is None else self.out
+    def validation_seed(self) -> int:
+        """Which samples are for validation."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     def check(self) -> None:
-        """Check what can be checked before any data are read.
+        """Check what can be checked before any data are read."""
+        check_names("model", [self.model], models.names())
+        self.model_options()
+        if (self.mean is None) != (self.std is None):
+            msg = "--mean and --std go together: give both, or neither."
+            raise ValueError(msg)
+        if self.mean is not None:
+            Preprocess(self.mean, self.std)
+        check_seed(self.seed)
+        check_seed(self.validation_seed, "--split-seed")
 
-        Raises:
-          TypeError: the network has no such option.
-          ValueError: names, classes, rates or a seed are not what they can be.
-        """
-        super().check()
-        self.check_processes()
-        check_names("method", self.methods, list(methods.by_name))
-        check_forget(self.forget, self.num_classes())
-        self.check_rates()
+    def load(self, split: str) -> Data:
+        """One split of the data set."""
+        return datasets.load(
+            self.dataset,
+            split,
+            data_dir=text_of(self.data_dir),
+            seed=self.validation_seed,
+            size=self.size,
+        )
 
-    def plain(self) -> dict[str, Any]:
-        """What makes two runs the same, as plain values: all but where they go."""
-        plain = to_dict(self)
-        return {name: plain[name] for name in plain if name not in _PLACES}
+    def load_splits(self) -> dict[str, Data]:
+        """All splits of the data set."""
+        return {split: self.load(split) for split in SPLITS}
 
+    def preprocess(self) -> Preprocess:
+        """How pixels are standardised."""
+        if self.mean is not None:
+            return Preprocess(self.mean, self.std)
+        return datasets.preprocess(
+            self.dataset,
+            data_dir=text_of(self.data_dir),
+            seed=self.validation_seed,
+            size=self.size,
+        )
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unlearn(Methods):
-    """Forget classes in a saved classifier.
+    def num_classes(self) -> int:
+        """How many classes the data set has."""
+        return datasets.num_classes(self.dataset, data_dir=text_of(self.data_dir))
 
-    Attributes:
-      checkpoint: a .safetensors file of a training or a run.
-      out: the .safetensors file to write.
-      forget: the classes to forget, besides those that it has forgotten already.
-      method: what to forget with.
-      dataset: name of a data set; by default the one it was trained on.
-      data_dir: where data sets are kept that are read from disk.
-      seed: of everything drawn.
-      overwrite: replace a file that is there.
-    """
+    def model_options(self) -> dict[str, Any]:
+        """The network's options as `models.create` takes them."""
+        return models.parse_options(self.model, self.options)
 
-    checkpoint: _File
-    out: _File
-    forget: Annotated[tuple[int, ...], Classes]
-    method: Annotated[str, arg(metavar="|".join(DESCENDING))] = "covarnav"
-    dataset: Annotated[str | None, DataSet] = None
-    data_dir: Folder = None
-    seed: int = 0
-    overwrite: bool = False
+    def create(self) -> Any:
+        """The network, without parameters."""
+        options = self.model_options()
+        return models.create(self.model, num_classes=self.num_classes(), **options)
 
+    def check_images(self, images: UInt8[np.ndarray, "n h w c"]) -> None:
+        """Refuse images that the network or --mean is not for; nothing is computed."""
+        if self.mean is not None:
+            check_images(images, Preprocess(self.mean, self.std))
+        network = freeze(self.create(), {"params": {}}).network
+        shape = images.shape[1:]
+        jax.eval_shape(lambda key: network.init(key, shape), jax.random.key(0))
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Accuracy of a saved classifier on every class.
+    @property
+    def label(self) -> str:
+        """The data set in the name of a folder."""
+        path = Path(self.dataset)
+        here = path.suffix == ".npz" or path.exists()
+        if here and self.dataset not in datasets.names():
+            return path.resolve().stem
+        return re.sub(r"[^\w.]+", "-", self.dataset)
 
-    Attributes:
-      checkpoint: a .safetensors file of a training or a run.
-      forget: the classes that count as forgotten; by default those that it has
-        forgotten according to the file.
-      dataset: name of a data set; by default the one it was trained on.
-      data_dir: where data sets are kept that are read from disk.
-      split: train, validation or test.
-      json: print JSON instead of a table.
-    """
-
-    checkpoint: _File
-    forget: Annotated[tuple[int, ...] | None, Classes] = None
-    dataset: Annotated[str | None, DataSet] = None
-    data_dir: Folder = None
-    split: Annotated[str, arg(metavar="train|validation|test")] = "test"
-    json: bool = False
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepare:
-    """Download a data set and bring it into the form that the other commands read.
-
-    Attributes:
-      name: of an image set of TFDS, such as cifar10.
-      data_dir: where to put it; by default $TFDS_DATA_DIR, or TFDS's own folder.
-    """
-
-    name: Annotated[str, arg(metavar="NAME"), Positional]
-    data_dir: Folder = None
+    def card(self, name: str, image_shape, forgotten) -> Card:
+        """What a saved classifier says about itself."""
+        return Card(
+            name=name,
+            model=self.model,
+            num_classes=self.num_classes(),
+            options=self.model_options(),
+            image_shape=tuple(image_shape),
+            dataset=self.dataset,
+            size=self.size,
+            split_seed=self.validation_seed,
+            forgotten=tuple(forgotten),
+        )
 
 
-def read_config(path: Path) -> Run:
-    """A run's stored configuration.
+def keys(seed: int) -> tuple[Array, Array]:
+    """What the original is trained from, and what every method starts from."""
+    original, method = jax.random.split(jax.random.key(seed))
+    return original, method
 
-    Raises:
-      ValueError: there is no such file, it is no JSON object, or what it holds does not
-        fit.
-    """
-    if not path.is_file():
-        msg = f"There is no file {path}: --config takes the config.json of a run."
+
+def of_classes(data: Data, labels: np.ndarray) -> Data:
+    """The samples whose class is among `labels`."""
+    kept = np.isin(data.labels, labels)
+    return Data(data.images[kept], data.labels[kept])
+
+
+def text_of(path: Path | None) -> str | None:
+    """A folder as `jaxunlearn.datasets` takes it."""
+    return None if path is None else str(path)
+
+
+def check_names(what: str, names, known) -> None:
+    """Refuse unknown and repeated names, and none at all, listing the known ones."""
+    there = f"there are: {', '.join(known)}."
+    if not names:
+        msg = f"Give at least one {what}; {there}"
         raise ValueError(msg)
-    stored = read_json(path)
-    try:
-        return from_dict(Run(), stored)
-    except (ValueError, TypeError) as error:
-        msg = f"{path} is no configuration of a run. {error}"
-        raise ValueError(msg) from error
+    for name in names:
+        if name not in known:
+            msg = f"There is no {what} {name!r}; {there}"
+            raise ValueError(msg)
+        if names.count(name) > 1:
+            msg = f"The {what} {name!r} is given more than once."
+            raise ValueError(msg)
+
+
+def check_seed(seed: int, name: str = "--seed") -> None:
+    """Refuse a seed that some random generator would."""
+    if not 0 <= seed < 2**32:
+        msg = f"{name} must be 0 or more and less than 2**32; it is {seed}."
+        raise ValueError(msg)
+
+
+def check_resume(settings: Any) -> None:
+    """Refuse to go on and to start anew at once."""
+    if settings.resume and settings.overwrite:
+        msg = "--resume goes on and --overwrite starts anew: give one of them."
+        raise ValueError(msg)
 
 
 def check_forget(classes: Sequence[int], num_classes: int) -> None:
@@ -197,20 +269,6 @@ def check_forget(classes: Sequence[int], num_classes: int) -> None:
         msg = "--forget names no class: give at least one, as in --forget 3."
         raise ValueError(msg)
     check_classes(classes, num_classes, name="--forget")
-
-
-def check_flags(flags: Sequence[str], settings: Methods) -> None:
-    """Refuse a learning rate by hand that the grid would override without a word."""
-    for name in DESCENDING:
-        flag = f"--{name}.learning-rate"
-        given = any(f.partition("=")[0].replace("_", "-") == flag for f in flags)
-        if given and settings.learning_rates:
-            msg = (
-                f"{flag} has no effect next to a grid, from which every method takes "
-                "its rate: change the grid, or empty it with --learning-rates and "
-                "nothing after it."
-            )
-            raise ValueError(msg)
 
 
 def check_image_shape(checkpoint: Path, expected: Sequence[int], data: Data) -> None:

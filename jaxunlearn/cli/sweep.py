@@ -1,41 +1,59 @@
 """`jaxunlearn sweep`: forget every class by itself, or any sets, in one program."""
 
 import dataclasses
+import functools
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-from tyro.conf import arg
+import numpy as np
+from rich import box
+from rich.table import Table
 
-from jaxunlearn import parallel, training
+from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.checkpoint import load_original, with_checkpoint
-from jaxunlearn.cli.console import bars, consoles
-from jaxunlearn.cli.forget import keys
-from jaxunlearn.cli.settings import DESCENDING, Methods, Run
-from jaxunlearn.cli.source import Folder, check_names
-from jaxunlearn.cli.swept import LEGEND, check_place, cost, judged, new_folder, table
-from jaxunlearn.cli.trained import Trained
-from jaxunlearn.datasets.splits import SPLITS
+from jaxunlearn.cli.classifiers import further_metrics
+from jaxunlearn.cli.console import bars, consoles, legend, value_of
+from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.settings import (
+    UNLEARNING,
+    File,
+    Folder,
+    MethodSettings,
+    Rates,
+    TrainingSettings,
+    check_names,
+    keys,
+)
+from jaxunlearn.cli.sources import load_original, train_network, with_checkpoint
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods import sweep
 from jaxunlearn.methods.grid import TOLERANCE, trial_records
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.results import Sweep as Swept
 from jaxunlearn.methods.stacked import WAYS
+from jaxunlearn.metrics import METRICS
+from jaxunlearn.metrics.evaluation import evaluate, logits
 from jaxunlearn.models.files import save_with_card, versions
-from jaxunlearn.serialization import to_dict, write_json
+from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 
-_Rates = Annotated[tuple[float, ...], arg(metavar="[RATE ...]")]
-_Sets = Annotated[tuple[str, ...], arg(metavar="each|CLASS[,CLASS...] ...")]
+SWEEP = Kind(
+    name="sweep",
+    settings=("request.json",),
+    complete=("sweep.json",),
+    unfinished=("request.json",),
+    beside=True,
+)
 
 # Where a sweep goes is not part of what it is.
-_PLACES = ("out", "overwrite", "save_classifiers")
+_ELSEWHERE = ("out", "overwrite", "save_classifiers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(Methods, Trained):
+class Sweep(MethodSettings, TrainingSettings):
     """Forget every class by itself, or any sets of classes, each in its own copy.
 
     Attributes:
@@ -53,14 +71,32 @@ class Sweep(Methods, Trained):
       overwrite: replace the sweep that is there, once the new one is complete.
     """
 
-    forget: _Sets = ("each",)
-    method: Annotated[str, arg(metavar="|".join(DESCENDING))] = "unsc"
-    learning_rates: _Rates = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
-    how: Annotated[str, arg(metavar="auto|vmap|map|'one by one'")] = "auto"
+    examples = (
+        "jaxunlearn sweep --forget each",
+        "jaxunlearn sweep --forget 3 0,1 --method unsc --save-classifiers",
+    )
+    first = (
+        *("forget", "method", "dataset", "data_dir", "size", "model", "options"),
+        *("checkpoint", "learning_rates", "seed", "save_classifiers", "out"),
+        "overwrite",
+    )
+
+    choices = TrainingSettings.choices | {"method": UNLEARNING}
+
+    forget: Annotated[tuple[str, ...], "each|CLASS,CLASS"] = ("each",)
+    method: Annotated[str, "METHOD"] = "unsc"
+    learning_rates: Rates = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+    checkpoint: File | None = None
+    how: Annotated[str, "WAY"] = "auto"
     save_classifiers: bool = False
     out: Folder = None
     overwrite: bool = False
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> "Sweep":
+        """Those of a checkpoint."""
+        path = given.get("checkpoint")
+        return cls() if path is None else with_checkpoint(cls(), path)
 
     @property
     def place(self) -> Path:
@@ -70,11 +106,7 @@ class Sweep(Methods, Trained):
 
     @property
     def requests(self) -> str | list[tuple[int, ...]]:
-        """The requests as `jaxunlearn.sweep` takes them.
-
-        Raises:
-          ValueError: one is no list of class numbers.
-        """
+        """The requests as `jaxunlearn.sweep` takes them."""
         if self.forget == ("each",):
             return "each"
         found = []
@@ -90,14 +122,9 @@ class Sweep(Methods, Trained):
         return found
 
     def check(self) -> None:
-        """Check what can be checked before any data are read.
-
-        Raises:
-          TypeError: the network has no such option.
-          ValueError: names, classes, rates or a seed are not what they can be.
-        """
+        """Check what can be checked before any data are read."""
         super().check()
-        check_names("method that a sweep can share", [self.method], DESCENDING)
+        check_names("method that a sweep can share", [self.method], UNLEARNING)
         self.check_rates()
         known = ("auto", *WAYS)
         if self.how not in known:
@@ -107,74 +134,65 @@ class Sweep(Methods, Trained):
         if requests != "each":
             for classes in requests:
                 check_classes(classes, self.num_classes(), name="--forget")
-        check_place(self.place, overwrite=self.overwrite)
 
-    def plain(self) -> dict[str, Any]:
-        """What decides about the results, as plain values."""
-        plain = to_dict(self)
-        return {name: plain[name] for name in plain if name not in _PLACES}
+    def to_dict(self) -> dict[str, Any]:
+        """What decides about the results."""
+        return super().to_dict([self.method], _ELSEWHERE)
 
-    def of_checkpoint(self, path: Path) -> "Sweep":
-        """With the defaults that a checkpoint sets, as for `run`."""
-        run = with_checkpoint(Run(), path)
-        set_there = ("mean", "std", "model", "options", "dataset", "size", "split_seed")
-        return dataclasses.replace(self, **{n: getattr(run, n) for n in set_there})
-
-
-def sweep_classes(settings: Sweep) -> None:
-    """Train or load the original, unlearn all requests, print a table, write it."""
-    results, progress = consoles()
-    settings.check()
-    splits = {s: settings.load(s, settings.validation_seed) for s in SPLITS}
-    train, test = splits["train"], splits["test"]
-    count = settings.num_classes()
-    sets = class_sets(settings.requests, train, count, name="--forget")
-    for classes in sets:
-        for split in ("validation", "test"):
-            split_by_class(splits[split], classes)
-    if settings.checkpoint is None:
-        settings.check_images(train.images)
-    watch = Stopwatch()
-    with new_folder(settings.place, overwrite=settings.overwrite) as folder:
-        with bars(progress) as shown:
-            with shown.row("original") as move, watch.stage("original"):
-                original = _original(settings, splits, move)
-            with shown.row(settings.method) as move:
-                swept = _swept(settings, original, splits, sets, move)
-        watch.add(swept.seconds)
-        with watch.stage("evaluation"):
-            records = judged(original, swept, test)
-        if settings.save_classifiers:
-            _save(settings, folder, original, swept, records, train)
-        record = _record(settings, swept, records, splits, watch.seconds)
-        write_json(folder / "sweep.json", record)
-    title = f"{settings.dataset}, {settings.model}, {settings.method}"
-    results.print(table(records, f"{title}, seed {settings.seed}"))
-    results.print(LEGEND)
-    results.print(cost(swept, watch.seconds, len(train)))
-    results.print(f"Written to {settings.place}.")
+    def run(self) -> None:
+        """Train or load the original, unlearn all requests, print a table, write it."""
+        results, progress = consoles()
+        self.check()
+        folder = OutputFolder(
+            self.place, self.to_dict(), kind=SWEEP, overwrite=self.overwrite
+        )
+        splits = self.load_splits()
+        train = splits["train"]
+        sets = class_sets(self.requests, train, self.num_classes(), name="--forget")
+        for classes in sets:
+            for split in ("validation", "test"):
+                split_by_class(splits[split], classes)
+        if self.checkpoint is None:
+            self.check_images(train.images)
+        watch = Stopwatch()
+        with folder:
+            with bars(progress) as shown:
+                with shown.row("original") as move, watch.stage("original"):
+                    original = _original(self, splits, move)
+                with shown.row(self.method) as move:
+                    swept = _sweep(self, original, splits, sets, move)
+            watch.add(swept.seconds)
+            with watch.stage("evaluation"):
+                records = _judge(original, swept, splits["test"])
+            if self.save_classifiers:
+                _save(self, folder, original, swept, records, train)
+            record = _record(self, swept, records, splits, watch.seconds)
+            folder.write_json("sweep.json", record)
+            folder.finish()
+        title = f"{self.dataset}, {self.model}, {self.method}"
+        results.print(_table(records, f"{title}, seed {self.seed}"))
+        results.print(f"{legend()}\nbefore: of the original.")
+        results.print(_cost(swept, watch.seconds, len(train)))
+        results.print(f"Written to {self.place}.")
 
 
 def _original(settings: Sweep, splits: dict[str, Data], move) -> Classifier:
-    images = splits["train"].images
+    train = splits["train"]
     if settings.checkpoint is not None:
-        shared = [f.name for f in dataclasses.fields(Trained)] + ["checkpoint"]
-        run = Run(**{name: getattr(settings, name) for name in shared})
-        return load_original(run, images.shape[1:])
-    total = settings.recipe.steps(len(images))
-    classifier = training.fit(
-        settings.create(),
-        splits["train"],
-        recipe=settings.recipe,
+        shape = train.images.shape[1:]
+        return load_original(settings, settings.checkpoint, shape)
+    classifier = train_network(
+        settings,
+        train,
+        splits["validation"],
+        move,
         key=keys(settings.seed)[0],
-        preprocess=settings.preprocess(settings.validation_seed),
-        validation=splits["validation"],
-        callback=lambda step, _: move("training", step + 1, total),
+        preprocess=settings.preprocess(),
     )
     return jax.block_until_ready(classifier)
 
 
-def _swept(settings: Sweep, original: Classifier, splits, sets, move) -> Swept:
+def _sweep(settings: Sweep, original: Classifier, splits, sets, move) -> Swept:
     return sweep(
         original,
         splits["train"],
@@ -192,7 +210,7 @@ def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str
     """What `sweep.json` holds."""
     names = ("how", "step_seconds", "passes", "samples_read")
     return {
-        "settings": settings.plain(),
+        "settings": settings.to_dict(),
         "requests": records,
         **swept.tuned,
         **{name: getattr(swept, name) for name in names},
@@ -208,7 +226,7 @@ def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str
 
 def _save(
     settings: Sweep,
-    folder: Path,
+    folder: OutputFolder,
     original: Classifier,
     swept: Swept,
     records: list[dict[str, Any]],
@@ -217,11 +235,96 @@ def _save(
     """The original and every unlearned classifier, each with its card."""
     shape = train.images.shape[1:]
     card = settings.card("original", shape, ())
-    save_with_card(folder / "original.safetensors", original, card, {})
+    folder.write(
+        "original.safetensors", lambda path: save_with_card(path, original, card, {})
+    )
     for record, result in zip(records, swept.results, strict=True):
-        classes = record["forget"]
-        name = f"forget-{'-'.join(map(str, classes))}"
-        card = settings.card(settings.method, shape, classes)
-        details = {"accuracies": {"test": record["test"]}}
-        path = folder / f"{name}.safetensors"
-        save_with_card(path, result.classifier, card, details)
+        card = settings.card(settings.method, shape, record["forget"])
+        save = functools.partial(
+            save_with_card,
+            classifier=result.classifier,
+            card=card,
+            details={"accuracies": {"test": record["test"]}},
+        )
+        name = f"forget-{'-'.join(map(str, record['forget']))}"
+        folder.write(f"{name}.safetensors", save)
+
+
+def _judge(original: Classifier, swept: Swept, test: Data) -> list[dict[str, Any]]:
+    """What became of each request, on test data."""
+    outputs = logits(original, test.images)
+    # Without forgotten classes it is the same for all requests.
+    per_class = evaluate(original, test, ()).per_class
+    records = []
+    parts = (swept.requests, swept.results, swept.evaluate(test))
+    for classes, result, evaluation in zip(*parts, strict=True):
+        kept = ~np.isin(test.labels, classes)
+        after = logits(result.classifier, test.images)
+        forgotten = np.isin(np.arange(len(per_class)), classes)
+        records.append(
+            {
+                "forget": list(classes),
+                "test": evaluation,
+                "before": {
+                    "retained": float(np.nanmean(per_class[~forgotten])),
+                    "forgotten": float(np.nanmean(per_class[forgotten])),
+                },
+                **further_metrics(evaluation, after[kept], outputs[kept]),
+                "losses": result.trace.losses,
+                "ranks": result.trace.ranks,
+                "samples_read": result.trace.samples_read,
+            }
+        )
+    return to_dict(records)
+
+
+def _table(records: Sequence[dict[str, Any]], title: str) -> Table:
+    """One row for each request, and the means over them."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("forget", max_width=24)
+    # An accuracy has the original's beside it.
+    before = records[0]["before"]
+    for name, metric in METRICS.items():
+        heading = f"{metric.heading} {metric.unit}".strip()
+        for text in (heading, "before") if name in before else (heading,):
+            table.add_column(text, justify="right", no_wrap=True)
+
+    def row(name: str, records: Sequence[dict[str, Any]], **end) -> None:
+        cells = []
+        for metric, shown in METRICS.items():
+            cells.append(shown.text(np.mean([value_of(r, metric) for r in records])))
+            if metric in before:
+                values = [r["before"][metric] for r in records]
+                cells.append(shown.text(np.mean(values)))
+        table.add_row(name, *cells, **end)
+
+    for record in records:
+        row(
+            ", ".join(map(str, record["forget"])),
+            [record],
+            end_section=record is records[-1],
+        )
+    if len(records) > 1:
+        row("mean", records)
+    return table
+
+
+def _cost(swept: Swept, seconds: dict[str, float], samples: int) -> str:
+    """Data passes and seconds, in sentences."""
+    passes = swept.passes
+    timed = ", ".join(
+        f"{name} {value:.1f}" for name, value in seconds.items() if name != "compile"
+    )
+    if swept.proxies is None:
+        source = f"{passes['statistics']} over {samples:,} training images"
+    else:
+        source = f"{passes['statistics']} over {len(swept.proxies):,} proxies"
+    turns = "" if swept.at_once == 1 else f", {swept.at_once} at a time"
+    tuned = "".join(f"{n.replace('_', ' ')} {x:g}, " for n, x in swept.tuned.items())
+    text = (
+        f"{len(swept.requests)} requests at {tuned}"
+        f"steps {swept.how}{turns}. Data passes: {source} for statistics, "
+        f"{passes['labels']} for new labels. Seconds: {timed}; compilation apart "
+        f"{seconds['compile']:.1f}."
+    )
+    return textwrap.fill(text, 80)

@@ -26,13 +26,13 @@ from jaxunlearn.parallel.placement import place_gathered as place_gathered
 from jaxunlearn.parallel.placement import place_rows as place_rows
 from jaxunlearn.parallel.placement import place_whole as place_whole
 from jaxunlearn.parallel.placement import zeros as zeros
-from jaxunlearn.parallel.processes import broadcast as broadcast
 from jaxunlearn.parallel.processes import device_count as device_count
-from jaxunlearn.parallel.processes import exchange as exchange
+from jaxunlearn.parallel.processes import from_first as from_first
 from jaxunlearn.parallel.processes import initialize as initialize
 from jaxunlearn.parallel.processes import leave as leave
 from jaxunlearn.parallel.processes import process_count as process_count
 from jaxunlearn.parallel.processes import process_index as process_index
+from jaxunlearn.parallel.processes import wait_for_all as wait_for_all
 from jaxunlearn.parallel.shards import Transform as Transform
 from jaxunlearn.parallel.shards import check_transform as check_transform
 from jaxunlearn.parallel.shards import map_shards as map_shards

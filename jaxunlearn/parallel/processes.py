@@ -1,14 +1,13 @@
 """Several processes that work as one."""
 
+import math
 import socket
 import time
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
-
-from jaxunlearn.parallel.placement import fetch, place_rows
+from jaxtyping import PyTree
 
 
 def initialize(
@@ -16,28 +15,25 @@ def initialize(
     count: int | None = None,
     index: int | None = None,
     *,
-    heartbeat_timeout: int,
-    connect_timeout: int,
-    loopback: bool = False,
+    heartbeat_timeout: int = 100,
+    connect_timeout: int = 300,
 ) -> None:
     """Join the other processes of a run, before anything is computed.
 
     Args:
-      coordinator: "HOST:PORT" of process 0. With None, it and the next two are what
-        Slurm, a TPU pod, Kubernetes or Open MPI say.
+      coordinator: "HOST:PORT" of process 0, which listens there and nowhere else. With
+        None, it and the next two are what Slurm, a TPU pod, Kubernetes or Open MPI say.
       count: of the processes.
       index: of this one.
       heartbeat_timeout: seconds without a sign of life after which a process counts as
         dead. JAX then aborts all the others.
       connect_timeout: seconds in which all must be there.
-      loopback: all are on this machine: nobody outside can connect, and on a GPU
-        machine each takes the GPU of its own index.
 
     Raises:
       TimeoutError: nobody answers at the coordinator's address.
       ValueError: no cluster is found, or the others are of another count.
     """
-    found = coordinator is None
+    from_cluster = coordinator is None
     if coordinator is not None and index != 0:
         _wait_for(coordinator, connect_timeout)
     try:
@@ -45,15 +41,14 @@ def initialize(
             coordinator,
             count,
             index,
-            local_device_ids=index if loopback else None,
             # A Slurm job around them says nothing of processes started by hand.
-            cluster_detection_method=None if found else "deactivate",
+            cluster_detection_method=None if from_cluster else "deactivate",
             initialization_timeout=connect_timeout,
             heartbeat_timeout_seconds=heartbeat_timeout,
-            coordinator_bind_address=coordinator if loopback else None,
+            coordinator_bind_address=coordinator,
         )
     except ValueError as error:
-        if not found:
+        if not from_cluster:
             raise
         msg = (
             "No cluster was found from which to tell the other processes (Slurm, a TPU "
@@ -108,61 +103,40 @@ def leave() -> None:
     jax.distributed.shutdown()
 
 
-# Bytes at a time, as a device of each process holds a copy of them meanwhile.
-_BROADCAST = 2**26
+def wait_for_all(what: str) -> None:
+    """Return once every process is here; all must come with the same `what`."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
-def broadcast(data: bytes) -> bytes:
-    """What process 0 has, for all; every process must call it.
+def from_first(tree: PyTree) -> PyTree:
+    """The arrays of process 0, to the bit, in every process; all must call it.
+
+    Hosts may differ in the last bit of what they compute, and what follows would then
+    drift apart.
 
     Args:
-      data: of process 0; what the others pass does not matter.
+      tree: of arrays, of the same structure and dtypes in every process. Shapes need
+        not agree, but for their number of axes.
 
-    >>> broadcast(b"one process")
-    b'one process'
+    >>> from_first([np.arange(2.0)])
+    [array([0., 1.])]
     """
+    return jax.tree.map(_from_first, tree)
+
+
+def _from_first(array: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
-        return data
-    size = multihost_utils.broadcast_one_to_all(
-        np.array(divmod(len(data), _BROADCAST), np.uint32)
-    )
-    pieces = []
-    lengths = [_BROADCAST] * int(size[0]) + [int(size[1])]
-    for number, length in enumerate(lengths):
-        # Of few lengths, as each is a program of its own.
-        piece = np.zeros(1 << max(length - 1, 0).bit_length(), np.uint8)
-        if jax.process_index() == 0:
-            start = number * _BROADCAST
-            piece[:length] = np.frombuffer(data[start : start + length], np.uint8)
-        received = multihost_utils.broadcast_one_to_all(piece)
-        pieces.append(np.asarray(received)[:length].tobytes())
-    return b"".join(pieces)
-
-
-def exchange(data: bytes, mesh: Mesh) -> list[bytes]:
-    """What each process of `mesh` has, in their order; every one of them must call it.
-
-    >>> exchange(b"one process", jax.make_mesh((1,), ("data",)))
-    [b'one process']
-    """
-    # One device of each process: more would hold further copies.
-    firsts: dict[int, jax.Device] = {}
-    for device in mesh.devices.flat:
-        firsts.setdefault(device.process_index, device)
-    ordered = [firsts[index] for index in sorted(firsts)]
-    one_each = Mesh(np.array(ordered), ("process",))
-
-    def gather(row: np.ndarray) -> np.ndarray:
-        return np.asarray(fetch(place_rows(row[None], one_each), one_each))
-
-    parts = gather(np.array(divmod(len(data), _BROADCAST), np.uint32)).tolist()
-    lengths = [whole * _BROADCAST + rest for whole, rest in parts]
-    most = max(_BROADCAST // len(ordered), 1)
-    received = []
-    for start in range(0, max(lengths), most):
-        own = np.frombuffer(data[start : start + most], np.uint8)
-        # Of few lengths, as each is a program of its own.
-        width = 1 << (min(most, max(lengths) - start) - 1).bit_length()
-        received.append(gather(np.pad(own, (0, width - len(own))))[:, :most])
-    joined = np.concatenate(received, axis=1) if received else np.zeros((len(parts), 0))
-    return [row[:length].tobytes() for row, length in zip(joined, lengths, strict=True)]
+        return array
+    array = np.asarray(array)
+    # An axis of length 1 ahead, as there must be something to send.
+    shape = np.array((1, *array.shape), np.uint32)
+    shape = tuple(multihost_utils.broadcast_one_to_all(shape).tolist())[1:]
+    size = math.prod(shape) * array.dtype.itemsize
+    # As bytes, since JAX would make float64 float32; of few lengths, as each is a
+    # program of its own.
+    sent = np.zeros(1 << max(size - 1, 0).bit_length(), np.uint8)
+    if jax.process_index() == 0:
+        sent[:size] = np.frombuffer(array.tobytes(), np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+    return np.frombuffer(received[:size].tobytes(), array.dtype).reshape(shape)

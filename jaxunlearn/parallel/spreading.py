@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxunlearn.parallel.hardware import linear_algebra_device
-from jaxunlearn.parallel.processes import exchange
+from jaxunlearn.parallel.processes import from_first
 
 
 def spread(
@@ -20,47 +19,23 @@ def spread(
     sizes: Sequence[float],
     mesh: Mesh | None = None,
 ) -> list[Any]:
-    """`function(item, device)` for every item, in their order, known to every process.
+    """`function(item, device)` for every item, in their order, with the same bits.
 
-    Each process of `mesh` takes as much work as any other and spreads it over its
-    devices; then all tell each other what they found. Every process must make the same
-    call, and then has the same bits.
+    Each process spreads all of the work over its own devices. Where `mesh` holds
+    several processes, all then take what process 0 has come to.
 
     Args:
-      function: of an item and a device; its result travels between processes pickled.
+      function: of an item and a device; its result is a tree of arrays.
       items: what there is to do.
       sizes: of the items, in units of work.
-      mesh: the processes that take part; with None, or where it holds one process,
-        this one does everything.
+      mesh: the processes that must have the same bits: every one of the run, each of
+        which makes the same call. None: this process alone.
 
     >>> spread(lambda item, device: 2 * item, [1, 3, 2], sizes=[1, 27, 8])
     [2, 6, 4]
     """
-    if mesh is None or not mesh.is_multi_process:
-        return spread_over_devices(function, items, sizes)
-    processes = sorted({device.process_index for device in mesh.devices.flat})
-    owners = shared_out(sizes, len(processes))
-    me = processes.index(jax.process_index())
-    own = [index for index, owner in enumerate(owners) if owner == me]
-    done = spread_over_devices(
-        function, [items[index] for index in own], [sizes[index] for index in own]
-    )
-    # Among processes of one run, which run the same code.
-    parts = [iter(pickle.loads(data)) for data in exchange(pickle.dumps(done), mesh)]
-    return [next(parts[owner]) for owner in owners]
-
-
-def shared_out(sizes: Sequence[float], count: int) -> list[int]:
-    """Which of `count` workers takes each item: the largest first, to the least busy.
-
-    >>> shared_out([1, 3, 2], 2)
-    [1, 0, 1]
-    """
-    busy, owners = [0.0] * count, [0] * len(sizes)
-    for index in np.argsort(-np.asarray(sizes), kind="stable").tolist():
-        owners[index] = busy.index(min(busy))
-        busy[owners[index]] += sizes[index]
-    return owners
+    done = spread_over_devices(function, items, sizes)
+    return done if mesh is None or not mesh.is_multi_process else from_first(done)
 
 
 def spread_over_devices(

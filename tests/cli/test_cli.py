@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -19,12 +20,13 @@ from PIL import Image
 
 import jaxunlearn
 from jaxunlearn import methods, training
-from jaxunlearn.cli import main
-from jaxunlearn.cli.compilation import keep_programs
+from jaxunlearn.cli import COMMANDS, main
 from jaxunlearn.cli.console import consoles
-from jaxunlearn.cli.folder import RunFolder
-from jaxunlearn.cli.forget import keys
-from jaxunlearn.cli.settings import Run, read_config
+from jaxunlearn.cli.environment import keep_programs
+from jaxunlearn.cli.flags import Command, parse
+from jaxunlearn.cli.folder import OutputFolder
+from jaxunlearn.cli.run import RUN, Run, read_config
+from jaxunlearn.cli.settings import keys
 from jaxunlearn.datasets import load
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.metrics.evaluation import logits
@@ -43,7 +45,7 @@ def cli(*flags):
     """The exit code."""
     try:
         return main([str(flag) for flag in flags])
-    except SystemExit as exit:  # what tyro refuses
+    except SystemExit as exit:  # after --help
         return exit.code
 
 
@@ -289,7 +291,7 @@ def test_a_run_goes_by_default_where_its_settings_say(
         (["--forget", *range(10)], "names all 10 classes"),
         (["--forget", 3, 3], "name each class once"),
         (["--forget"], "--forget names no class"),
-        (["--forget", "x"], "Error parsing --forget"),
+        (["--forget", "x"], "--forget takes values, each an integer; it is 'x'"),
         (["--dataset", "mnits"], "no data set 'mnits'; there are: .*digits"),
         (["--model", "x"], "no model 'x'; there are: .*smallcnn"),
         (["--methods", "unsc", "x"], "no method 'x'; there are: covarnav, unsc,"),
@@ -302,15 +304,18 @@ def test_a_run_goes_by_default_where_its_settings_say(
         (["--unsc.learning_rate=0.3"], "--unsc.learning-rate has no effect"),
         (["--seed", -1], "--seed must be 0 or more"),
         (["--seed", 2**32], "--seed must be 0 or more and less"),
-        (["--recipe.epochs", 0], "epochs must be at least 1"),
-        (["--covarnav.steps", 0], "steps must be at least 1"),
+        (["--recipe.epochs", 0], "--recipe: epochs must be at least 1"),
+        (["--covarnav.steps", 0], "--covarnav: steps must be at least 1"),
         (["--unsc.energy", "None"], "exactly one of energy"),
-        (["--forgt", 3], "Unrecognized options: --forgt"),
+        (["--forgt", 3], "no flag --forgt; did you mean --forget?"),
+        (["--energy", 0.9], "no flag --energy; did you mean --unsc.energy"),
+        (["--seed"], "--seed needs a value"),
+        (["--unsc.targets", "x"], "--unsc.targets must be one of 'runner-up'"),
         (["--out", "file"], "file is there and is no run"),
         (["--out", "file/a"], "The folder file/a.partial cannot be made"),
         (["--out", "."], "is there and is no run"),
         (["--config", "none.json"], "There is no file none.json"),
-        (["--config"], "There is no file"),
+        (["--config"], "--config needs a value"),
         (["--config=file"], "file is no JSON"),
     ],
 )
@@ -360,21 +365,27 @@ def test_bad_configurations_are_refused(tmp_path, capsys, no_compute, stored, se
 def test_flags_come_before_a_stored_configuration(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"forget": [5], "unsc": {"energy": 0.5}, "seed": 4}))
-    assert cli("run", "--config", config, "--seed", 6, "--help") == 0
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert cli("run", "--config", config, "--seed", 6, "--help-all") == 0
+    shown = " ".join(capsys.readouterr().out.split())
     assert "the classes to forget. (default: 5)" in shown
     assert "(default: 0.5)" in shown
     assert read_config(config).seed == 4
 
 
-def test_help_shows_every_knob_with_its_default_and_its_meaning(capsys):
-    assert cli("run", "--help") == 0
+def shown(capsys, *flags):
+    """A help text, and what it says of each flag."""
+    assert cli(*flags) == 0
+    text = capsys.readouterr().out
     entries, entry = {}, ""
-    for line in capsys.readouterr().out.splitlines():
-        # A flag stands at the edge of its frame, its text further in.
-        if found := re.match(r". --([\w.-]+)", line):
-            entry = found[1]
-        entries[entry] = entries.get(entry, "") + line.strip("│| ") + " "
+    for line in text.splitlines():
+        if match := re.match(r"  --([\w.\[\]-]+)", line):
+            entry = match[1].replace("no-", "")
+        entries[entry] = f"{entries.get(entry, '')} {line.strip()}"
+    return text, entries
+
+
+def test_all_help_shows_every_knob_with_its_default_and_its_meaning(capsys):
+    _, entries = shown(capsys, "run", "--help-all")
 
     def knobs(record, prefix=""):
         for field in dataclasses.fields(record):
@@ -383,14 +394,93 @@ def test_help_shows_every_knob_with_its_default_and_its_meaning(capsys):
             if dataclasses.is_dataclass(value):
                 yield from knobs(value, f"{flag}.")
             else:
-                yield flag, " ".join(map(str, np.atleast_1d(value)))
+                yield flag, value
 
-    found = dict(knobs(Run()))
-    assert {"covarnav.prior.feature", "recipe.epochs", "forget"} < set(found)
-    for flag, default in found.items():
-        text, shown, _ = entries[flag].partition(f"(default: {default})")
-        assert shown, f"{flag} does not show its default, {default}"
+    every = dict(knobs(Run()))
+    assert {"covarnav.prior.feature", "recipe.epochs", "forget"} < set(every)
+    # Of a method that is not asked for, the settings have no effect.
+    assert every.keys() == entries.keys() - {""}
+    for flag, default in every.items():
+        text = entries[flag]
         assert len(text.split()) > 3, f"{flag} does not say what it is"
+        if default is True:
+            assert "turns off, which is on by default" in text
+        elif default is not False and default is not None and default != ():
+            words = (
+                f"{x:g}" if isinstance(x, float) else str(x)
+                for x in np.atleast_1d(default)
+            )
+            assert f"(default: {' '.join(words)})" in text, flag
+
+
+def test_all_help_leaves_out_methods_that_are_not_asked_for(capsys):
+    _, entries = shown(capsys, "run", "--methods", "unsc", "--help-all")
+    assert "unsc.energy" in entries
+    assert not any(name.startswith("covarnav.") for name in entries)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_two_screens_and_begins_with_examples(
+    name, width, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for flag in ("--help", "--help-all"):
+        text, _ = shown(capsys, name, flag)
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= width
+        assert "None" not in text
+        assert lines[4] == "examples:"
+        for example in lines[5:7]:
+            program, command, *flags = example.split()
+            assert (program, command) == ("jaxunlearn", name)
+            assert parse(name, COMMANDS[name], flags)
+        if flag == "--help":
+            assert len(lines) <= 2 * 45
+
+
+def test_the_command_line_describes_itself(capsys):
+    assert cli("--version") == 0
+    assert capsys.readouterr().out == f"jaxunlearn {version('jaxunlearn')}\n"
+    for flags in ((), ("--help",)):
+        assert cli(*flags) == 0
+        printed = capsys.readouterr().out
+        assert all(f"\n  {name} " in printed for name in COMMANDS)
+    assert cli("rn") == 2
+    assert "no command rn; did you mean run?" in capsys.readouterr().err
+    assert cli("run", "digits") == 2
+    assert "jaxunlearn run takes no 'digits'" in capsys.readouterr().err
+    assert cli("unlearn", "--forget", 3) == 2
+    sentence = "jaxunlearn unlearn needs --checkpoint FILE, --out FILE."
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_new_method_has_its_flags(monkeypatch):
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Method:
+        """A method.
+
+        Attributes:
+          damping: how much.
+          rank: of what.
+          anything: no flag can give it.
+        """
+
+        damping: float = 0.5
+        rank: int | None = None
+        anything: object = None
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Settings(Command):
+        """A command."""
+
+        new: Method = Method()
+
+    found = parse("new", Settings, ["--new.damping", "0.1", "--new.rank", "3"])
+    assert found.new == Method(damping=0.1, rank=3)
+    assert parse("new", Settings, ["--new.rank", "None"]).new == Method()
+    with pytest.raises(ValueError, match="no flag --new.anything"):
+        parse("new", Settings, ["--new.anything", "1"])
 
 
 @pytest.fixture
@@ -459,13 +549,20 @@ class Folders:
         self.out = place / "a"
         self.partial = place / "a.partial"
 
-    def open(self, **settings):
-        return RunFolder(Run(out=self.out, **settings))
+    def open(self, *, overwrite=False, **settings):
+        folder = OutputFolder(
+            self.out,
+            Run(**settings).to_dict(),
+            kind=RUN,
+            resume=True,
+            overwrite=overwrite,
+        )
+        return folder.__enter__()
 
     def done(self, **settings):
         folder = self.open(**settings)
-        folder.write_json("config.json", folder.final.name)
-        return folder.finish()
+        folder.write_json("metrics.json", {})
+        folder.finish()
 
 
 @pytest.fixture
@@ -477,7 +574,7 @@ def test_an_unfinished_run_of_other_settings_is_named(folders):
     folders.open(seed=1)
     assert folders.open(seed=1).resumed
     with pytest.raises(
-        ValueError, match=r"a.partial holds .* other settings \(of seed"
+        ValueError, match=r"a.partial holds .* other settings, .* seed \(1 there, 2"
     ):
         folders.open(seed=2)
     assert folders.open(seed=1).resumed
@@ -499,9 +596,8 @@ def test_a_run_killed_at_its_very_start_is_begun_anew(folders):
     (folders.partial / ".request-7.json").write_text("{")
     assert not folders.open().resumed
     assert folders.open().resumed
-    shutil.rmtree(folders.partial / "pieces")
+    shutil.rmtree(folders.partial / "pieces", ignore_errors=True)
     assert folders.open().resumed
-    assert (folders.partial / "pieces").is_dir()
 
 
 def test_a_folder_that_is_no_unfinished_run_is_left_alone(folders):
@@ -518,8 +614,9 @@ def test_a_folder_that_is_no_unfinished_run_is_left_alone(folders):
 
 
 def test_a_training_is_no_run_to_be_replaced(folders):
-    folders.done()
-    (folders.out / "metrics.jsonl").write_text("")
+    folders.out.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (folders.out / name).write_text("{}")
     with pytest.raises(ValueError, match="is there and is no run"):
         folders.open(overwrite=True)
 
@@ -528,21 +625,21 @@ def test_a_run_is_replaced_only_by_a_complete_one(folders):
     folders.done(seed=1)
     with pytest.raises(ValueError, match="already holds a run"):
         folders.open(seed=2)
-    before = (folders.out / "config.json").stat().st_ino
+    before = (folders.out / "metrics.json").stat().st_ino
     # Left over from a kill just after an earlier replacement.
     shutil.copytree(folders.out, folders.out.with_name(".a.replaced"))
     folder = folders.open(seed=2, overwrite=True)
-    assert (folders.out / "config.json").stat().st_ino == before
-    folder.write_json("config.json", "new")
+    assert (folders.out / "metrics.json").stat().st_ino == before
+    folder.write_json("metrics.json", "new")
     folder.finish()
-    assert json.loads((folders.out / "config.json").read_text()) == "new"
+    assert json.loads((folders.out / "metrics.json").read_text()) == "new"
     assert [p.name for p in folders.out.parent.iterdir()] == ["a"]
 
 
 def test_a_kill_between_two_names_loses_nothing(folders, monkeypatch):
     folders.done(seed=1)
     folder = folders.open(seed=2, overwrite=True)
-    folder.write_json("config.json", "new")
+    folder.write_json("metrics.json", "new")
     rename = Path.rename
 
     def killed(self, target):
@@ -558,7 +655,7 @@ def test_a_kill_between_two_names_loses_nothing(folders, monkeypatch):
     again = folders.open(seed=2, overwrite=True)
     assert again.resumed
     again.finish()
-    assert json.loads((folders.out / "config.json").read_text()) == "new"
+    assert json.loads((folders.out / "metrics.json").read_text()) == "new"
     assert [p.name for p in folders.out.parent.iterdir()] == ["a"]
 
 
@@ -593,7 +690,7 @@ def test_a_second_request_adds_to_the_first(finished, tmp_path, monkeypatch, cap
         seen.append(task)
         return Result(classifier, Trace(tuned={"learning_rate": 0.1}))
 
-    monkeypatch.setattr("jaxunlearn.cli.saved.forget_task", forget)
+    monkeypatch.setattr("jaxunlearn.cli.unlearn.forget_task", forget)
     out = tmp_path / "a.safetensors"
     flags = ("--checkpoint", finished.file("unsc"), "--method", "covarnav")
     assert cli("unlearn", *flags, "--forget", 5, "--out", out) == 0
@@ -642,7 +739,7 @@ def test_bad_requests_are_refused_before_any_compute(
     finished, tmp_path, monkeypatch, capsys, flags, sentence
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxunlearn.cli.saved.forget_task", pytest.fail)
+    monkeypatch.setattr("jaxunlearn.cli.unlearn.forget_task", pytest.fail)
     for name in ("file", "there.safetensors"):
         Path(name).write_text("")
     usual = ["--checkpoint", finished.file("original"), "--forget", 3]

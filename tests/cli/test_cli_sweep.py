@@ -22,7 +22,7 @@ def cli(*flags):
     """The exit code."""
     try:
         return main(["sweep", *map(str, flags)])
-    except SystemExit as exit:  # what tyro refuses
+    except SystemExit as exit:  # after --help
         return exit.code
 
 

@@ -80,43 +80,31 @@ def test_what_a_device_raises_is_raised_here():
 
 
 def decompose_and_save(index, folder):
-    """One process's part."""
+    """One process's part; hosts are made to differ where they may."""
     mesh = parallel.global_mesh()
-    made = []
     eigenpairs = linalg.eigenpairs
 
-    def counted(matrix, device):
-        made.append(len(matrix))
-        return eigenpairs(matrix, device)
+    def inexact(matrix, device):
+        values, vectors = eigenpairs(matrix, device)
+        return values * (1 + index * 1e-6), vectors * (1 + index * 1e-6)
 
-    linalg.eigenpairs = counted
-    found = subspaces(layers(), energy=0.9, mesh=mesh)
-    own = len(made)
-    merged = merge_subspaces([found] * 3, energy=0.9, mesh=mesh)
-    parallel.processes._BROADCAST = 8
-    said = parallel.exchange(b"of process" * index, mesh)
-    leaves = jax.tree.leaves((found, merged))
-    np.savez(f"{folder}/{index}.npz", *leaves, said=np.array(said), own=own)
+    linalg.eigenpairs = inexact
+    tree = subspaces(layers(), energy=0.9, mesh=mesh)
+    merged = merge_subspaces([tree] * 3, energy=0.9, mesh=mesh)
+    # Ranks depend on data, so that shapes may differ too.
+    ragged = parallel.from_first(
+        [np.arange(3.0 - index), np.zeros((0, 2)), np.ones(())]
+    )
+    np.savez(f"{folder}/{index}.npz", *jax.tree.leaves((tree, merged, ragged)))
 
 
-def test_processes_share_the_decompositions_and_have_the_same_bits(tmp_path):
-    found = subspaces(layers(), energy=0.9)
-    expected = jax.tree.leaves((found, merge_subspaces([found] * 3, energy=0.9)))
-    run_processes("test_spreading:decompose_and_save", 3, str(tmp_path), devices=2)
-    files = [np.load(tmp_path / f"{index}.npz") for index in range(3)]
-    for number, leaf in enumerate(expected):
-        for file in files:
+def test_processes_have_the_bits_of_the_first(tmp_path):
+    tree = subspaces(layers(), energy=0.9)
+    expected = [tree, merge_subspaces([tree] * 3, energy=0.9)]
+    expected += [np.arange(3.0), np.zeros((0, 2)), np.ones(())]
+    run_processes("test_spreading:decompose_and_save", 2, str(tmp_path), devices=2)
+    for index in range(2):
+        file = np.load(tmp_path / f"{index}.npz")
+        for number, leaf in enumerate(jax.tree.leaves(expected)):
             np.testing.assert_array_equal(file[f"arr_{number}"], leaf)
-    whole = sum(layout.groups for layout in LAYOUTS.values())
-    assert sum(int(file["own"]) for file in files) == whole
-    assert all(file["own"] for file in files)
-    said = [b"", b"of process", b"of processof process"]
-    assert all(file["said"].tolist() == said for file in files)
-
-
-def test_work_is_shared_out_evenly():
-    sizes = np.random.default_rng(0).uniform(1, 2, 50).tolist()
-    owners = spreading.shared_out(sizes, 4)
-    loads = np.bincount(owners, weights=sizes)
-    assert np.ptp(loads) < min(sizes)
-    assert spreading.shared_out([3, 2, 2], 4) == [0, 1, 2]
+            assert file[f"arr_{number}"].dtype == leaf.dtype

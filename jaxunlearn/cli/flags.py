@@ -1,0 +1,337 @@
+"""Command-line flags made from dataclasses: their names, types, defaults, docstrings.
+
+A field `learning_rate` of a nested record `unsc` is the flag `--unsc.learning-rate`.
+What the docstring says of it under "Attributes:" is its help.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import inspect
+import re
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn
+
+import msgspec
+
+from jaxunlearn.serialization import describe
+
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: ""}
+
+
+class Command:
+    """A command: a frozen dataclass of flags, and `run`.
+
+    A field may be `Annotated[type, "METAVAR"]`.
+    """
+
+    # Command lines that work as they stand.
+    examples: ClassVar[tuple[str, ...]] = ()
+    # The fields (dotted where nested) that --help shows, in this order, and --help-all
+    # before all others. None: all of them.
+    first: ClassVar[tuple[str, ...]] = ()
+    # The names that fields take, for the help.
+    choices: ClassVar[Mapping[str, Iterable[str]]] = {}
+    # Fields that are no flags but words on their own.
+    positional: ClassVar[tuple[str, ...]] = ()
+    # Whether the programs that JAX compiles are kept for the next command.
+    compiles: ClassVar[bool] = True
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> "Command | type[Command]":
+        """What holds where no flag is given; it may depend on those that are."""
+        del given
+        return cls
+
+    @classmethod
+    def unused(cls, given: Mapping[str, Any]) -> Collection[str]:
+        """Nested fields without effect next to these flags; --help-all omits them."""
+        del given
+        return ()
+
+    @classmethod
+    def from_flags(cls, given: Mapping[str, Any]) -> "Command":
+        """The settings that flags ask for, nested as the fields are."""
+        return _updated(cls.defaults(given), given)
+
+    def run(self) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Command:
+    """The settings that `arguments` ask for.
+
+    Raises:
+      ValueError: a flag that there is not, one without its value or with one of the
+        wrong type, or a required one that is missing.
+      SystemExit: with status 0, after the help that was asked for.
+    """
+    flags = {".".join(flag.path): flag for flag in _flags(command)}
+    parser = _parser(name, command, list(flags.values()))
+    known, unknown = parser.parse_known_args([_word(a) for a in arguments])
+    texts = vars(known)
+    asked = texts.pop("help", None)
+    if unknown:
+        raise ValueError(_unknown(name, unknown, [f.name for f in flags.values()]))
+    given: dict[str, Any] = {}
+    for dotted, text in texts.items():
+        flag, inner = flags[dotted], given
+        for part in flag.path[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[flag.path[-1]] = _converted(flag, text)
+    if asked is None:
+        return command.from_flags(given)
+    print(_help(name, command, given, everything=asked == "all"))
+    raise SystemExit(0)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        lacks = re.match(r"argument (\S+): expected (?:one|(\d+)) argument", message)
+        needed = lacks and (f"{lacks[2]} values" if lacks[2] else "a value")
+        msg = f"{lacks[1]} needs {needed}." if lacks else f"{message}."
+        raise ValueError(msg)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        whole = {"break_on_hyphens": False, "break_long_words": False}
+        return textwrap.wrap(text, width, **whole)
+
+
+class _Flag(NamedTuple):
+    path: tuple[str, ...]
+    kind: Any
+    metavar: str
+    text: str
+    default: Any
+    positional: bool
+
+    @property
+    def name(self) -> str:
+        return "" if self.positional else "--" + _hyphens(".".join(self.path))
+
+    @property
+    def help(self) -> str:
+        """What it is, and what holds without it where the text does not say."""
+        value = self.default
+        if value is None or value is False or value == ():
+            return self.text
+        if value is dataclasses.MISSING:
+            return f"{self.text} (required)"
+        several = value if isinstance(value, tuple) else (value,)
+        shown = (f"{x:g}" if isinstance(x, float) else str(x) for x in several)
+        if value is True:
+            return f"turns off, which is on by default: {self.text}"
+        return f"{self.text} (default: {' '.join(shown)})"
+
+
+def _flags(record: Any, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
+    """Of a dataclass, or of an instance of it, whose values are the defaults."""
+    cls = record if isinstance(record, type) else type(record)
+    kinds = typing.get_type_hints(cls)
+    annotated = typing.get_type_hints(cls, include_extras=True)
+    texts, choices = _documented(cls), getattr(cls, "choices", {})
+    for field in dataclasses.fields(cls):
+        here = (*path, field.name)
+        default = getattr(record, field.name, dataclasses.MISSING)
+        if dataclasses.is_dataclass(default):
+            yield from _flags(default, here)
+            continue
+        metavar, text = _metavar(annotated[field.name]), texts.get(field.name, "")
+        if field.name in choices:
+            text = f"{text.rstrip('.')}: {', '.join(choices[field.name])}."
+        if metavar is not None:
+            positional = field.name in getattr(cls, "positional", ())
+            yield _Flag(here, kinds[field.name], metavar, text, default, positional)
+
+
+def _metavar(kind: Any) -> str | None:
+    """What stands for one value in the help; None where no flag can give it."""
+    origin, of = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return of[1]
+    if origin in (types.UnionType, typing.Union):
+        parts = [_metavar(k) for k in of if k is not types.NoneType]
+        return None if None in parts else "|".join(dict.fromkeys(map(str, parts)))
+    if origin is Literal:
+        return "|".join(map(str, of))
+    if origin is tuple:
+        return _metavar(of[0])
+    return _METAVARS.get(kind)
+
+
+def _count(kind: Any) -> int | str | None:
+    """How many values a flag takes, as argparse has it."""
+    for k in (kind, *typing.get_args(kind)):
+        if typing.get_origin(k) is tuple:
+            of = typing.get_args(k)
+            return "*" if of[-1] is Ellipsis else len(of)
+    return None
+
+
+def _parser(
+    name: str, command: type[Command], flags: Iterable[_Flag], **layout
+) -> _Parser:
+    """A parser of the flags; nested ones have a group of their own in its help."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    words = "".join(f" {word.upper()}" for word in command.positional)
+    examples = "\n  ".join(("examples:", *command.examples))
+    parser = _Parser(
+        usage=f"jaxunlearn {name}{words} [FLAGS]",
+        description=f"{textwrap.fill(summary(command), width)}\n\n{examples}",
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=functools.partial(
+            _Formatter, width=width, max_help_position=26
+        ),
+        **layout,
+    )
+    for flag, value in (("-h", "short"), ("--help", "short"), ("--help-all", "all")):
+        hidden = {"help": argparse.SUPPRESS, "dest": "help"}
+        parser.add_argument(flag, action="store_const", const=value, **hidden)
+    groups: dict[str, Any] = {}
+    for flag in flags:
+        title = flag.path[0] if len(flag.path) > 1 else "flags"
+        if title not in groups:
+            of = getattr(command, title, None)
+            text = textwrap.fill(summary(type(of)), width - 2) if of else None
+            groups[title] = parser.add_argument_group(_hyphens(title), text)
+        _add(groups[title], flag, width)
+    return parser
+
+
+def _add(group: Any, flag: _Flag, width: int) -> None:
+    dest, text = ".".join(flag.path), flag.help.replace("%", "%%")
+    if flag.kind is bool:
+        off = (*flag.path[:-1], f"no-{flag.path[-1]}")
+        for name, value in ((flag.path, True), (off, False)):
+            group.add_argument(
+                f"--{_hyphens('.'.join(name))}",
+                action="store_const",
+                const=value,
+                dest=dest,
+                help=argparse.SUPPRESS if value is flag.default else text,
+            )
+        return
+    count, metavar = _count(flag.kind), flag.metavar
+    if len(flag.name) + len(metavar) + 5 > width:
+        metavar, text = "CHOICE", f"{text} One of {metavar.replace('|', ', ')}."
+    several = tuple(metavar.split()) if isinstance(count, int) else metavar
+    names = {"nargs": "?"} if flag.positional else {"nargs": count, "dest": dest}
+    group.add_argument(flag.name or dest, metavar=several, help=text, **names)
+
+
+def _help(
+    name: str, command: type[Command], given: Mapping[str, Any], *, everything: bool
+) -> str:
+    """What people use first, or everything, with the defaults that hold."""
+    every = {".".join(f.path): f for f in _flags(command.defaults(given))}
+    ahead = [every.pop(field) for field in command.first]
+    unused = command.unused(given)
+    others = [flag for flag in every.values() if flag.path[0] not in unused]
+    if everything or not ahead:
+        return _parser(name, command, [*ahead, *others]).format_help()
+    more = list(dict.fromkeys(f.path[0] for f in others if len(f.path) > 1))
+    such = ", ".join(f"--{_hyphens(group)}.*" for group in more[:2])
+    epilog = f"All flags, such as {such}: jaxunlearn {name} --help-all"
+    return _parser(name, command, ahead, epilog=epilog).format_help()
+
+
+def _converted(flag: _Flag, text: Any) -> Any:
+    """What a flag's words mean."""
+    optional = types.NoneType in typing.get_args(flag.kind)
+    if flag.kind is bool or (optional and text in ("None", ["None"])):
+        return text if flag.kind is bool else None
+    text = [t.strip() for t in text] if isinstance(text, list) else text.strip()
+    try:
+        return msgspec.convert(
+            text, flag.kind, strict=False, dec_hook=lambda kind, word: kind(word)
+        )
+    except msgspec.ValidationError as error:
+        wanted = f"must be {describe(flag.kind).removesuffix(' or null')}"
+        if isinstance(text, list):
+            of = next(k for k in (flag.kind, *typing.get_args(flag.kind)) if _count(k))
+            wanted = f"takes values, each {describe(typing.get_args(of)[0])}"
+            text = " ".join(text)
+        msg = f"{flag.name} {wanted}; it is {text!r}."
+        raise ValueError(msg) from error
+
+
+def _updated(record: Any, given: Mapping[str, Any], where: str = "") -> Any:
+    """A dataclass, or a copy of an instance of it, with the given values."""
+    values = {
+        name: _updated(getattr(record, name), value, f"{where}{name}.")
+        if isinstance(value, dict)
+        else value
+        for name, value in given.items()
+    }
+    if isinstance(record, type):
+        missing = [
+            f"{flag.name} {flag.metavar}".strip()
+            for flag in _flags(record)
+            if flag.default is dataclasses.MISSING and flag.path[0] not in values
+        ]
+        if missing:
+            msg = f"jaxunlearn {record.__name__.lower()} needs {', '.join(missing)}."
+            raise ValueError(msg)
+        return record(**values)
+    try:
+        return dataclasses.replace(record, **values)
+    except ValueError as error:
+        said = str(error).removeprefix(f"{type(record).__name__}.")
+        msg = f"--{_hyphens(where[:-1])}: {said}" if where else said
+        raise ValueError(msg) from error
+
+
+def _unknown(name: str, words: Sequence[str], known: Sequence[str]) -> str:
+    """What is said of words that are no flags, with the nearest flag."""
+    more = f"jaxunlearn {name} --help-all lists all flags."
+    if not words[0].startswith("-"):
+        return f"jaxunlearn {name} takes no {words[0]!r}: {more}"
+    word = words[0].partition("=")[0]
+    near = difflib.get_close_matches(word, known, 1) or [
+        flag for flag in known if flag.endswith(f".{word.removeprefix('--')}")
+    ]
+    nearest = f"; did you mean {' or '.join(near[:2])}?" if near else "."
+    return f"There is no flag {word}{nearest} {more}"
+
+
+def summary(cls: type) -> str:
+    """The first paragraph of a class's docstring, on one line."""
+    return " ".join(inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].split())
+
+
+@functools.cache
+def _documented(cls: type) -> dict[str, str]:
+    """What docstrings say of the fields of a class and those it inherits from."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        doc = inspect.cleandoc(base.__doc__ or "")
+        section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", doc, re.MULTILINE)
+        for name, text in re.findall(
+            r"^  (\w+): (.*(?:\n    +.*)*)", section[1] if section else "", re.MULTILINE
+        ):
+            plain = text.replace("`", "").replace("None: ", "By default ")
+            texts[name] = " ".join(plain.split())
+    return texts
+
+
+def _hyphens(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _word(argument: str) -> str:
+    """`--learning_rate=x_y` as `--learning-rate=x_y`; a number never as a flag."""
+    if re.match(r"-(\d|\.\d|inf)", argument):
+        return f" {argument}"  # argparse takes -1e3 for a flag
+    name, equals, value = argument.partition("=")
+    return _hyphens(name) + equals + value if name.startswith("--") else argument

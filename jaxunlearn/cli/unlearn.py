@@ -1,0 +1,185 @@
+"""`jaxunlearn unlearn` and `jaxunlearn evaluate`: work on a saved classifier."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Annotated
+
+from jaxunlearn import datasets
+from jaxunlearn.cli.console import bars, consoles
+from jaxunlearn.cli.flags import Command
+from jaxunlearn.cli.settings import (
+    UNLEARNING,
+    Classes,
+    DataSet,
+    File,
+    Folder,
+    MethodSettings,
+    check_forget,
+    check_image_shape,
+    check_names,
+    check_seed,
+    keys,
+    text_of,
+)
+from jaxunlearn.methods import forget_task
+from jaxunlearn.metrics.evaluation import evaluate
+from jaxunlearn.models.files import Card, load_classifier, save_classifier
+from jaxunlearn.serialization import to_dict
+from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unlearn(MethodSettings):
+    """Forget classes in a saved classifier.
+
+    Attributes:
+      checkpoint: a .safetensors file of a training or a run.
+      out: the .safetensors file to write.
+      forget: the classes to forget, besides those that it has forgotten already.
+      method: what to forget with.
+      dataset: name of a data set; by default the one it was trained on.
+      data_dir: where data sets are kept that are read from disk.
+      seed: random seed.
+      overwrite: replace a file that is there.
+    """
+
+    examples = (
+        "jaxunlearn unlearn --checkpoint a.safetensors --forget 3 --out b.safetensors",
+        "jaxunlearn unlearn --checkpoint b.safetensors --forget 5 --out c.safetensors",
+    )
+    first = (
+        *("checkpoint", "forget", "out", "method", "dataset", "data_dir"),
+        *("learning_rates", "seed", "overwrite"),
+    )
+
+    choices = {"method": UNLEARNING}
+
+    checkpoint: File
+    out: File
+    forget: Classes
+    method: Annotated[str, "METHOD"] = "covarnav"
+    dataset: DataSet | None = None
+    data_dir: Folder = None
+    seed: int = 0
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be, and a file that cannot be written, before any work."""
+        check_names("method for a saved classifier", [self.method], UNLEARNING)
+        check_seed(self.seed)
+        self.check_rates()
+        out = self.out
+        if out.suffix != ".safetensors":
+            msg = f"--out must end in .safetensors; it is {out}."
+            raise ValueError(msg)
+        if out.is_dir() or (out.exists() and not self.overwrite):
+            msg = (
+                f"{out} is there: choose another file, or replace it with --overwrite."
+            )
+            raise ValueError(msg)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"The folder {out.parent} cannot be made ({error.strerror}): choose another place with --out."  # noqa: E501
+            raise OSError(msg) from error
+
+    def run(self) -> None:
+        """Forget classes in a saved classifier, and save the result."""
+        self.check()
+        classifier, card = load_classifier(self.checkpoint)
+        check_forget(self.forget, card.num_classes)
+        # Classes that it has forgotten before are neither protected nor new labels.
+        forgotten = tuple(sorted({*card.forgotten, *self.forget}))
+        check_forget(forgotten, card.num_classes)
+        load = _loader(self, card)
+        train, validation, test = map(load, ("train", "validation", "test"))
+        task = Task(
+            split_by_class(train, self.forget)[0],
+            split_by_class(train, forgotten)[1],
+            forgotten,
+            num_classes=card.num_classes,
+        )
+        results, progress = consoles()
+        with bars(progress) as shown, shown.row(self.method) as move:
+            result = forget_task(
+                self.settings_of(self.method),
+                classifier,
+                task,
+                validation=validation,
+                grid=self.learning_rates,
+                key=keys(self.seed)[1],
+                progress=move,
+            )
+        unlearned, tuned = result.classifier, result.trace.tuned
+        chosen = "".join(f", {n.replace('_', ' ')} {x:g}" for n, x in tuned.items())
+        results.print(f"before\n{evaluate(classifier, test, forgotten)}")
+        results.print(f"after {self.method}{chosen}")
+        results.print(str(evaluate(unlearned, test, forgotten)))
+        card = dataclasses.replace(card, name=self.method, forgotten=forgotten)
+        save_classifier(self.out, unlearned, card)
+        results.print(f"Written to {self.out}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Accuracy of a saved classifier on every class.
+
+    Attributes:
+      checkpoint: a .safetensors file of a training or a run.
+      forget: the classes that count as forgotten; by default those that it has
+        forgotten according to the file.
+      dataset: name of a data set; by default the one it was trained on.
+      data_dir: where data sets are kept that are read from disk.
+      split: train, validation or test.
+      json: print JSON instead of a table.
+    """
+
+    examples = (
+        "jaxunlearn evaluate --checkpoint runs/digits-forget-3-seed-0/unsc.safetensors",
+        "jaxunlearn evaluate --checkpoint model.safetensors --split train --json",
+    )
+
+    checkpoint: File
+    forget: Annotated[tuple[int, ...] | None, "CLASS"] = None
+    dataset: DataSet | None = None
+    data_dir: Folder = None
+    split: Annotated[str, "SPLIT"] = "test"
+    json: bool = False
+
+    def run(self) -> None:
+        """Print the accuracies."""
+        classifier, card = load_classifier(self.checkpoint)
+        forgotten = card.forgotten if self.forget is None else self.forget
+        check_classes(forgotten, card.num_classes, name="--forget")
+        data = _loader(self, card)(self.split)
+        evaluation = evaluate(classifier, data, forgotten)
+        if self.json:
+            print(json.dumps(to_dict(evaluation), allow_nan=False))
+        else:
+            consoles()[0].print(str(evaluation))
+
+
+def _loader(settings: Unlearn | Evaluate, card: Card) -> Callable[[str], Data]:
+    """Splits of the data set, as the classifier was trained on them."""
+    name = settings.dataset or card.dataset
+    if name is None:
+        msg = f"{settings.checkpoint} does not say what it was trained on: give --dataset."  # noqa: E501
+        raise ValueError(msg)
+    folder = text_of(settings.data_dir)
+    count = datasets.num_classes(name, data_dir=folder)
+    if count != card.num_classes:
+        msg = (
+            f"{settings.checkpoint} tells {card.num_classes} classes apart and the "
+            f"data set {name} has {count}."
+        )
+        raise ValueError(msg)
+
+    def load(split):
+        data = datasets.load(
+            name, split, data_dir=folder, seed=card.split_seed, size=card.size
+        )
+        check_image_shape(settings.checkpoint, card.image_shape, data)
+        return data
+
+    return load
