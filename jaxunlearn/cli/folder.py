@@ -14,7 +14,7 @@ from typing import Any
 from jaxunlearn import parallel
 from jaxunlearn.cli.processes import is_first
 from jaxunlearn.serialization import read_json, to_dict, write_json
-from jaxunlearn.training.fingerprint import differences
+from jaxunlearn.training.checkpoints import differences
 
 _ELSEWHERE = "choose another folder with --out."
 
