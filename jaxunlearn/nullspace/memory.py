@@ -76,6 +76,7 @@ def class_passes(
       ValueError: not even one class and all others fit.
 
     >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
     >>> import jaxunlearn as ju
     >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
     >>> images = jnp.ones((5, 2, 2, 1))
