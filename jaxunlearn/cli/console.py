@@ -113,7 +113,7 @@ def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
 def legend() -> str:
     """What the columns of `METRICS` are."""
     lines = (f"{m.heading}: {m.legend}." for m in METRICS.values())
-    return "\n".join(("On test data,", *lines))
+    return "\n".join(("On the test data:", *lines))
 
 
 def value_of(record: Mapping[str, Any], metric: str) -> float | None:

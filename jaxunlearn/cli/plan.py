@@ -83,9 +83,7 @@ class Plan(Command):
     checkpoint: File | None = None
     dataset: DataSet | None = None
     data_dir: Folder = None
-    image_shape: Annotated[
-        tuple[int, int, int] | None, "HEIGHT WIDTH CHANNELS"
-    ] = None
+    image_shape: Annotated[tuple[int, int, int] | None, "HEIGHT WIDTH CHANNELS"] = None
     num_classes: int | None = None
     images: int | None = None
     forget: Classes = (0,)

@@ -84,14 +84,12 @@ def train_network(
     settings: TrainingSettings, data: Data, validation: Data, progress, **options
 ) -> Classifier:
     """Train on these samples; of `validation` only the same classes count."""
-    total = settings.recipe.steps(len(data))
-    progress("training", 0, total)
     return training.fit(
         settings.create(),
         data,
         recipe=settings.recipe,
         validation=of_classes(validation, data.labels),
-        callback=lambda step, _: progress("training", step + 1, total),
+        progress=progress,
         **options,
     )
 

@@ -1,13 +1,14 @@
 """`jaxunlearn train`: train a classifier in a folder that grows and can be resumed."""
 
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
 
-from jaxunlearn import parallel, training
+from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import bars, consoles, library_warnings
 from jaxunlearn.cli.folder import Kind, OutputFolder
@@ -17,13 +18,13 @@ from jaxunlearn.cli.settings import (
     TrainingSettings,
     check_resume,
     keys,
-    of_classes,
 )
+from jaxunlearn.cli.sources import train_network
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import save_with_card
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, split_by_class
-from jaxunlearn.training.metric_log import MetricLog
+from jaxunlearn.training.reports import MetricLog
 
 _MODEL, _METRICS, _CHECKPOINTS = "model.safetensors", "metrics.jsonl", "checkpoints"
 
@@ -145,30 +146,24 @@ def _fit(
     log: MetricLog,
     progress: Console,
 ) -> Classifier:
-    data, validation = splits["train"], splits["validation"]
+    data = splits["train"]
     if settings.forget:
         data = split_by_class(data, settings.forget)[1]
-        validation = of_classes(validation, data.labels)
-    total = settings.recipe.steps(len(data))
+    total, steps = settings.recipe.steps(len(data)), itertools.count()
+
+    def tell(record):
+        if next(steps) == 0 and record["step"] > 0:
+            progress.print(f"Going on after {record['step']} of {total} steps.")
+        log(record)
+
     with bars(progress) as shown, shown.row("classifier") as move:
-        first = True
-
-        def tell(record):
-            nonlocal first
-            step = record["step"]
-            if first and step > 0:
-                progress.print(f"Going on after {step} of {total} steps.")
-            first = False
-            log(record)
-            move("training", step + 1, total)
-
-        return training.fit(
-            settings.create(),
+        return train_network(
+            settings,
             data,
-            recipe=settings.recipe,
+            splits["validation"],
+            move,
             key=keys(settings.seed)[0],
             preprocess=settings.preprocess(),
-            validation=validation,
             checkpoint_dir=folder.work / _CHECKPOINTS,
             checkpoint_every=settings.checkpoint_every,
             resume=settings.resume,

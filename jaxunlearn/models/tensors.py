@@ -16,7 +16,8 @@ from jaxtyping import PyTree
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.serialization import atomic_write
 
-# Entries of the file's own header: ours, as JSON, and the checksum.
+# The entry of the file's own header, as JSON, and the checksum in it: with two entries
+# the order, and so the file, would not be the same every time.
 _HEADER, _SUM = "jaxunlearn", "sha256"
 
 
@@ -80,7 +81,8 @@ def write_tensors(
     from safetensors.numpy import save
 
     header = json.dumps(entries, allow_nan=False)
-    metadata = {_HEADER: header, _SUM: _checksum(header, tensors)}
+    entries = {**entries, _SUM: _checksum(header, tensors)}
+    metadata = {_HEADER: json.dumps(entries, allow_nan=False)}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
 
@@ -88,7 +90,18 @@ def write_tensors(
 def read_header(path: Path) -> str | None:
     """The entries of a file, as JSON; None where another library wrote it."""
     with open_safetensors(path) as file:
-        return (file.metadata() or {}).get(_HEADER)
+        header = (file.metadata() or {}).get(_HEADER)
+    return None if header is None else _parted(header)[0]
+
+
+def _parted(header: str) -> tuple[str, str]:
+    """The entries without the checksum, and that, or "" if there is none."""
+    try:
+        entries = dict(json.loads(header))
+    except (ValueError, TypeError):
+        return header, ""  # said where the entries are read
+    checksum = entries.pop(_SUM, "")
+    return json.dumps(entries), checksum
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
@@ -108,7 +121,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
     if header is None:
         msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
         raise ValueError(msg)
-    if metadata.get(_SUM, "") not in ("", _checksum(header, tensors)):
+    header, checksum = _parted(header)
+    if checksum not in ("", _checksum(header, tensors)):
         msg = f"{path} is damaged: its checksum is not that of its content. Write it anew."  # noqa: E501
         raise ValueError(msg)
     return tensors, header

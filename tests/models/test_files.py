@@ -62,6 +62,7 @@ def altered(saved, folder, *, tensors=None, header=None, **fields):
     with safe_open(saved, "numpy") as opened:
         found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         card = json.loads(opened.metadata()["jaxunlearn"])
+    card.pop("sha256")  # of what is altered here
     for name, value in (tensors or {}).items():
         found[name] = value
     card |= fields
