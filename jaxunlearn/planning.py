@@ -67,17 +67,11 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
-    """A weight whose inputs are protected.
+    """A weight whose inputs are protected, with the sizes of its `LayerRecord`.
 
-    Attributes:
-      path: of the leaf.
-      kind: "dense", "conv" or "einsum".
-      g, d, out: groups, fan-in and fan-out.
-      rows: rows that one image brings to each group.
-      rank: how many directions will be protected, or None where the data decide.
-      moment_bytes: of the second moment of one set of images.
-      moment_flops: `2 g rows d^2` for each image, whose rows are written out and
-        multiplied; a convolution takes less.
+    `rank` is None where the data decide how many directions will be protected. Bytes
+    are those of the second moment of one set of images. FLOPs are `2 g rows d^2` for
+    each image, whose rows are written out and multiplied; a convolution takes less.
     """
 
     path: str
@@ -93,14 +87,10 @@ class LayerPlan:
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """One stage of a request: "inversion", "statistics", "subspaces" or "steps".
+    """A stage: "inversion", "statistics", "subspaces" or "steps".
 
-    Attributes:
-      name: of the stage.
-      runs: how often its program runs.
-      flops: floating-point operations over all runs.
-      bytes: memory while it runs: arguments, results and what lies between.
-      seconds: of all runs, compilation left out; None where nothing was measured.
+    FLOPs and seconds are those of all runs of its program, without compilation; None
+    where nothing was measured. Bytes are arguments, results and what lies between.
     """
 
     name: str

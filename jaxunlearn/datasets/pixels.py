@@ -119,8 +119,13 @@ def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
             raise ValueError(msg)
 
 
-def check_memory(n: int, shape: Shape) -> None:
-    """Refuse to fill more than half of the memory with pixels."""
+def collect(
+    batches: Iterable[UInt8[np.ndarray, "_ h w c"]], n: int, shape: Shape
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Put batches into one array, so that no image is kept twice.
+
+    Refused where that would fill more than half of the memory.
+    """
     needed, present = n * math.prod(shape), parallel.host_memory()
     if needed > present / 2:
         msg = (
@@ -129,12 +134,6 @@ def check_memory(n: int, shape: Shape) -> None:
             "width), or read the images of a folder in batches with datasets.stream."
         )
         raise ValueError(msg)
-
-
-def collect(
-    batches: Iterable[UInt8[np.ndarray, "_ h w c"]], n: int, shape: Shape
-) -> UInt8[np.ndarray, "n h w c"]:
-    """Put batches into one array, so that no image is kept twice."""
     images, start = np.empty((n, *shape), np.uint8), 0
     for batch in batches:
         images[start : start + len(batch)] = batch
