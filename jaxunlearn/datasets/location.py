@@ -55,15 +55,6 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def missing(name: str, data_dir: str | os.PathLike | None) -> FileNotFoundError:
-    """What to raise of a set that is not there."""
-    where = directory(data_dir)
-    return FileNotFoundError(
-        f"The data set {name!r} is not prepared in {where}: prepare it with "
-        f"`jaxunlearn prepare {name} --data-dir {where}`."
-    )
-
-
 def _versions(folder, pattern):
     """Folders of complete sets, oldest version first."""
     infos = folder.glob(f"{pattern}/dataset_info.json")
