@@ -14,17 +14,18 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_count(name: str, value: Any) -> int:
-    """An integer of at least 1.
-
-    >>> check_count("steps", np.int64(3))
-    3
-    """
+def as_integer(value: Any) -> int | None:
+    """An integer of any type but bool; None for everything else."""
     try:
-        number = operator.index(value)
+        return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+        return None
+
+
+def check_count(name: str, value: Any) -> int:
+    """An integer of at least 1."""
+    number = as_integer(value)
+    if number is None:
         msg = f"{name} must be an integer; it is {value!r}."
         raise TypeError(msg)
     if number < 1:
@@ -56,13 +57,7 @@ def check_key(key: Any) -> None:
 
 
 def check_targets(targets: Any, count: int, num_classes: int) -> None:
-    """Refuse what is neither Int[n] labels nor Float[n k] probabilities.
-
-    Raises:
-      TypeError: neither integers nor floats, or one-dimensional floats.
-      ValueError: another number of targets than `count`, labels outside
-        `0..num_classes - 1`, rows that are no probabilities over so many classes.
-    """
+    """Refuse what is neither Int[n] labels nor Float[n k] probabilities."""
     dtype, values = jnp.result_type(targets), np.asarray(targets)
     floating = jnp.issubdtype(dtype, jnp.floating)
     if not floating and not jnp.issubdtype(dtype, jnp.integer):
@@ -100,19 +95,8 @@ def check_labels(
 ) -> Any:
     """The labels as an array: one class number for each of `count` images.
 
-    Args:
-      name: of the argument, for the error.
-      labels: NumPy's, JAX's or a list; of traced ones no values are checked.
-      count: how many images there are.
-      num_classes: labels must be below this; None: no limit.
-      hint: a sentence to end the error for a class that does not exist.
-
-    Raises:
-      TypeError: they are no integers.
-      ValueError: there are more or fewer, or a class does not exist.
-
-    >>> check_labels("labels", [0, 2], 2, num_classes=3)
-    array([0, 2])
+    Of traced labels no values are checked. `hint` ends the error for a class that does
+    not exist.
     """
     labels = labels if is_traced(labels) else np.asarray(labels)
     if labels.shape != (count,):

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-import time
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -67,17 +67,11 @@ class Workload:
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
-    """A weight whose inputs are protected.
+    """A weight whose inputs are protected, with the sizes of its `LayerRecord`.
 
-    Attributes:
-      path: of the leaf.
-      kind: "dense", "conv" or "einsum".
-      g, d, out: groups, fan-in and fan-out.
-      rows: rows that one image brings to each group.
-      rank: how many directions will be protected, or None where the data decide.
-      moment_bytes: of the second moment of one set of images.
-      moment_flops: `2 g rows d^2` for each image, whose rows are written out and
-        multiplied; a convolution takes less.
+    `rank` is None where the data decide how many directions will be protected. Bytes
+    are those of the second moment of one set of images. FLOPs are `2 g rows d^2` for
+    each image, whose rows are written out and multiplied; a convolution takes less.
     """
 
     path: str
@@ -93,14 +87,10 @@ class LayerPlan:
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """One stage of a request.
+    """A stage: "inversion", "statistics", "subspaces" or "steps".
 
-    Attributes:
-      name: "inversion", "statistics", "subspaces" or "steps".
-      runs: how often its program runs.
-      flops: floating-point operations over all runs.
-      bytes: memory while it runs: arguments, results and what lies between.
-      seconds: of all runs, compilation left out; None where nothing was measured.
+    FLOPs and seconds are those of all runs of its program, without compilation; None
+    where nothing was measured. Bytes are arguments, results and what lies between.
     """
 
     name: str
@@ -121,16 +111,7 @@ class RequestPlan:
 def abstract_classifier(
     network: Network, image_shape: tuple[int, ...], preprocess: Preprocess | None
 ) -> Classifier:
-    """A classifier of shapes alone: no parameter is drawn.
-
-    >>> import flax.linen as nn
-    >>> from jaxunlearn.classifier.classifier import freeze
-    >>> model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(10)])
-    >>> network = freeze(model, {"params": {}}).network
-    >>> classifier = abstract_classifier(network, (224, 224, 3), None)
-    >>> classifier.params["layers_1"]["kernel"].shape
-    (150528, 10)
-    """
+    """A classifier of shapes alone: no parameter is drawn."""
     draw = functools.partial(network.init, image_shape=image_shape)
     params, state = jax.eval_shape(draw, jax.random.key(0))
     return Classifier(params, state, preprocess, network)
@@ -144,54 +125,29 @@ def plan(
     compile: bool = False,
     measure: bool = False,
 ) -> RequestPlan:
-    """Layers, operations, memory and time of a request.
+    """Layers, operations, memory and time of a request; leaves may be shapes.
 
     Operations of steps and of the inversion are those that XLA counts, which takes a
     loop in the network for one turn of it; of moments and subspaces they are closed
-    forms. Memory without `compile` is a sum of shapes: arguments, results, the outputs
-    of all weights with their gradients, or the largest layer's rows; attention holds
-    up to four times as much. Ranks that the data decide are taken for `d / 2`, where a
-    projection is dearest.
-
-    Args:
-      classifier: its leaves may be shapes, as from `abstract_classifier`.
-      image_shape: (h, w, c).
-      workload: how much there is to do.
-      compile: compile the programs, for the memory that they ask for.
-      measure: compile them, time three runs of each on zeros, and one decomposition of
-        each size of a layer.
-
-    Raises:
-      ValueError: what `layer_table` refuses.
-
-    >>> import flax.linen as nn
-    >>> from jaxunlearn.classifier.classifier import freeze
-    >>> model = nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(10)])
-    >>> network = freeze(model, {"params": {}}).network
-    >>> classifier = abstract_classifier(network, (8, 8, 1), None)
-    >>> request = plan(classifier, (8, 8, 1), Workload(images=100))
-    >>> [(layer.path, layer.d, layer.moment_bytes) for layer in request.layers]
-    [('layers_1/kernel', 64, 16384)]
-    >>> [stage.name for stage in request.stages]
-    ['statistics', 'subspaces', 'steps']
+    forms. Memory is a sum of shapes: arguments, results, the outputs of all weights
+    with their gradients, or the largest layer's rows; attention holds up to four times
+    as much. With `compile` it is what the compiled programs ask for. Ranks that the
+    data decide are taken for `d / 2`, where a projection is dearest. With `measure`
+    three runs of each compiled program on zeros are timed, and one decomposition of
+    each size of a layer.
     """
     classifier = jax.eval_shape(lambda classifier: classifier, classifier)
     dtype = jnp.float32 if classifier.preprocess is None else jnp.uint8
     image = np.zeros((1, *image_shape), dtype)
-    table = [r for r in layer_table(classifier, image) if r.reason is None]
-    grams = [gram for gram in gram_shapes(classifier, image) if gram is not None]
-    layers = tuple(
-        _layer(record, gram.gram, workload.rule)
-        for record, gram in zip(table, grams, strict=True)
-    )
-    planner = _Planner(classifier, image, layers, workload, compile, measure)
+    planner = _Planner(classifier, image, workload, compile, measure)
     stages = [
         (planner.inversion, workload.inverted),
         (planner.statistics, workload.images),
         (planner.subspaces, workload.images),
         (planner.steps, workload.steps),
     ]
-    return RequestPlan(layers, tuple(stage() for stage, count in stages if count))
+    done = tuple(stage() for stage, count in stages if count)
+    return RequestPlan(planner.layers, done)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,10 +156,25 @@ class _Planner:
 
     classifier: Classifier
     image: np.ndarray
-    layers: tuple[LayerPlan, ...]
     workload: Workload
     compile: bool
     measure: bool
+
+    @functools.cached_property
+    def layers(self) -> tuple[LayerPlan, ...]:
+        rule = self.workload.rule
+        ruled = rule.name in ("rank", "protected_fraction")
+        moments = filter(None, gram_shapes(self.classifier, self.image))
+        layers = []
+        for record in layer_table(self.classifier, self.image):
+            if record.reason is not None:
+                continue
+            g, d, out = record.g or 1, record.d or 1, record.out or 1
+            rank = rule.upper_bound(d) if ruled else None
+            sizes = (g, d, out, record.rows, rank, tree_bytes(next(moments).gram))
+            flops = 2.0 * g * record.rows * d * d
+            layers.append(LayerPlan(record.path, str(record.kind), *sizes, flops))
+        return tuple(layers)
 
     def inversion(self) -> StagePlan:
         work = self.workload
@@ -226,13 +197,10 @@ class _Planner:
         runs = work.sets * math.ceil(share / size)
         # Carried from batch to batch: sums, and what compensates them.
         sums = 2 * work.sets * tree_bytes(jax.eval_shape(layer_sums, *arguments))
-        rows = (
-            4
-            * size
-            * max((r.g * r.rows * (r.d + r.out) for r in self.layers), default=0)
-        )
+        widths = (r.g * r.rows * (r.d + r.out) for r in self.layers)
+        rows = 4 * size * max(widths, default=0)
         stage = self._stage("statistics", runs, layer_sums, arguments, sums, rows)
-        forward = _flops(Classifier.__call__, *arguments[:2]) / size
+        forward = _flops(jax.jit(Classifier.__call__).lower(*arguments[:2])) / size
         each = forward + sum(layer.moment_flops for layer in self.layers)
         return dataclasses.replace(stage, flops=work.images * each)
 
@@ -252,8 +220,9 @@ class _Planner:
 
     def steps(self) -> StagePlan:
         size = self.workload.step_batch_size
-        rule, grams = self.workload.rule, gram_shapes(self.classifier, self.image)
-        projectors = [gram and _projector(gram, rule) for gram in grams]
+        moments = gram_shapes(self.classifier, self.image)
+        rule = self.workload.rule
+        projectors = [moment and _projector(moment, rule) for moment in moments]
         arguments = (self.classifier, projectors, *self._batch(size))
         between = self._outputs(size) + tree_bytes(self.classifier.params)
         runs = self.workload.steps
@@ -262,8 +231,9 @@ class _Planner:
     def _stage(self, name, runs, function, arguments, held, between) -> StagePlan:
         """Of a program; `held` beside it, and `between` its arguments and results."""
         seconds = None
+        lowered = jax.jit(function).lower(*arguments)
         if self.compile or self.measure:
-            program = jax.jit(function).lower(*arguments).compile()
+            program = lowered.compile()
             memory = program.memory_analysis()
             # Not every backend tells.
             between = between if memory is None else memory.temp_size_in_bytes
@@ -272,8 +242,7 @@ class _Planner:
                 seconds = runs * _seconds(3, program, *zeros)
         results = jax.eval_shape(function, *arguments)
         needed = tree_bytes((arguments, results)) + held + int(between)
-        flops = runs * _flops(function, *arguments)
-        return StagePlan(name, runs, flops, needed, seconds)
+        return StagePlan(name, runs, runs * _flops(lowered), needed, seconds)
 
     def _batch(self, size):
         """Images and labels."""
@@ -285,17 +254,9 @@ class _Planner:
         return 8 * size * sum(r.g * r.rows * r.out for r in self.layers)
 
 
-def _layer(record: Any, gram: Any, rule: RankRule) -> LayerPlan:
-    g, d = record.g or 1, record.d or 1
-    rank = rule.upper_bound(d) if rule.name in ("rank", "protected_fraction") else None
-    sizes = (g, d, record.out or 1, record.rows, rank, tree_bytes(gram))
-    flops = 2.0 * g * record.rows * d * d
-    return LayerPlan(record.path, str(record.kind), *sizes, flops)
-
-
-def _flops(function: Callable[..., Any], *arguments: Any) -> float:
+def _flops(lowered: jax.stages.Lowered) -> float:
     """As XLA counts them, without compiling."""
-    cost = jax.jit(function).lower(*arguments).cost_analysis() or {}
+    cost = lowered.cost_analysis() or {}
     # Some versions of JAX have an entry for each device.
     cost = cost if isinstance(cost, dict) else cost[0]
     return float(cost.get("flops", math.nan))
@@ -303,12 +264,12 @@ def _flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 def _seconds(repeats: int, function: Callable[..., Any], *arguments: Any) -> float:
     """Of the fastest of several runs after a first one."""
-    times = []
-    for _ in range(1 + repeats):
-        begun = time.perf_counter()
+
+    def run() -> None:
         jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
+
+    run()
+    return min(timeit.repeat(run, repeat=repeats, number=1))
 
 
 def _eigh_seconds(d: int) -> float:

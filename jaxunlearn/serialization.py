@@ -24,11 +24,7 @@ _NAMES = {
 
 
 def to_dict(value: Any) -> Any:
-    """Records as dictionaries, arrays as lists; None for what is not finite.
-
-    >>> to_dict({"rates": (0.1, float("nan")), "out": Path("runs/a")})
-    {'rates': [0.1, None], 'out': 'runs/a'}
-    """
+    """Records as dictionaries, arrays as lists; None for what is not finite."""
     return json.loads(msgspec.json.encode(value, enc_hook=_encode))
 
 
@@ -44,22 +40,7 @@ def to_json(value: Any) -> str:
 def from_dict(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
     """The dataclass `record`, or an instance of it with the stored values set.
 
-    Args:
-      record: a dataclass, of which `stored` then needs all fields without a default; or
-        an instance, whose values stay where `stored` has none.
-      stored: what `to_dict` made of such an instance.
-      where: what the record is called in errors, with a dot at its end.
-
-    Raises:
-      ValueError: an unknown name, one that is missing, a value of the wrong type or out
-        of its range.
-
-    >>> from jaxunlearn.training.recipe import Recipe
-    >>> from_dict(Recipe(), {"epochs": 2}).epochs
-    2
-    >>> from_dict(Recipe(), {"epochs": "two"}, "recipe.")
-    Traceback (most recent call last):
-    ValueError: recipe.epochs must be an integer; it is 'two'.
+    `where`, with a dot at its end, stands before a field's name in errors.
     """
     kinds = typing.get_type_hints(record if isinstance(record, type) else type(record))
     fields = {field.name: field for field in dataclasses.fields(record)}
@@ -88,11 +69,7 @@ def from_dict(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-      ValueError: the file cannot be read or holds no JSON object.
-    """
+    """The JSON object in a file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -115,18 +92,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if all goes well.
-
-    Raises:
-      FileNotFoundError: there is no such folder.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with atomic_write(Path(folder) / "a.txt") as temporary:
-    ...         _ = temporary.write_text("all of it")
-    ...     (Path(folder) / "a.txt").read_text()
-    'all of it'
-    """
+    """A temporary name beside `path` that becomes `path` if all goes well."""
     if not path.parent.is_dir():
         msg = f"There is no folder {path.parent} to write {path.name} into."
         raise FileNotFoundError(msg)

@@ -1,7 +1,6 @@
 """What is to be forgotten: labelled images, and the request made on them."""
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxunlearn.checks import check_finite, check_labels
+from jaxunlearn.checks import as_integer, check_count, check_finite, check_labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,16 +140,7 @@ def split_by_class(data: Data, forget_classes: Iterable) -> tuple[Data, Data]:
 def check_leaves_some(
     name: str, classes: Sequence[int], present: Sequence[int]
 ) -> None:
-    """Refuse classes of which there are no samples, none of them, or all of them.
-
-    Args:
-      name: of the argument, for the error.
-      classes: to forget.
-      present: labels of the data.
-
-    Raises:
-      ValueError: as above.
-    """
+    """Refuse classes of which there are no samples, none of them, or all of them."""
     absent = sorted(set(classes) - set(present))
     if not classes:
         msg = f"{name} is empty: name at least one class to forget."
@@ -172,21 +162,8 @@ def check_leaves_some(
 def check_classes(
     classes: Any, num_classes: Any, *, name: str = "forget_classes"
 ) -> tuple[int, ...]:
-    """The classes as integers, after checking that they exist and leave one over.
-
-    Raises:
-      TypeError: they are no sequence of integers, or `num_classes` is not one.
-      ValueError: one is negative, too large or given twice, or none is left over.
-
-    >>> check_classes(np.array([2, 7]), 10)
-    (2, 7)
-    """
-    if not _is_integer(num_classes):
-        msg = f"num_classes must be an integer; it is {num_classes!r}."
-        raise TypeError(msg)
-    if num_classes < 1:
-        msg = f"num_classes must be at least 1; it is {num_classes}."
-        raise ValueError(msg)
+    """The classes as integers, after checking that they exist and leave one over."""
+    num_classes = check_count("num_classes", num_classes)
     classes = _as_integers(classes, name)
     for c in classes:
         if not 0 <= c < num_classes:
@@ -212,21 +189,12 @@ def _as_integers(classes, name):
     if elements is None:
         msg = f"{name} must be a sequence of class numbers, such as [3]; it is {classes!r}."  # noqa: E501
         raise TypeError(msg)
-    for c in elements:
-        if not _is_integer(c):
-            msg = f"{name} must hold integers; {c!r} is a {type(c).__name__}."
-            raise TypeError(msg)
-    return tuple(operator.index(c) for c in elements)
-
-
-def _is_integer(value):
-    if isinstance(value, bool):
-        return False
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
+    numbers = tuple(map(as_integer, elements))
+    if None in numbers:
+        c = elements[numbers.index(None)]
+        msg = f"{name} must hold integers; {c!r} is a {type(c).__name__}."
+        raise TypeError(msg)
+    return numbers
 
 
 def _check_pixels(images):

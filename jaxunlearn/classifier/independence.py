@@ -15,10 +15,6 @@ def check_program(classifier: Classifier, images: Any) -> None:
     """Refuse images and networks for which per-image inputs make no sense.
 
     Nothing is checked on values inside a transformation, where there are none.
-
-    Raises:
-      ValueError: no image, a pixel that is not finite, or logits of one image that
-        depend on the others in its batch.
     """
     classifier.prepare(images[:1])
     if jnp.shape(images)[0] == 0:

@@ -103,7 +103,7 @@ def joined(settings: Distributed) -> Iterator[None]:
         )
         yield
         sys.stdout.flush()
-        parallel.leave()
+        parallel.shutdown()
     except BaseException as error:
         if isinstance(error, (*SENTENCES, KeyboardInterrupt)):
             print(f"jaxunlearn: {error}", file=sys.stderr)

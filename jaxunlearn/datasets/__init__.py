@@ -65,7 +65,6 @@ def load(
     (364, 8, 8, 1)
     """
     labels, shape, batches = _samples(name, split, data_dir, seed, size)
-    pixels.check_memory(len(labels), shape)
     return Data(pixels.collect(batches, len(labels), shape), labels)
 
 
@@ -148,7 +147,12 @@ def _find(name: str | os.PathLike, data_dir: str | os.PathLike | None) -> Source
     if Path(name).is_dir() and not known:
         return Folder(Path(name))
     if known or (data_dir is not None and location.is_name(name)):
-        raise location.missing(name, data_dir)
+        where = location.directory(data_dir)
+        msg = (
+            f"The data set {name!r} is not prepared in {where}: prepare it with "
+            f"`jaxunlearn prepare {name} --data-dir {where}`."
+        )
+        raise FileNotFoundError(msg)
     msg = (
         f"There is no data set {name!r}; there are: {', '.join(names())}. Any other "
         "set prepared by TensorFlow Datasets needs its data_dir; files need a path "

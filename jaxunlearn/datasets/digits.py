@@ -10,7 +10,7 @@ are for training (126 to 132 a class).
 import numpy as np
 
 from jaxunlearn.datasets.pixels import resize
-from jaxunlearn.datasets.splits import Samples, Source, draw_validation, every_fifth
+from jaxunlearn.datasets.splits import Samples, Source, every_fifth, members
 
 
 class Digits(Source):
@@ -25,13 +25,7 @@ class Digits(Source):
         from sklearn.datasets import load_digits
 
         pixels, labels = load_digits(return_X_y=True)
-        test = every_fifth(labels)
-        validation = draw_validation(labels, seed, among=~test)
-        chosen = {
-            "train": ~test & ~validation,
-            "validation": validation,
-            "test": test,
-        }[split]
+        chosen = members(split, labels, seed, every_fifth(labels))
         images = np.rint(pixels[chosen] * (255 / 16)).astype(np.uint8)
         images = resize(images.reshape(-1, 8, 8, 1), size)
         return Samples(labels[chosen], images.shape[1:], iter([images]))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxunlearn.datasets import pixels
-from jaxunlearn.datasets.splits import Samples, Source, draw_validation, every_fifth
+from jaxunlearn.datasets.splits import Samples, Source, every_fifth, members
 
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -50,10 +50,6 @@ class Folder(Source):
         """Files, labels and the common shape of one split; no image is decoded.
 
         The header of every file is read: some 0.1 ms each, next to a few for decoding.
-
-        Raises:
-          ValueError: there are no images, classes differ between the splits, a file is
-            no image of eight bits, or sizes differ and `size` is None.
         """
         parts = {p: self._files(self._root(p)) for p in self._parts()}
         headers = {p: _headers(files) for p, (files, _) in parts.items()}
@@ -97,10 +93,7 @@ class Folder(Source):
         ):
             return np.ones(len(labels), bool)
         test = every_fifth(labels) & (self._part(split) == "")
-        if split == "test":
-            return test
-        validation = draw_validation(labels, seed, among=~test)
-        return validation if split == "validation" else ~test & ~validation
+        return members(split, labels, seed, test)
 
     def _class_names(self, root):
         folders = [f.name for f in root.iterdir() if f.is_dir()]

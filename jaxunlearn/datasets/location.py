@@ -12,20 +12,7 @@ _NAME = re.compile(r"(?P<set>[a-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.
 
 
 def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
-    """Where a prepared set is; its newest version if the name asks for none.
-
-    Args:
-      name: `name`, `name/config`, either with `:version` behind it.
-      data_dir: where sets are kept; None is the environment's `TFDS_DATA_DIR`, and
-        without it `~/tensorflow_datasets`.
-
-    Returns:
-      The folder, or None if the set is not prepared.
-
-    Raises:
-      ValueError: the set is there only in another file format, or in several
-        configurations of which none is asked for.
-    """
+    """Where a prepared set is, of its newest version if none is asked for, or None."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -58,31 +45,14 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
 
 
 def directory(data_dir: str | os.PathLike | None) -> Path:
-    """Where sets are kept.
-
-    >>> directory("sets")
-    PosixPath('sets')
-    """
+    """Where sets are kept: as given, or as the environment or the custom has it."""
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(given).expanduser()
 
 
 def is_name(name: str) -> bool:
-    """Whether a set could be called that.
-
-    >>> is_name("imagenet_resized/32x32:0.1.0"), is_name("./photos")
-    (True, False)
-    """
+    """Whether a set could be called that."""
     return _NAME.fullmatch(name) is not None
-
-
-def missing(name: str, data_dir: str | os.PathLike | None) -> FileNotFoundError:
-    """What to raise of a set that is not there."""
-    where = directory(data_dir)
-    return FileNotFoundError(
-        f"The data set {name!r} is not prepared in {where}: prepare it with "
-        f"`jaxunlearn prepare {name} --data-dir {where}`."
-    )
 
 
 def _versions(folder, pattern):

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxunlearn.checks import check_labels
 from jaxunlearn.datasets.pixels import resize
-from jaxunlearn.datasets.splits import Samples, Source, draw_validation
+from jaxunlearn.datasets.splits import Samples, Source, members
 
 _NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -31,16 +31,10 @@ class Npz(Source):
     def samples(self, split: str, seed: int, size: tuple[int, int] | None) -> Samples:
         """See `Source.samples`."""
         prefix = self._prefix(split)
-        labels, k = self._labels(prefix), self.num_classes()
-        if len(labels) and labels.max() >= k:
-            msg = (
-                f"{prefix}_labels in {self.path} hold {labels.max()}, and "
-                f"train_labels end at {k - 1}: every class needs training samples."
-            )
-            raise ValueError(msg)
+        labels = self._labels(prefix, self.num_classes())
         images = self._array(f"{prefix}_images")
         if split != "test" and self._prefix("validation") == "train":
-            chosen = draw_validation(labels, seed) == (split == "validation")
+            chosen = members(split, labels, seed)
             labels, images = labels[chosen], images[chosen]
         images = resize(images if images.ndim == 4 else images[..., None], size)
         return Samples(labels, images.shape[1:], iter([images]))
@@ -97,10 +91,12 @@ class Npz(Source):
             )
             raise ValueError(msg)
 
-    def _labels(self, prefix):
+    def _labels(self, prefix, num_classes=None):
         self._check(self._shapes(), prefix)
         labels = self._array(f"{prefix}_labels").reshape(-1)
-        check_labels(f"{prefix}_labels in {self.path}", labels, len(labels))
+        name = f"{prefix}_labels in {self.path}"
+        hint = "train_labels need every class."
+        check_labels(name, labels, len(labels), num_classes, hint)
         return labels.astype(np.int32)
 
     def _shapes(self):

@@ -34,20 +34,6 @@ def decode(
     """An image file, or its content, by Pillow.
 
     Pillow rather than whatever decoder is at hand: two decoders of JPEG may differ.
-
-    Args:
-      encoded: the bytes, or where they are.
-      channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity).
-      size: (h, w) to resize to.
-
-    Raises:
-      OSError: what Pillow raises for what it cannot read.
-
-    >>> from PIL import Image
-    >>> file = io.BytesIO()
-    >>> Image.new("L", (3, 2), 7).save(file, "png")
-    >>> decode(file.getvalue(), 3).shape
-    (2, 3, 3)
     """
     from PIL import Image
 
@@ -66,11 +52,7 @@ def decode(
 def resize(
     images: UInt8[np.ndarray, "n _ _ c"], size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "n _ _ c"]:
-    """Bilinear resizing, plane by plane; shrinking averages over all pixels.
-
-    >>> resize(np.zeros((5, 8, 8, 1), np.uint8), (4, 6)).shape
-    (5, 4, 6, 1)
-    """
+    """Bilinear resizing, plane by plane; shrinking averages over all pixels."""
     # Pillow rather than jax.image: integer arithmetic, the same on every machine.
     from PIL import Image
 
@@ -95,15 +77,7 @@ def in_batches(
 ) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     """Decode `n` images, a few hundred at a time, fewer of large ones.
 
-    Args:
-      read: encoded images, bytes or paths, by number.
-      decode: what makes an array of one.
-      n: how many there are.
-      shape: (h, w, c) of each.
-      describe: what to call image `i` in an error.
-
-    Raises:
-      ValueError: an image cannot be decoded, or has another shape.
+    `read` gives encoded images by number, and `describe` names one for an error.
     """
     step = min(BATCH, max(1, _AT_A_TIME // math.prod(shape)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -125,11 +99,7 @@ def in_batches(
 def named(
     decode: Callable[[Any], UInt8[np.ndarray, "_ _ _"]], name: str, encoded: Any
 ) -> UInt8[np.ndarray, "_ _ _"]:
-    """Decode an image; if it is broken, say which one it is.
-
-    Raises:
-      ValueError: it cannot be decoded.
-    """
+    """Decode an image; if it is broken, say which one it is."""
     try:
         return decode(encoded)
     except (OSError, SyntaxError) as error:  # Pillow raises both of broken files
@@ -138,13 +108,7 @@ def named(
 
 
 def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
-    """Refuse images of different sizes.
-
-    Raises:
-      ValueError: two differ.
-
-    >>> check_sizes([(8, 8), (8, 8)], ["a.png", "b.png"])
-    """
+    """Refuse images of different sizes."""
     for (h, w), name in zip(sizes, names, strict=True):
         if (h, w) != sizes[0]:
             msg = (
@@ -155,13 +119,12 @@ def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
             raise ValueError(msg)
 
 
-def check_memory(n: int, shape: Shape) -> None:
-    """Refuse to fill more than half of the memory with pixels.
+def collect(
+    batches: Iterable[UInt8[np.ndarray, "_ h w c"]], n: int, shape: Shape
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Put batches into one array, so that no image is kept twice.
 
-    Raises:
-      ValueError: it would.
-
-    >>> check_memory(1000, (32, 32, 3))
+    Refused where that would fill more than half of the memory.
     """
     needed, present = n * math.prod(shape), parallel.host_memory()
     if needed > present / 2:
@@ -171,16 +134,6 @@ def check_memory(n: int, shape: Shape) -> None:
             "width), or read the images of a folder in batches with datasets.stream."
         )
         raise ValueError(msg)
-
-
-def collect(
-    batches: Iterable[UInt8[np.ndarray, "_ h w c"]], n: int, shape: Shape
-) -> UInt8[np.ndarray, "n h w c"]:
-    """Put batches into one array, so that no image is kept twice.
-
-    >>> collect([np.zeros((2, 8, 8, 1), np.uint8)] * 2, 4, (8, 8, 1)).shape
-    (4, 8, 8, 1)
-    """
     images, start = np.empty((n, *shape), np.uint8), 0
     for batch in batches:
         images[start : start + len(batch)] = batch
@@ -194,9 +147,6 @@ def mean_and_std(
     """Mean and standard deviation per channel, in units of [0, 1] pixels.
 
     Counts how often each of the 256 values occurs, so that nothing is lost to rounding.
-
-    >>> mean_and_std([np.array([0, 255], np.uint8).reshape(1, 1, 2, 1)])
-    (array([0.5]), array([0.5]))
     """
     counts = np.zeros((1, 256), np.int64)
     for batch in batches:

@@ -40,13 +40,7 @@ class Source:
 
 
 def check_split(split: str, seed: int, size: tuple[int, int] | None) -> None:
-    """Refuse what no source can answer.
-
-    Raises:
-      ValueError: the split is unknown, the seed negative or the size not positive.
-
-    >>> check_split("train", 0, (32, 32))
-    """
+    """Refuse what no source can answer."""
     if split not in SPLITS:
         msg = f"There is no split {split!r}; the splits are {', '.join(SPLITS)}."
         raise ValueError(msg)
@@ -58,37 +52,25 @@ def check_split(split: str, seed: int, size: tuple[int, int] | None) -> None:
         raise ValueError(msg)
 
 
-def draw_validation(
+def members(
+    split: str,
     labels: Int[np.ndarray, " n"],
     seed: int,
-    *,
-    among: Bool[np.ndarray, " n"] | None = None,
+    test: Bool[np.ndarray, " n"] | None = None,
 ) -> Bool[np.ndarray, " n"]:
-    """A tenth of each class, rounded down, drawn by the seed.
-
-    Args:
-      labels: of all samples.
-      seed: which ones are drawn.
-      among: the samples that may be drawn; a tenth of these then. None: all.
-
-    >>> draw_validation(np.array([0] * 20 + [1] * 39), 0).sum()
-    np.int64(5)
-    """
+    """Which samples a split has; a tenth of each class outside `test` is validation."""
+    test = np.zeros(len(labels), bool) if test is None else test
     generator = np.random.default_rng(seed)
-    allowed = np.ones(len(labels), bool) if among is None else among
-    drawn = np.zeros(len(labels), bool)
+    validation = np.zeros(len(labels), bool)
     for c in np.unique(labels):
-        members = generator.permutation(np.flatnonzero((labels == c) & allowed))
-        drawn[members[: len(members) // 10]] = True
-    return drawn
+        drawn = generator.permutation(np.flatnonzero((labels == c) & ~test))
+        validation[drawn[: len(drawn) // 10]] = True
+    train = ~test & ~validation
+    return {"train": train, "validation": validation, "test": test}[split]
 
 
 def every_fifth(labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """The first, sixth, eleventh ... sample of each class.
-
-    >>> every_fifth(np.array([1, 0, 1, 1, 1, 1, 1])).astype(int)
-    array([1, 1, 0, 0, 0, 0, 1])
-    """
+    """The first, sixth, eleventh ... sample of each class."""
     chosen = np.zeros(len(labels), bool)
     for c in np.unique(labels):
         chosen[np.flatnonzero(labels == c)[::5]] = True

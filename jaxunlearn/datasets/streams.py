@@ -1,6 +1,7 @@
 """A folder of images in batches, for what does not fit into memory."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +45,14 @@ class Stream:
             prefetch_buffer_size=max(2 * self.batch_size, self.workers),
         )
         # Threads rather than processes: Pillow decodes outside Python's lock.
-        images = grain.MapDataset.source(_Images(self)).to_iter_dataset(ahead)
-        return iter(images.batch(self.batch_size))
+        images = grain.MapDataset.range(len(self.files)).map(self._decoded)
+        return iter(images.to_iter_dataset(ahead).batch(self.batch_size))
+
+    def _decoded(self, index: int) -> tuple[UInt8[np.ndarray, "h w c"], np.int32]:
+        h, w, c = self.image_shape
+        file = self.files[index]
+        decode = functools.partial(pixels.decode, channels=c, size=(h, w))
+        return pixels.named(decode, str(file), file), self.labels[index]
 
 
 def stream(
@@ -119,20 +126,3 @@ def _grain():
         msg = 'Streams need the package grain: pip install "jaxunlearn[stream]"'
         raise ImportError(msg) from error
     return grain
-
-
-class _Images:
-    """The decoded images by number, as grain asks for them."""
-
-    def __init__(self, stream: Stream):
-        self._stream = stream
-
-    def __len__(self):
-        return len(self._stream.files)
-
-    def __getitem__(self, index):
-        file, shape = self._stream.files[index], self._stream.image_shape
-        image = pixels.named(
-            lambda path: pixels.decode(path, shape[2], shape[:2]), str(file), file
-        )
-        return image, self._stream.labels[index]

@@ -12,17 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from jaxunlearn.datasets import pixels
-from jaxunlearn.datasets.splits import Samples, Source, draw_validation
+from jaxunlearn.datasets.splits import Samples, Source, members
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared(Source):
-    """A set on disk.
-
-    Attributes:
-      name: what it was asked for as.
-      folder: where its `dataset_info.json` is.
-    """
+    """A set on disk, asked for by `name`; its `dataset_info.json` is in `folder`."""
 
     name: str
     folder: Path
@@ -35,11 +30,8 @@ class Prepared(Source):
         if len(labels) and labels.min() < 0:
             msg = f"The split {part!r} of {self.name!r} holds samples without a label."
             raise ValueError(msg)
-        if split == "test":
-            chosen = np.arange(len(labels))
-        else:
-            validation = draw_validation(labels, seed)
-            chosen = np.flatnonzero(validation == (split == "validation"))
+        test = np.full(len(labels), split == "test")
+        chosen = np.flatnonzero(members(split, labels, seed, test))
         records = _records(self.folder, part)
         channels = self._image()["channels"]
 
@@ -112,18 +104,7 @@ class Prepared(Source):
 
 
 def check_features(name: str, features: list[str], fitting: set[str]) -> None:
-    """Refuse a set that is not one of labelled images.
-
-    Args:
-      name: of the set.
-      features: what its samples have.
-      fitting: which of "image" and "label" are an image and a class.
-
-    Raises:
-      ValueError: one is missing.
-
-    >>> check_features("mnist", ["image", "label"], {"image", "label"})
-    """
+    """Refuse a set unless both its image and its label are `fitting`."""
     wrong = [feature for feature in ("image", "label") if feature not in fitting]
     if wrong:
         msg = (

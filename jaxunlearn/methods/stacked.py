@@ -202,7 +202,7 @@ class Stack:
             parallel.place_rows((params, stacked), self._mesh),
             parallel.place_whole(constants, self._mesh),
             steps=steps,
-            feed=lambda *steps: parallel.place_columns(rows(*steps), self._mesh),
+            feed=lambda *steps: parallel.place_cut(rows(*steps), self._mesh, 1),
             chunk=self._chunk(single, len(group)),
             on_chunk=on_chunk,
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -12,18 +13,20 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from jaxunlearn import models
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.models.tensors import (
     check_tensors,
+    describe,
     from_tensors,
     named,
     read_header,
     read_tensors,
     to_tensors,
-    unnamed,
     write_tensors,
 )
 from jaxunlearn.serialization import from_dict, to_dict, write_json
@@ -130,55 +133,30 @@ def load(path: str | os.PathLike, model: Any = None) -> Classifier:
 
 
 def save_classifier(path: str | Path, classifier: Classifier, card: Card | None):
-    """Write parameters, state and what rebuilds the network, all or nothing.
-
-    Args:
-      path: ends in `.safetensors`.
-      classifier: of the network that the card describes.
-      card: how it was made; None where `models.create` cannot.
-
-    Raises:
-      ValueError: the classifier is not of the network that the card describes.
-      FileNotFoundError: there is no such folder.
-    """
+    """Write parameters, state and what rebuilds the network, all or nothing."""
     tensors = to_tensors({"params": classifier.params, "state": classifier.state})
     if card is not None:
-        _check_network(card, _create(card), tensors)
+        _check_card(card, _create(card), tensors)
     write_tensors(Path(path), tensors, _entries(card, classifier.preprocess))
 
 
 def save_with_card(
     path: Path, classifier: Classifier, card: Card, details: Mapping[str, Any]
 ) -> None:
-    """`save_classifier`, and beside it a JSON file for people and scripts.
-
-    Args:
-      path: ends in `.safetensors`; the card's name is the same with `.json`.
-      classifier: of a network made by `models.create`.
-      card: how it was made.
-      details: further entries, such as accuracies.
-    """
+    """`save_classifier`, and beside it a JSON file for people and scripts."""
     save_classifier(path, classifier, card)
     entries = _entries(card, classifier.preprocess) | dict(details)
     write_json(path.with_suffix(".json"), entries | {"versions": versions()})
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on.
-
-    >>> sorted(versions())
-    ['flax', 'jax', 'jaxunlearn', 'numpy', 'optax', 'python']
-    """
+    """Of Python and of the packages that results depend on."""
     packages = {name: version(name) for name in _PACKAGES}
     return packages | {"python": platform.python_version()}
 
 
 def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
-    """Card and pixels of a `.safetensors` file, None where another library wrote it.
-
-    Raises:
-      ValueError: the file is no whole safetensors file, or its card is damaged.
-    """
+    """Card and pixels of a `.safetensors` file, None where another library wrote it."""
     header = read_header(path)
     if header is None:
         return None
@@ -188,12 +166,7 @@ def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
-    """The classifier that `save_classifier` wrote, and its card with an image shape.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: what `load` refuses, or the file does not say the shape of images.
-    """
+    """The classifier that `save_classifier` wrote, and its card with an image shape."""
     classifier, card = _load(Path(path), None)
     with _prefixed(path):
         return classifier, _complete(card)
@@ -208,15 +181,15 @@ def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
             raise ValueError(msg)
         if model is None:
             model = _create(card)
-            _check_network(card, model, tensors)
+            _check_card(card, model, tensors)
         if isinstance(model, nn.Module):
             # A linen module has no parameters, whose names could be compared.
-            variables = unnamed(tensors)
+            variables = unflatten_dict(jax.tree.map(jnp.asarray, tensors), sep="/")
             variables |= variables.pop("state", {})
             return freeze(model, variables, preprocess=preprocess), card
         blank = freeze(model, preprocess=preprocess)
         tree = {"params": blank.params, "state": blank.state}
-        check_tensors(tensors, to_tensors(tree))
+        _check_network(tensors, to_tensors(tree))
         return blank.replace(**from_tensors(tensors, tree)), card
 
 
@@ -258,9 +231,7 @@ def _create(card: Card) -> nn.Module:
     return models.create(card.model, num_classes=card.num_classes, **card.options)
 
 
-def _check_network(
-    card: Card, model: nn.Module, tensors: dict[str, np.ndarray]
-) -> None:
+def _check_card(card: Card, model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
     """Refuse tensors that are not of the network for images of the card's shape."""
     if card.image_shape is None:
         return
@@ -268,7 +239,12 @@ def _check_network(
         msg = f"image_shape must be positive; it is {list(card.image_shape)}."
         raise ValueError(msg)
     network = freeze(model, {"params": {}}).network
-    params, state = jax.eval_shape(
-        lambda key: network.init(key, card.image_shape), jax.random.key(0)
-    )
-    check_tensors(tensors, named({"params": params, "state": state}))
+    init = functools.partial(network.init, image_shape=card.image_shape)
+    params, state = jax.eval_shape(init, jax.random.key(0))
+    _check_network(tensors, named({"params": params, "state": state}))
+
+
+def _check_network(tensors: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
+    what = "The tensors are not those of the network"
+    advice = "Give the model and the image_shape that they were made with."
+    check_tensors(what, describe(tensors), describe(expected), advice)

@@ -11,9 +11,6 @@ def halve(x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
 
     What `flax.linen.max_pool` does, from slices, whose gradients XLA's CPU backend
     takes faster (`benchmarks/max_pooling.py`).
-
-    >>> halve(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
-    [5.0, 7.0, 13.0, 15.0]
     """
     height, width = (length // 2 * 2 for length in x.shape[1:3])
     starts = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -22,11 +19,7 @@ def halve(x: Float[Array, "n h w c"]) -> Float[Array, "n i j c"]:
 
 
 def check_side(network: str, images: Array, least: int) -> None:
-    """Refuse images of which a side is shorter than `least` pixels.
-
-    Raises:
-      ValueError: says what the network was given and what it needs.
-    """
+    """Refuse images of which a side is shorter than `least` pixels."""
     height, width = images.shape[1:3]
     if min(height, width) < least:
         msg = (

@@ -14,10 +14,8 @@ _conv = functools.partial(nn.Conv, use_bias=False)
 class Block(nn.Module):
     """Two 3 x 3 convolutions, or a bottleneck (1 x 1, 3 x 3, 1 x 1), and a shortcut.
 
-    Attributes:
-      channels: of the 3 x 3 convolutions; the bottleneck ends with four times as many.
-      stride: of the (first) 3 x 3 convolution.
-      bottleneck: which of the two it is.
+    The bottleneck ends with four times as many channels. The (first) 3 x 3 convolution
+    has the stride.
     """
 
     channels: int

@@ -3,14 +3,13 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
 from jaxunlearn.capture.layout import path_name
@@ -20,22 +19,14 @@ from jaxunlearn.serialization import atomic_write
 # the order, and so the file, would not be the same every time.
 _HEADER, _SUM = "jaxunlearn", "sha256"
 
+# How many tensors an error names of each kind.
+_NAMED = 3
+
 
 def named(tree: PyTree) -> dict[str, Any]:
     """The leaves by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path_name(where): leaf for where, leaf in leaves}
-
-
-def unnamed(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Nested dictionaries of the leaves whose paths are given.
-
-    >>> unnamed(named({"params": {"kernel": np.ones(2)}}))
-    {'params': {'kernel': Array([1., 1.], dtype=float32)}}
-    """
-    return unflatten_dict(
-        {tuple(n.split("/")): jnp.asarray(tensors[n]) for n in tensors}
-    )
 
 
 def to_tensors(tree: PyTree) -> dict[str, np.ndarray]:
@@ -56,22 +47,37 @@ def from_tensors(tensors: dict[str, np.ndarray], tree: PyTree) -> Any:
     return jax.tree_util.tree_map_with_path(restored, tree)
 
 
-def check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
-    """Refuse tensors that are not those of the network, naming one and both shapes."""
-    for name, leaf in expected.items():
-        if name not in tensors:
-            msg = f"The tensor {name} of the network is missing."
-            raise ValueError(msg)
-        stored, needed = (
-            f"{t.dtype}[{','.join(map(str, t.shape))}]" for t in (tensors[name], leaf)
-        )
-        if stored != needed:
-            msg = f"The tensor {name} is {stored} and the network's is {needed}."
-            raise ValueError(msg)
-    for name in tensors:
-        if name not in expected:
-            msg = f"The network has no tensor {name}; it has: {', '.join(expected)}."
-            raise ValueError(msg)
+def describe(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Type and shape of each."""
+    return {name: f"{t.dtype}{shown(t.shape)}" for name, t in tensors.items()}
+
+
+def shown(shape: tuple[int, ...]) -> str:
+    """A shape without blanks."""
+    return f"[{','.join(map(str, shape))}]"
+
+
+def check_tensors(
+    what: str, stored: Mapping[str, str], wanted: Mapping[str, str], advice: str
+) -> None:
+    """Refuse tensors, told in words by name, unless they are those that are wanted."""
+    faults = {
+        "Misshaped": [
+            f"{name} is {stored[name]} and should be {tensor}"
+            for name, tensor in wanted.items()
+            if stored.get(name, tensor) != tensor
+        ],
+        "Missing": [f"{n} {wanted[n]}" for n in wanted if n not in stored],
+        "Extra": [f"{n} {stored[n]}" for n in stored if n not in wanted],
+    }
+    parts = []
+    for kind, names in faults.items():
+        more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        if names:
+            parts.append(f"{kind}: {', '.join(names[:_NAMED])}{more}")
+    if parts:
+        msg = f"{what}. {'. '.join(parts)}. {advice}"
+        raise ValueError(msg)
 
 
 def write_tensors(
@@ -105,18 +111,12 @@ def _parted(header: str) -> tuple[str, str]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Tensors and entries of a file that this library wrote.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is damaged, or another library wrote it.
-    """
+    """Tensors and entries of a file that this library wrote."""
     if not path.is_file():
         msg = f"There is no file {path}: give the path of a .safetensors file."
         raise FileNotFoundError(msg)
     with open_safetensors(path) as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = file.metadata() or {}, all_tensors(file)
     header = metadata.get(_HEADER)
     if header is None:
         msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
@@ -130,11 +130,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
 
 @contextlib.contextmanager
 def open_safetensors(path: Path) -> Iterator[Any]:
-    """A file for reading.
-
-    Raises:
-      ValueError: it is no whole safetensors file.
-    """
+    """A file for reading."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -143,6 +139,11 @@ def open_safetensors(path: Path) -> Iterator[Any]:
     except SafetensorError as error:
         msg = f"{path} is no whole safetensors file ({error}): write it anew."
         raise ValueError(msg) from error
+
+
+def all_tensors(file: Any) -> dict[str, np.ndarray]:
+    """Those of an open safetensors file, by name."""
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _checksum(header: str, tensors: dict[str, np.ndarray]) -> str:

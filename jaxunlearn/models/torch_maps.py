@@ -14,11 +14,7 @@ _ALEXNET = 256
 
 
 def flattened(model: nn.Module, sides: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """The layers that see a flattened map of `sides` pixels, each with its (h, w, c).
-
-    >>> flattened(AlexNet(10), (32, 32))
-    {'fc0': (2, 2, 256)}
-    """
+    """The layers that see a flattened map, each with its (h, w, c), by image sides."""
     if isinstance(model, VGG):
         channels = model.width * min(2 ** (len(model.convolutions) - 1), 8)
         return {"fc0": (model.pool, model.pool, channels)}
@@ -33,14 +29,7 @@ def flattened(model: nn.Module, sides: tuple[int, int]) -> dict[str, tuple[int, 
 def fitting_sides(
     model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, int]:
-    """Sides of images for which a network has leaves of these shapes, by path.
-
-    Raises:
-      ValueError: the shapes leave open which they are.
-
-    >>> fitting_sides(AlexNet(10), {"params/fc0/kernel": (1024, 2048)})
-    (27, 27)
-    """
+    """Sides of images for which a network has leaves of these shapes, by path."""
     if isinstance(model, ViT):
         _, tokens, *_ = *shapes.get("params/pos_embed", ()), 2, 2
         return model.patch, model.patch * max(tokens - 1, 1)

@@ -4,6 +4,7 @@ Layers are named by what stands before `.weight`; ours by their path, as in
 `layer1_0/conv1`. Names come in the order in which PyTorch lists them.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
@@ -22,12 +23,6 @@ def namings(model: nn.Module) -> dict[str, dict[str, str]]:
 
     "torchvision" and "timm" are these packages' names, "unsc" those of the code
     published with arXiv 2404.13588.
-
-    Raises:
-      TypeError: the network has none.
-
-    >>> namings(AllCNN(10))["unsc"]["conv3"]
-    'features.4.0'
     """
     for kind, functions in _NAMINGS.items():
         if isinstance(model, kind):
@@ -40,39 +35,45 @@ def namings(model: nn.Module) -> dict[str, dict[str, str]]:
     raise TypeError(msg)
 
 
-def _resnet_blocks(model: ResNet) -> Iterator[tuple[int, int, int, bool]]:
-    """(stage, number, convolutions, whether the shortcut projects)."""
+def _resnet(
+    model: ResNet,
+    stem: tuple[str, str],
+    block: Callable[[int, int], str],
+    layers: list[tuple[str, str]],
+    shortcut: str,
+) -> Names:
+    """Their names of the stem, a stage's block, its layers (with norms), a shortcut."""
+    yield from zip(("conv1", "bn1"), stem, strict=True)
     for stage, count in enumerate(model.blocks, start=1):
         for number in range(count):
-            projects = number == 0 and (stage > 1 or model.bottleneck)
-            yield stage, number, 2 + model.bottleneck, projects
-
-
-def _resnet_torchvision(model: ResNet) -> Names:
-    yield from (("conv1", "conv1"), ("bn1", "bn1"))
-    for stage, number, convolutions, projects in _resnet_blocks(model):
-        ours, theirs = f"layer{stage}_{number}", f"layer{stage}.{number}"
-        for i in range(1, convolutions + 1):
-            yield f"{ours}/conv{i}", f"{theirs}.conv{i}"
-            yield f"{ours}/bn{i}", f"{theirs}.bn{i}"
-        if projects:
-            yield f"{ours}/shortcut_conv", f"{theirs}.downsample.0"
-            yield f"{ours}/shortcut_bn", f"{theirs}.downsample.1"
+            ours, theirs = f"layer{stage}_{number}", block(stage, number)
+            for i, (conv, norm) in enumerate(layers[: 2 + model.bottleneck], start=1):
+                yield f"{ours}/conv{i}", f"{theirs}.{conv}"
+                yield f"{ours}/bn{i}", f"{theirs}.{norm}"
+            if number == 0 and (stage > 1 or model.bottleneck):
+                yield f"{ours}/shortcut_conv", f"{theirs}.{shortcut}.0"
+                yield f"{ours}/shortcut_bn", f"{theirs}.{shortcut}.1"
     yield "fc", "fc"
 
 
-def _resnet_unsc(model: ResNet) -> Names:
-    yield from (("conv1", "features.0"), ("bn1", "features.1"))
-    for stage, number, convolutions, projects in _resnet_blocks(model):
-        ours, theirs = f"layer{stage}_{number}", f"features.{stage + 2}.{number}"
-        for i in range(convolutions):
-            # Between them lie activations.
-            yield f"{ours}/conv{i + 1}", f"{theirs}.residual_function.{3 * i}"
-            yield f"{ours}/bn{i + 1}", f"{theirs}.residual_function.{3 * i + 1}"
-        if projects:
-            yield f"{ours}/shortcut_conv", f"{theirs}.shortcut.0"
-            yield f"{ours}/shortcut_bn", f"{theirs}.shortcut.1"
-    yield "fc", "fc"
+_resnet_torchvision = functools.partial(
+    _resnet,
+    stem=("conv1", "bn1"),
+    block="layer{}.{}".format,
+    layers=[(f"conv{i}", f"bn{i}") for i in (1, 2, 3)],
+    shortcut="downsample",
+)
+
+_resnet_unsc = functools.partial(
+    _resnet,
+    stem=("features.0", "features.1"),
+    block=lambda stage, number: f"features.{stage + 2}.{number}",
+    # Between them lie activations.
+    layers=[
+        (f"residual_function.{i}", f"residual_function.{i + 1}") for i in (0, 3, 6)
+    ],
+    shortcut="shortcut",
+)
 
 
 def _vgg(model: VGG, head: str) -> Names:
@@ -86,14 +87,6 @@ def _vgg(model: VGG, head: str) -> Names:
         place += 1  # pooling
     for i in range(3):
         yield f"fc{i}", f"{head}.{3 * i}"
-
-
-def _vgg_torchvision(model: VGG) -> Names:
-    return _vgg(model, "classifier")
-
-
-def _vgg_unsc(model: VGG) -> Names:
-    return _vgg(model, "fc")
 
 
 def _allcnn_unsc(model: AllCNN) -> Names:
@@ -132,6 +125,9 @@ _NAMINGS: dict[type[nn.Module], dict[str, Callable[..., Names]]] = {
     AllCNN: {"unsc": _allcnn_unsc},
     AlexNet: {"unsc": _alexnet_unsc},
     ResNet: {"torchvision": _resnet_torchvision, "unsc": _resnet_unsc},
-    VGG: {"torchvision": _vgg_torchvision, "unsc": _vgg_unsc},
+    VGG: {
+        "torchvision": functools.partial(_vgg, head="classifier"),
+        "unsc": functools.partial(_vgg, head="fc"),
+    },
     ViT: {"timm": _vit_timm},
 }

@@ -10,6 +10,7 @@ import numpy as np
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxunlearn.models.tensors import check_tensors, shown
 from jaxunlearn.models.torch_maps import fitting_sides, flattened
 from jaxunlearn.models.torch_names import namings
 from jaxunlearn.models.torch_source import read_tensors, to_float32
@@ -25,51 +26,39 @@ _LEAVES = {
     "var": "running_var",
 }
 
-# How many tensors an error names of each kind.
-_NAMED = 3
+# In which order PyTorch takes our axes, and we theirs, by how many there are.
+_THEIR_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+_OUR_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 class _Leaf(NamedTuple):
-    """A leaf here and there.
-
-    Attributes:
-      path: ours, the collection included.
-      name: theirs.
-      shape: ours.
-      flat: (h, w, c) of the flattened map that a matrix meets, or None.
-    """
+    """A leaf of ours, the collection in its path, and PyTorch's name for it."""
 
     path: str
     name: str
     shape: Shape
-    flat: Shape | None
+    flat: Shape | None  # (h, w, c) of the flattened map that a matrix meets
 
     @property
     def torch_shape(self) -> Shape:
         """Of the same leaf in PyTorch."""
-        if len(self.shape) == 4:
-            return tuple(self.shape[axis] for axis in (3, 2, 0, 1))
-        return self.shape[::-1] if len(self.shape) == 2 else self.shape
+        axes = _THEIR_AXES.get(len(self.shape), range(len(self.shape)))
+        return tuple(self.shape[axis] for axis in axes)
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
         """Their array in our order."""
-        if self.flat is not None:
-            h, w, c = self.flat
-            rows = array.reshape(-1, c, h, w).transpose(2, 3, 1, 0)
-            return rows.reshape(self.shape)
-        return array.transpose(2, 3, 1, 0) if array.ndim == 4 else _turned(array)
+        if self.flat is None:
+            return array.transpose(_OUR_AXES.get(array.ndim, range(array.ndim)))
+        h, w, c = self.flat
+        rows = array.reshape(-1, c, h, w).transpose(2, 3, 1, 0)
+        return rows.reshape(self.shape)
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Our array in their order."""
-        if self.flat is not None:
-            rows = array.reshape(*self.flat, -1).transpose(3, 2, 0, 1)
-            return rows.reshape(self.torch_shape)
-        return array.transpose(3, 2, 0, 1) if array.ndim == 4 else _turned(array)
-
-
-def _turned(array):
-    """A matrix transposed; tokens, biases and statistics are alike."""
-    return array.T if array.ndim == 2 else array
+        if self.flat is None:
+            return array.transpose(_THEIR_AXES.get(array.ndim, range(array.ndim)))
+        rows = array.reshape(*self.flat, -1).transpose(3, 2, 0, 1)
+        return rows.reshape(self.torch_shape)
 
 
 def from_torch(
@@ -127,10 +116,10 @@ def from_torch(
         for name, tensor in tensors.items()
         if not name.endswith("num_batches_tracked")
     }
-    _check(
+    check_tensors(
         f"The tensors are not those of this {type(model).__name__} in the naming of {naming}",  # noqa: E501
-        stored,
-        {leaf.name: leaf.torch_shape for leaf in leaves},
+        {name: shown(shape) for name, shape in stored.items()},
+        {leaf.name: shown(leaf.torch_shape) for leaf in leaves},
         _advice(leaves, stored),
     )
     arrays = {}
@@ -182,10 +171,10 @@ def to_torch(
         image_shape = (*fitting_sides(model, stored), channels)
     shapes = _shapes(model, image_shape)
     leaves = _leaves(shapes, known[naming], flattened(model, image_shape[:2]))
-    _check(
+    check_tensors(
         f"The variables are not those of this {type(model).__name__}",
-        stored,
-        shapes,
+        {path: shown(shape) for path, shape in stored.items()},
+        {path: shown(shape) for path, shape in shapes.items()},
         "Give those that its init, from_torch or thaw returned.",
     )
     arrays = {}
@@ -226,25 +215,6 @@ def _leaves(shapes, layers: dict[str, str], maps) -> list[_Leaf]:
     return leaves
 
 
-def _check(
-    what: str, stored: dict[str, Shape], wanted: dict[str, Shape], advice: str
-) -> None:
-    """Refuse tensors unless they are those that are wanted, naming some."""
-    faults = {
-        "Misshaped": [
-            f"{name} is {_show(stored[name])} and should be {_show(shape)}"
-            for name, shape in wanted.items()
-            if stored.get(name, shape) != shape
-        ],
-        "Missing": [f"{n} {_show(wanted[n])}" for n in wanted if n not in stored],
-        "Extra": [f"{n} {_show(stored[n])}" for n in stored if n not in wanted],
-    }
-    parts = [f"{kind}: {_some(names)}" for kind, names in faults.items() if names]
-    if parts:
-        msg = f"{what}. {'. '.join(parts)}. {advice}"
-        raise ValueError(msg)
-
-
 def _advice(leaves, stored):
     """What to do. The head comes last, and a wrong number of classes most often."""
     head = [leaf for leaf in leaves if leaf.path.endswith("/kernel")][-1]
@@ -255,15 +225,6 @@ def _advice(leaves, stored):
         "Give the model the options that they were made with, and image_shape as "
         "(h, w, c)."
     )
-
-
-def _some(names):
-    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _show(shape):
-    return f"[{','.join(map(str, shape))}]"
 
 
 def _flat(variables: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Decompositions in float64, one matrix at a time, on concrete arrays.
 
-They run where `parallel.linear_algebra_device` says, even while a trace is under way
+They run where `parallel.linear_algebra_devices` says, even while a trace is under way
 (as when a transform is built inside one); results are NumPy arrays.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxunlearn.parallel import linear_algebra_device
+from jaxunlearn.parallel import linear_algebra_devices
 
 
 @contextlib.contextmanager
@@ -89,5 +89,5 @@ def absorb(
 
 def placed(array: Array | np.ndarray, device: jax.Device | None = None) -> Array:
     """In float64 on a device, by default the one for decompositions."""
-    device = linear_algebra_device() if device is None else device
+    device = linear_algebra_devices()[0] if device is None else device
     return jax.device_put(array, device).astype(jnp.float64)

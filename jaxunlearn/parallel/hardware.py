@@ -8,14 +8,15 @@ import jax
 from jax.sharding import Mesh
 
 
-def linear_algebra_device() -> jax.Device:
-    """Where float64 `eigh` and `qr` run: the GPU where there is one, else the CPU.
+def linear_algebra_devices() -> list[jax.Device]:
+    """Where float64 `eigh` and `qr` run: GPUs where there are any, else one CPU.
 
-    TPUs have no float64 decompositions, so their hosts' CPUs do this work.
+    TPUs have no float64 decompositions, so their hosts' CPUs do this work. A CPU's
+    simulated devices share its cores, so that one of them is enough.
     """
     if jax.default_backend() == "gpu":
-        return jax.local_devices(backend="gpu")[0]
-    return jax.local_devices(backend="cpu")[0]
+        return jax.local_devices(backend="gpu")
+    return jax.local_devices(backend="cpu")[:1]
 
 
 def loops_are_slow() -> bool:

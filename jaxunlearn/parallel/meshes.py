@@ -1,6 +1,7 @@
 """Which devices share the work, and which part of it a process has."""
 
 import logging
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -25,7 +26,11 @@ def automatic(mesh: Mesh) -> Mesh:
 
     Explicit axes would ask every operation of a network for its sharding.
     """
-    return Mesh(mesh.devices, (axis_of(mesh),), axis_types=(AxisType.Auto,))
+    return _of(axis_of(mesh), mesh.devices.flat)
+
+
+def _of(axis: str, devices: Iterable[jax.Device]) -> Mesh:
+    return Mesh(np.array(list(devices)), (axis,), axis_types=(AxisType.Auto,))
 
 
 def mesh_for_batch(mesh: Mesh | None, batch_size: int) -> Mesh | None:
@@ -33,9 +38,6 @@ def mesh_for_batch(mesh: Mesh | None, batch_size: int) -> Mesh | None:
 
     Without a `mesh`: on a GPU or TPU as many of this process's devices as divide the
     minibatch, on a CPU one: simulated ones gain only where a step is long.
-
-    Raises:
-      ValueError: the mesh has several axes, or does not divide the minibatch.
     """
     if mesh is not None:
         mesh = automatic(mesh)
@@ -46,20 +48,13 @@ def mesh_for_batch(mesh: Mesh | None, batch_size: int) -> Mesh | None:
             )
             raise ValueError(msg)
         return mesh
-    if jax.default_backend() == "cpu":
-        return None
-    devices = jax.local_devices()
+    devices = _own_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     if len(devices) > 1:
-        _log.info(
-            "training on %d of %d devices, %d samples of a minibatch on each",
-            count,
-            len(devices),
-            batch_size // count,
-        )
-    if count == 1:
-        return None
-    return Mesh(np.array(devices[:count]), ("data",), axis_types=(AxisType.Auto,))
+        each = batch_size // count
+        sentence = "training on %d of %d devices, %d samples of a minibatch on each"
+        _log.info(sentence, count, len(devices), each)
+    return _of("data", devices[:count]) if count > 1 else None
 
 
 def mesh_for_rows(mesh: Mesh | None) -> Mesh | None:
@@ -69,19 +64,20 @@ def mesh_for_rows(mesh: Mesh | None) -> Mesh | None:
     """
     if mesh is not None:
         return automatic(mesh)
-    devices = jax.local_devices()
-    if jax.default_backend() == "cpu" or len(devices) == 1:
+    devices = _own_devices()
+    if len(devices) == 1:
         return None
     _log.info("each batch is cut over %d devices", len(devices))
-    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+    return _of("data", devices)
+
+
+def _own_devices() -> list[jax.Device]:
+    """All of this process's; a CPU's simulated ones count as one."""
+    return jax.local_devices()[: 1 if jax.default_backend() == "cpu" else None]
 
 
 def own_mesh(mesh: Mesh | None) -> Mesh | None:
-    """What this process has of `mesh`: its own devices, in the same order.
-
-    Raises:
-      ValueError: it has none of them.
-    """
+    """What this process has of `mesh`: its own devices, in the same order."""
     if mesh is None or not mesh.is_multi_process:
         return mesh
     index = jax.process_index()
@@ -92,7 +88,7 @@ def own_mesh(mesh: Mesh | None) -> Mesh | None:
             "of jax.devices(), or call from the processes whose devices it holds."
         )
         raise ValueError(msg)
-    return Mesh(np.array(own), (axis_of(mesh),), axis_types=(AxisType.Auto,))
+    return _of(axis_of(mesh), own)
 
 
 def global_mesh() -> Mesh | None:
@@ -100,21 +96,13 @@ def global_mesh() -> Mesh | None:
 
     None where there is one process, whose parts choose devices themselves.
     """
-    if jax.process_count() == 1:
-        return None
-    return Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+    return None if jax.process_count() == 1 else _of("data", jax.devices())
 
 
 def own_share(count: int, mesh: Mesh | None) -> slice:
-    """Which of `count` samples are this process's own: as many as each other's, or one.
-
-    >>> own_share(5, None)
-    slice(0, 5, None)
-    """
+    """Which of `count` samples are this process's: as many as each other's, or one."""
     if mesh is None or not mesh.is_multi_process:
         return slice(0, count)
     processes = sorted({device.process_index for device in mesh.devices.flat})
     number = processes.index(jax.process_index())
-    return slice(
-        number * count // len(processes), (number + 1) * count // len(processes)
-    )
+    return slice(*(n * count // len(processes) for n in (number, number + 1)))

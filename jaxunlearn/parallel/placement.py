@@ -1,5 +1,6 @@
 """Arrays cut over the devices of a mesh, copied to them, and fetched back."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from jaxunlearn.parallel.meshes import axis_of
 
 
 def place_rows(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Arrays cut along their leading axis over the devices of `mesh`."""
+    """Arrays cut along their leading axis over `mesh`, each process giving its rows."""
     if mesh is None:
         return tree
     sharding = NamedSharding(mesh, PartitionSpec(axis_of(mesh)))
@@ -24,19 +25,14 @@ def place_rows(tree: PyTree, mesh: Mesh | None) -> PyTree:
 
 def place_whole(tree: PyTree, mesh: Mesh | None) -> Any:
     """Arrays copied to every device of `mesh`; every process must give the same."""
-    return _place(tree, mesh, PartitionSpec())
+    return tree if mesh is None else _place(tree, mesh, PartitionSpec())
 
 
-def place_cut(tree: PyTree, mesh: Mesh | None) -> Any:
-    """Arrays cut along their leading axis; every process must give the same whole."""
-    return tree if mesh is None else _place(tree, mesh, PartitionSpec(axis_of(mesh)))
-
-
-def place_columns(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Arrays cut along their second axis; every process must give the same whole."""
+def place_cut(tree: PyTree, mesh: Mesh | None, axis: int = 0) -> Any:
+    """Arrays cut along an axis; every process must give the same whole."""
     if mesh is None:
         return tree
-    return _place(tree, mesh, PartitionSpec(None, axis_of(mesh)))
+    return _place(tree, mesh, PartitionSpec(*[None] * axis, axis_of(mesh)))
 
 
 def place_gathered(
@@ -49,19 +45,15 @@ def place_gathered(
     sharding = NamedSharding(mesh, PartitionSpec(None, axis_of(mesh)))
 
     def put(x):
-        def share(index):
-            return x[rows[index[:2]]]
-
+        shape = (*rows.shape, *x.shape[1:])
         return jax.make_array_from_callback(
-            (*rows.shape, *x.shape[1:]), sharding, share
+            shape, sharding, lambda index: x[rows[index[:2]]]
         )
 
     return jax.tree.map(put, arrays)
 
 
-def _place(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
-    if mesh is None:
-        return tree
+def _place(tree: PyTree, mesh: Mesh, spec: PartitionSpec) -> PyTree:
     sharding = NamedSharding(mesh, spec)
     if not mesh.is_multi_process:
         return jax.device_put(tree, sharding)
@@ -69,13 +61,22 @@ def _place(tree: PyTree, mesh: Mesh | None, spec: PartitionSpec) -> PyTree:
     def put(x):
         if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
-        if jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended):
-            data = put(jax.random.key_data(x))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree.map(put, tree)
+    return _map_data(put, tree)
+
+
+def _map_data(function: Callable[[Any], Array], tree: PyTree) -> PyTree:
+    """`function` of every array of a tree, of a random key of its data."""
+
+    def apply(x):
+        if not jnp.issubdtype(jnp.result_type(x), jax.dtypes.extended):
+            return function(x)
+        data = function(jax.random.key_data(x))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(apply, tree)
 
 
 def keep_whole(tree: PyTree, mesh: Mesh | None) -> PyTree:
@@ -90,14 +91,8 @@ def from_mesh(tree: PyTree, mesh: Mesh | None) -> PyTree:
     if mesh is None:
         return tree
 
-    def copy(x):
-        if jnp.issubdtype(x.dtype, jax.dtypes.extended):
-            data = copy(jax.random.key_data(x))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-        # Through the host, so that no device is committed to.
-        return jnp.asarray(np.asarray(x))
-
-    return jax.tree.map(copy, tree)
+    # Through the host, so that no device is committed to.
+    return _map_data(lambda x: jnp.asarray(np.asarray(x)), tree)
 
 
 # Defined once, so that every shape compiles once.

@@ -9,6 +9,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+# Returns once every process is here; all must come with the same words.
+wait_for_all = multihost_utils.sync_global_devices
+
 
 def initialize(
     coordinator: str | None = None,
@@ -20,20 +23,11 @@ def initialize(
 ) -> None:
     """Join the other processes of a run, before anything is computed.
 
-    Args:
-      coordinator: "HOST:PORT" of process 0, which listens there and nowhere else. With
-        None, it and the next two are what Slurm, a TPU pod, Kubernetes or Open MPI say.
-      count: of the processes.
-      index: of this one.
-      heartbeat_timeout: seconds without a sign of life after which a process counts as
-        dead. JAX then aborts all the others.
-      connect_timeout: seconds in which all must be there.
-
-    Raises:
-      TimeoutError: nobody answers at the coordinator's address.
-      ValueError: no cluster is found, or the others are of another count.
+    Process 0 listens at `coordinator`, "HOST:PORT", and nowhere else. Without it, it,
+    `count` and `index` are what Slurm, a TPU pod, Kubernetes or Open MPI say. After
+    `heartbeat_timeout` seconds without a sign of life a process counts as dead, and JAX
+    aborts all the others; within `connect_timeout` seconds all must be there.
     """
-    from_cluster = coordinator is None
     if coordinator is not None and index != 0:
         _wait_for(coordinator, connect_timeout)
     try:
@@ -42,13 +36,13 @@ def initialize(
             count,
             index,
             # A Slurm job around them says nothing of processes started by hand.
-            cluster_detection_method=None if from_cluster else "deactivate",
+            cluster_detection_method="deactivate" if coordinator else None,
             initialization_timeout=connect_timeout,
             heartbeat_timeout_seconds=heartbeat_timeout,
             coordinator_bind_address=coordinator,
         )
     except ValueError as error:
-        if not from_cluster:
+        if coordinator is not None:
             raise
         msg = (
             "No cluster was found from which to tell the other processes (Slurm, a TPU "
@@ -83,51 +77,16 @@ def _wait_for(address: str, seconds: float) -> None:
         time.sleep(0.2)
 
 
-def process_count() -> int:
-    """How many processes share the work; one where nobody joined any others."""
-    return jax.process_count()
-
-
-def process_index() -> int:
-    """Which of them this is."""
-    return jax.process_index()
-
-
-def device_count() -> int:
-    """How many devices all of them have."""
-    return jax.device_count()
-
-
-def leave() -> None:
-    """Wait until all processes are done, then let go of them."""
-    jax.distributed.shutdown()
-
-
-def wait_for_all(what: str) -> None:
-    """Return once every process is here; all must come with the same `what`."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
-
-
 def from_first(tree: PyTree) -> PyTree:
     """The arrays of process 0, to the bit, in every process; all must call it.
 
     Hosts may differ in the last bit of what they compute, and what follows would then
-    drift apart.
-
-    Args:
-      tree: of arrays, of the same structure and dtypes in every process. Shapes need
-        not agree, but for their number of axes.
-
-    >>> from_first([np.arange(2.0)])
-    [array([0., 1.])]
+    drift apart. Dtypes and numbers of axes must agree, shapes need not.
     """
-    return jax.tree.map(_from_first, tree)
+    return tree if jax.process_count() == 1 else jax.tree.map(_from_first, tree)
 
 
 def _from_first(array: np.ndarray) -> np.ndarray:
-    if jax.process_count() == 1:
-        return array
     array = np.asarray(array)
     # An axis of length 1 ahead, as there must be something to send.
     shape = np.array((1, *array.shape), np.uint32)

@@ -123,7 +123,7 @@ def without(name):
         (arrays() | {"train_labels": np.array([None] * 60)}, "they are object"),
         (arrays() | {"train_labels": np.full(60, -1)}, "0 on; they range from -1"),
         (arrays() | {"test_labels": np.full(30, 3)},
-         "test_labels .* hold 3, and train_labels end at 2"),
+         "test_labels .* 0 to 2; .* from 3 to 3, .* train_labels need every class"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_fit_are_refused(save, content, sentence):

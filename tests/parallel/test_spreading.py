@@ -22,7 +22,11 @@ def layers():
     }
 
 
-def test_layers_are_spread_over_devices_the_largest_first():
+def use(monkeypatch, devices):
+    monkeypatch.setattr(spreading, "linear_algebra_devices", lambda: devices)
+
+
+def test_layers_are_spread_over_devices_the_largest_first(monkeypatch):
     devices = jax.devices()[:3]
     begun = []
 
@@ -32,9 +36,10 @@ def test_layers_are_spread_over_devices_the_largest_first():
             return size, linalg.placed(np.eye(size), device).device
 
     sizes = [2, 5, 3, 4, 1]
-    found = parallel.spread_over_devices(work, sizes, sizes, devices)
-    assert [size for size, _ in found] == sizes
-    assert found == [(size, dict(begun)[size]) for size in sizes]
+    use(monkeypatch, devices)
+    done = parallel.spread(work, sizes, sizes)
+    assert [size for size, _ in done] == sizes
+    assert done == [(size, dict(begun)[size]) for size in sizes]
     assert {device for _, device in begun} <= set(devices)
     assert max(size for size, _ in begun[:3]) == 5
 
@@ -43,9 +48,9 @@ def test_every_device_gives_the_same_subspaces(monkeypatch):
     tree = layers()
     one = [subspaces(tree, rank=2)]
     one.append(merge_subspaces(one * 2, energy=0.9))
-    over_own = spreading.spread_over_devices
+    spread = parallel.spread
 
-    def over_all(function, items, sizes):
+    def over_all(function, items, sizes, mesh):
         used, several = set(), threading.Event()
 
         def call(item, device):
@@ -56,24 +61,27 @@ def test_every_device_gives_the_same_subspaces(monkeypatch):
             assert several.wait(timeout=60)
             return function(item, device)
 
-        return over_own(call, items, sizes, jax.devices())
+        return spread(call, items, sizes, mesh)
 
-    monkeypatch.setattr(spreading, "spread_over_devices", over_all)
+    use(monkeypatch, jax.devices())
+    monkeypatch.setattr(parallel, "spread", over_all)
     many = [subspaces(tree, rank=2)]
     many.append(merge_subspaces(many * 2, energy=0.9))
     jax.tree.map(np.testing.assert_array_equal, one, many)
     assert next(iter(jax.tree.leaves(many))).devices() == {jnp.ones(1).device}
 
 
-def test_what_a_device_raises_is_raised_here():
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_device_raises_is_raised_here(count, monkeypatch):
     def work(item, device):
         if item == 3:
             msg = "three"
             raise ValueError(msg)
         return item
 
+    use(monkeypatch, jax.devices()[:count])
     with pytest.raises(ValueError, match="three"):
-        parallel.spread_over_devices(work, [1, 2, 3], [1, 2, 3], jax.devices()[:2])
+        parallel.spread(work, [1, 2, 3], [1, 2, 3])
 
 
 # Processes.
