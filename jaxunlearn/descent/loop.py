@@ -89,9 +89,9 @@ def _send(step, carry, constants, first, stop, feed, chunk):
     return carry, parts
 
 
-def chunk_length(minibatch_bytes: int, longest: int = CHUNK) -> int:
+def chunk_length(minibatch_bytes: int) -> int:
     """Steps in a chunk whose minibatches, each of so many bytes, fit `CHUNK_BYTES`."""
-    return max(1, min(longest, CHUNK_BYTES // minibatch_bytes))
+    return max(1, min(CHUNK, CHUNK_BYTES // minibatch_bytes))
 
 
 def program_bytes(

@@ -26,7 +26,6 @@ class Program(NamedTuple):
     run: Callable[..., Any]  # static, `(consts, *args)`; for equal functions one object
     consts: tuple[Any, ...]  # arrays that the function closes over
     shapes: Any  # of what it returns, as `jax.eval_shape` gives them
-    comparable: bool = True
 
 
 def as_program(
@@ -68,7 +67,7 @@ def by_identity(
         return function(*args, **keywords)
 
     run = _SHARED.setdefault(("identity", identity or function), run)
-    return Program(run, (), shapes, comparable=False)
+    return Program(run, (), shapes)
 
 
 class _NotComparableError(Exception):

@@ -177,14 +177,13 @@ def fingerprint(
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Names of what differs, with both values where they are short."""
-    missing, different = object(), []
+    different = []
     for name in {**here, **there}:
-        values = there.get(name, missing), here.get(name, missing)
-        if values[0] == values[1]:
-            continue
-        short = all(v is not missing and len(str(v)) < 40 for v in values)
-        both = f" ({values[0]} there, {values[1]} here)" if short else ""
-        different.append(f"{name}{both}")
+        one, other = (values.get(name, "nothing") for values in (there, here))
+        if one != other:
+            short = max(len(str(one)), len(str(other))) < 40
+            both = f" ({one} there, {other} here)" if short else ""
+            different.append(f"{name}{both}")
     return different
 
 
