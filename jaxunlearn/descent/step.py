@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,6 @@ from jaxunlearn.descent.optimizers import start_optimizer
 from jaxunlearn.descent.programs import as_program
 
 
-class Updated(NamedTuple):
-    """What `update_params` returns."""
-
-    params: PyTree  # after the update
-    optimizer: PyTree  # its state after it
-    loss: Float[Array, ""]  # before it
-    aux: Any  # what else the loss returned
-
-
 def update_params(
     loss: Callable[[PyTree], tuple[Array, Any]],
     params: PyTree,
@@ -37,8 +28,8 @@ def update_params(
     update: Callable[..., tuple[PyTree, PyTree]],
     *,
     mesh: Mesh | None = None,
-) -> Updated:
-    """`params + update(grad loss(params))`, once; to be traced.
+) -> tuple[tuple[PyTree, PyTree], Float[Array, ""], Any]:
+    """`params + update(grad loss(params))` and the optimizer's state, loss and aux.
 
     `update` is `(gradients, state, params, value, value_fn=) -> (updates, state)`. With
     a mesh convolutions stay whole: the compiler does not cut a loop over pieces.
@@ -48,7 +39,7 @@ def update_params(
     updates, optimizer = update(
         gradients, optimizer, params, value, value_fn=lambda params: loss(params)[0]
     )
-    return Updated(optax.apply_updates(params, updates), optimizer, value, aux)
+    return (optax.apply_updates(params, updates), optimizer), value, aux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +74,8 @@ class DescentStep:
             return value, None
 
         update = functools.partial(self.update, update_consts)
-        after = update_params(loss, params, state, update, mesh=self.mesh)
-        carry = (after.params, after.optimizer)
-        return parallel.keep_whole(carry, self.mesh), after.loss
+        carry, value, _ = update_params(loss, params, state, update, mesh=self.mesh)
+        return parallel.keep_whole(carry, self.mesh), value
 
     def _logits(self, classifier, images):
         """Each device's share by itself: gradients are then added up over them."""

@@ -21,12 +21,7 @@ from jaxunlearn.checks import (
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.classifier.network import REFUSALS
-from jaxunlearn.inversion.objective import (
-    TERMS,
-    ImagePrior,
-    References,
-    term_values,
-)
+from jaxunlearn.inversion.objective import TERMS, ImagePrior, References, term_values
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.trees import map_leaves

@@ -225,13 +225,14 @@ class _Inversion:
 
     def _run_batch(self, number, finished, report):
         steps, count = len(self.rates), len(self.rows)
+        rates = self.rates.astype(np.float32)
 
         def on_chunk(stop, carry, outputs):
             terms, running = outputs
             done = number * steps + stop
             first = done - len(running)
             if not running.all():
-                images = [*finished, self._fetched(carry)]
+                images = [*finished, parallel.fetch(carry.images, self.step.mesh)]
                 raise self._failure(terms, int(running.argmin()), first, images)
             report("inversion", done, count * steps)
             if self.callback is not None:
@@ -243,10 +244,11 @@ class _Inversion:
             self._begin(number),
             self._constants(number),
             steps=steps,
-            feed=self._rates,
+            # In a loop, what lies behind the last step is not used.
+            feed=lambda first, stop: rates[np.arange(first, stop).clip(max=steps - 1)],
             on_chunk=on_chunk,
         )
-        return self._fetched(carry)
+        return parallel.fetch(carry.images, self.step.mesh)
 
     def _begin(self, number) -> Carry:
         rows, mesh, (low, high) = self.rows[number], self.step.mesh, self.bounds
@@ -279,13 +281,6 @@ class _Inversion:
     def _key(self, number, use):
         """Of a batch's start (0), and of its steps (1)."""
         return jax.random.fold_in(self.key, 2 * number + use)
-
-    def _rates(self, first, stop):
-        rates = self.rates[first:stop]
-        return np.pad(rates, (0, stop - first - len(rates))).astype(np.float32)
-
-    def _fetched(self, carry) -> Float[np.ndarray, "n h w c"]:
-        return parallel.fetch(carry.images, self.step.mesh)
 
     def _failure(self, terms, place, first, images) -> InversionError:
         """Why the step at a place of the chunk that begins at `first` went wrong."""

@@ -61,13 +61,15 @@ class TrainingStep:
             sgd = _sgd(rate, momentum, weight_decay, self.nesterov)
             return sgd.update(gradients, state, params)
 
-        after = update_params(loss, classifier.params, state, update, mesh=self.mesh)
+        (params, state), value, statistics = update_params(
+            loss, classifier.params, state, update, mesh=self.mesh
+        )
         # Batch statistics of half precision are kept in full.
         kept = jax.tree.map(
-            lambda new, old: _cast(new, old.dtype), after.aux, classifier.state
+            lambda new, old: _cast(new, old.dtype), statistics, classifier.state
         )
-        carry = classifier.replace(params=after.params, state=kept), after.optimizer
-        return parallel.keep_whole(carry, self.mesh), after.loss.astype(jnp.float32)
+        carry = classifier.replace(params=params, state=kept), state
+        return parallel.keep_whole(carry, self.mesh), value.astype(jnp.float32)
 
 
 def _cast(tree, dtype):
