@@ -29,7 +29,7 @@ from jaxunlearn.cli.sources import (
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion import ImageAdam, ImagePrior
 from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
-from jaxunlearn.inversion.batches import Batches
+from jaxunlearn.inversion.inversion import batch_rows
 from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import ScheduleName
 from jaxunlearn.models.files import Card, versions
@@ -284,7 +284,7 @@ def _images(
 ) -> Float[np.ndarray, "n h w c"]:
     finished = FinishedBatches(folder.work / "batches")
     if finished:
-        count = len(Batches.of(len(labels), settings.batch_size).rows)
+        count = len(batch_rows(len(labels), settings.batch_size))
         progress.print(f"Going on after {len(finished)} of {count} batches.")
     try:
         with (
@@ -334,6 +334,6 @@ def _terms(
             prior=settings.prior,
             student=None if student is None else student.classifier,
         )
-        for batch in Batches.of(len(data), settings.batch_size).rows
+        for batch in batch_rows(len(data), settings.batch_size)
     ]
     return {name: float(np.mean([x[name] for x in terms])) for name in terms[0]}

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from jaxunlearn import parallel
 from jaxunlearn.capture.jaxprs import evaluate, open_jaxpr
@@ -34,16 +33,12 @@ _LAYOUT = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 class PiecewiseConvolution:
     """A convolution of `[n, h, w, c]` with `[k, l, c, o]`, XLA's but for one gradient.
 
-    Attributes:
-      strides: along both axes of the map.
-      padding: zeros before and after, along both.
-      dilation: from tap to tap of the kernel.
-      precision: of all products.
+    To be differentiated in reverse only.
     """
 
     strides: tuple[int, int]
     padding: tuple[tuple[int, int], tuple[int, int]]
-    dilation: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)  # from tap to tap of the kernel
     precision: Any = None
 
     @classmethod
@@ -69,10 +64,8 @@ class PiecewiseConvolution:
             params["precision"],
         )
 
-    def __call__(
-        self, x: Float[Array, "n h w c"], kernel: Float[Array, "k l c o"]
-    ) -> Float[Array, "n p q o"]:
-        """The convolution, to be differentiated in reverse only."""
+    def __call__(self, x, kernel):
+        """`[n, p, q, o]`."""
         return _convolution(self, x, kernel)
 
     def whole(self, x, kernel):
@@ -90,10 +83,7 @@ class PiecewiseConvolution:
     def kernel_gradient(self, x, g, kernel):
         """A product for each tap, summed over pieces of a few images.
 
-        Args:
-          x: the input.
-          g: gradient with respect to the outputs.
-          kernel: for its shape.
+        `g` is the gradient with respect to the outputs; of the kernel the shape counts.
         """
         # The larger one of the two operands of each product.
         each = math.prod(g.shape[1:3]) * max(kernel.shape[2:]) * g.dtype.itemsize
@@ -104,25 +94,23 @@ class PiecewiseConvolution:
         taps = list(itertools.product(*map(range, kernel.shape[:2])))
 
         def piece(x, g):
-            x, columns = self._padded(x), g.reshape(-1, g.shape[3])
+            x = jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
+            columns = g.reshape(-1, g.shape[3])
             met = [self._met(x, tap, g.shape) for tap in taps]
             if x.shape[3] < _NARROW:
                 met = [jnp.concatenate(met, axis=-1)]
-            found = [
+            products = [
                 jnp.matmul(
                     part.reshape(-1, part.shape[3]).T, columns, precision=self.precision
                 )
                 for part in met
             ]
-            return jnp.stack(found).reshape(kernel.shape)
+            return jnp.stack(products).reshape(kernel.shape)
 
         whole, rest = _cut((x, g), max(1, int(_PIECE * unit / each)))
         start = jnp.zeros_like(kernel)
         total, _ = lax.scan(lambda t, xg: (t + piece(*xg), None), start, whole)
         return total if rest is None else total + piece(*rest)
-
-    def _padded(self, x):
-        return jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
 
     def _met(self, x, tap, shape):
         """What one tap of the kernel meets of a padded map."""
@@ -170,17 +158,6 @@ def in_pieces(function: Callable[..., Any]) -> Callable[..., Any]:
     Only reverse differentiation takes another way than before; it gives the same but
     for rounding. Convolutions inside loops, branches and functions with derivatives of
     their own stay as they are. Elsewhere than on a CPU this is `function` itself.
-
-    >>> import flax.linen as nn
-    >>> model, images = nn.Conv(2, (3, 3), use_bias=False), jnp.ones((1, 3, 3, 1))
-    >>> variables = model.init(jax.random.key(0), images)
-    >>> def loss(variables):
-    ...     return in_pieces(model.apply)(variables, images).sum()
-    >>> gradient = jax.grad(loss)(variables)["params"]["kernel"]
-    >>> print(gradient[:, :, 0, 0])  # How many places meet each tap.
-    [[4. 6. 4.]
-     [6. 9. 6.]
-     [4. 6. 4.]]
     """
     if not parallel.loops_are_slow():
         return function

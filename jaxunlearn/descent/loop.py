@@ -42,37 +42,17 @@ def run_steps(
     `parallel.loops_are_slow`) a chunk is one compiled step called `chunk` times, and
     the host runs ahead of the device until the chunk's end.
 
-    Args:
-      step: static: a module-level function, or a hashable object with `__call__`. Equal
-        steps on equal shapes share a program, so that arrays belong into `carry` and
-        `constants`. It must keep the carry's structure, shapes and dtypes.
-      carry: what changes. It is copied once; the copy's memory is used again and again.
-      constants: what does not change.
-      steps: how many, at least 1.
-      start: the first index.
-      feed: `(first, stop) -> tree` of arrays whose leading axis has `stop - first`
-        entries, one for each step; `step` then takes its own as a fourth argument. In a
-        loop the last chunk is fed to its full length, past the last step.
-      chunk: steps between two visits to the host.
-      ahead: send off the next chunk before the outputs of one are waited for, so that
-        the device does not wait for the host.
-      donate: use the memory of `carry` itself, which is gone afterwards: an `own_copy`.
-      on_chunk: `(stop, carry, outputs)`, called after each chunk with the index of the
-        next step, the carry (of the chunk sent off last), which lives only until it
-        returns, and this chunk's outputs as NumPy arrays. What it raises, or an
-        interruption, ends the run.
+    `step` is static: a module-level function, or a hashable object with `__call__`.
+    Equal steps on equal shapes share a program, so that arrays belong into `carry`,
+    which changes and must keep its structure, shapes and dtypes, and `constants`.
+    `feed(first, stop)` gives arrays with an entry for each step; `step` then takes its
+    own as a fourth argument. In a loop the last chunk is fed to its full length.
 
-    Returns:
-      The last carry, and the outputs of all steps, stacked, as NumPy arrays.
-
-    Raises:
-      TypeError: `step` returns a carry of another structure, shape or dtype.
-
-    >>> def double(carry, constants, index):
-    ...     return 2 * carry, carry + index
-    >>> carry, outputs = run_steps(double, jnp.float32(1), None, steps=3)
-    >>> print(carry, outputs)
-    8.0 [1. 3. 6.]
+    The carry is copied, unless it is an `own_copy` to `donate`. With `ahead` the next
+    chunk is sent off before the outputs of one are waited for. `on_chunk(stop, carry,
+    outputs)` is called after each: with the index of the next step, the carry (of the
+    chunk sent off last), which lives only until it returns, and this chunk's outputs.
+    Outputs, also those returned, of all steps, are stacked NumPy arrays.
     """
     carry = carry if donate else own_copy(carry)
     collected, sent = [], collections.deque()
@@ -109,13 +89,9 @@ def _send(step, carry, constants, first, stop, feed, chunk):
     return carry, parts
 
 
-def chunk_length(minibatch_bytes: int, longest: int = CHUNK) -> int:
-    """Steps in a chunk whose minibatches, each of so many bytes, fit `CHUNK_BYTES`.
-
-    >>> chunk_length(2**26)
-    4
-    """
-    return max(1, min(longest, CHUNK_BYTES // minibatch_bytes))
+def chunk_length(minibatch_bytes: int) -> int:
+    """Steps in a chunk whose minibatches, each of so many bytes, fit `CHUNK_BYTES`."""
+    return max(1, min(CHUNK, CHUNK_BYTES // minibatch_bytes))
 
 
 def program_bytes(
@@ -128,8 +104,7 @@ def program_bytes(
 ) -> int:
     """What `run_steps` takes of a device, as its compiled program says.
 
-    Arrays may be given as their shapes; `row` is what one step is fed. `run_steps` then
-    finds the program compiled.
+    Arrays may be given as their shapes; `row` is what one step is fed.
     """
     length = None if parallel.loops_are_slow() else chunk
     given = jax.tree.map(
@@ -157,20 +132,9 @@ def minibatches(
     epoch's number. Epochs follow each other without a gap and minibatches are cut from
     this sequence, so that all have `batch_size` entries.
 
-    Args:
-      key: a `jax.random.key`.
-      size: how many entries there are.
-      batch_size: entries in a minibatch.
-      drop_remainder: an epoch leaves out the last entries of its permutation that do
-        not fill a minibatch. Otherwise a minibatch may lie across two epochs, and hold
-        an entry twice.
-
-    Returns:
-      `(first, stop) -> Int[stop - first, batch_size]`, of any steps in any order.
-
-    >>> rows = minibatches(jax.random.key(0), size=6, batch_size=3)
-    >>> sorted(rows(0, 2).ravel().tolist())
-    [0, 1, 2, 3, 4, 5]
+    With `drop_remainder` an epoch leaves out the last entries of its permutation that
+    do not fill a minibatch. Otherwise a minibatch may lie across two epochs, and hold
+    an entry twice.
     """
     words = np.asarray(jax.random.key_data(key)).ravel().tolist()
     used = size // batch_size * batch_size if drop_remainder else size
@@ -198,14 +162,8 @@ def gather_minibatches(
 ) -> PyTree:
     """Minibatches of these steps, `[steps, batch, ...]`: with `partial`, a `feed`.
 
-    Args:
-      arrays: with a leading axis of samples; on the device, or with a mesh on the host,
-        from where each device is sent its share.
-      order: see `minibatches`. What does not fill up the devices is filled up with
-        copies of the last sample.
-      mesh: the devices that share a minibatch, or None.
-      first: index of the first step.
-      stop: index after the last one.
+    Arrays are on the device; or, with a mesh, on the host, from where each device is
+    sent its share, filled up with copies of the last sample.
     """
     rows = order(first, stop)
     if mesh is None:

@@ -1,71 +1,28 @@
 """An optax transformation as a static value and the arrays that go with it."""
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from jaxunlearn.descent.programs import Opaque, Program, as_program
-
-
-@dataclasses.dataclass(frozen=True)
-class Update:
-    """An optimizer's update, static and hashable.
-
-    Attributes:
-      how: a program, equal to that of any optimizer that computes the same; or, where
-        there can be none, the optimizer itself, compared by identity.
-    """
-
-    how: Program | optax.GradientTransformation
-
-    def __call__(self, consts, grads, state, params, value, value_fn):
-        """Updates and the new state, as `optimizer.update` returns them."""
-        if isinstance(self.how, Program):
-            return self.how(consts, grads, state, params, value)
-        return _update(self.how, grads, state, params, value, value_fn)
-
-
-class Started(NamedTuple):
-    """An optimizer that is ready for its first update.
-
-    Attributes:
-      update: static.
-      consts: arrays that the update closes over, its first argument.
-      state: where it starts, with the dtypes that updates keep.
-    """
-
-    update: Update
-    consts: tuple[Any, ...]
-    state: PyTree
+from jaxunlearn.descent.programs import Program, as_program, by_identity
 
 
 def start_optimizer(
     optimizer: optax.GradientTransformation, params: PyTree, dtype: Any
-) -> Started:
-    """Call `optimizer.init` and make its update comparable.
+) -> tuple[Program, PyTree]:
+    """An optimizer's update as a program, and the state that it starts from.
 
-    A new `optax.chain` on each request consists of new functions, for each of which
-    `jax.jit` would compile again. Two chains are equal here that differ in arrays
-    alone, in the state or closed over. Optimizers that evaluate the loss themselves
-    (line searches), or whose trace holds functions that cannot be compared, are
-    compared by identity.
-
-    Args:
-      optimizer: to be started.
-      params: what it will update.
-      dtype: of the loss.
-
-    >>> params = {"w": jnp.ones(2)}
-    >>> one = start_optimizer(optax.adam(0.1), params, jnp.float32)
-    >>> one.update == start_optimizer(optax.adam(0.1), params, jnp.float32).update
-    True
+    The update is `(consts, grads, state, params, value, value_fn=) -> (updates,
+    state)`, for a loss of this dtype. A new `optax.chain` on each request consists of
+    new functions, for each of which `jax.jit` would compile again; here two chains that
+    differ in arrays alone, in the state or closed over, have one update. Those that
+    evaluate the loss themselves (line searches) are compared by identity.
     """
     state = optimizer.init(params)
-    update, consts, after = _comparable(optimizer, params, state, dtype)
+    update, after = _traced(optimizer, params, state, dtype)
     if jax.tree.structure(state) == jax.tree.structure(after):
         types = jax.tree.map(jnp.result_type, state)
         wanted = jax.tree.map(lambda x: x.dtype, after)
@@ -73,30 +30,26 @@ def start_optimizer(
             # Some transforms start in the parameters' half precision and go on in
             # float32.
             state = jax.tree.map(jnp.asarray, state, wanted)
-            update, consts, _ = _comparable(optimizer, params, state, dtype)
-    return Started(update, consts, state)
+            update, _ = _traced(optimizer, params, state, dtype)
+    return update, state
 
 
-def _comparable(optimizer, params, state, dtype):
-    """The update, what it closes over, and the shapes of the state after it."""
-    asked = []
+def _traced(optimizer, params, state, dtype):
+    """The update, and the shapes of the state after it."""
+    evaluations = []
 
-    def value_fn(params, *_, **__):
-        asked.append(True)
+    def count(params, *_, **__):
+        evaluations.append(params)
         return jnp.zeros((), dtype)
 
-    def update(grads, state, params, value):
-        return _update(optimizer, grads, state, params, value, value_fn)
+    def update(grads, state, params, value, value_fn=count):
+        update = optax.with_extra_args_support(optimizer).update
+        extra = {"value": value, "grad": grads, "value_fn": value_fn}
+        return update(grads, state, params, **extra)
 
     value = jax.ShapeDtypeStruct((), dtype)
-    program, consts, (_, after) = as_program(update, params, state, params, value)
-    # A line search evaluates the loss, which a trace made without one cannot.
-    if asked or isinstance(program, Opaque):
-        return Update(optimizer), (), after
-    return Update(program), consts, after
-
-
-def _update(optimizer, grads, state, params, value, value_fn):
-    update = optax.with_extra_args_support(optimizer).update
-    extra = {"value": value, "grad": grads, "value_fn": value_fn}
-    return update(grads, state, params, **extra)
+    program = as_program(update, params, state, params, value, identity=optimizer)
+    if evaluations:
+        # Traced without the loss, which it needs.
+        program = by_identity(update, program.shapes, optimizer)
+    return program, program.shapes[1]

@@ -1,8 +1,9 @@
 """The one update under every descent: gradient, optimizer, parameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +16,9 @@ from jaxunlearn import parallel
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.cpu_convolution import in_pieces
-from jaxunlearn.descent.losses import Augment, Loss, trace_augment, trace_loss
-from jaxunlearn.descent.optimizers import Update, start_optimizer
-from jaxunlearn.descent.programs import Opaque, Program
-
-
-class Updated(NamedTuple):
-    """What `update_params` returns.
-
-    Attributes:
-      params: after the update.
-      optimizer: its state after it.
-      loss: before it.
-      aux: what else the loss returned.
-    """
-
-    params: PyTree
-    optimizer: PyTree
-    loss: Float[Array, ""]
-    aux: Any
+from jaxunlearn.descent.losses import Augment, Loss, no_augmentation
+from jaxunlearn.descent.optimizers import start_optimizer
+from jaxunlearn.descent.programs import as_program
 
 
 def update_params(
@@ -43,31 +28,18 @@ def update_params(
     update: Callable[..., tuple[PyTree, PyTree]],
     *,
     mesh: Mesh | None = None,
-) -> Updated:
-    """`params + update(grad loss(params))`, once; to be traced.
+) -> tuple[tuple[PyTree, PyTree], Float[Array, ""], Any]:
+    """`params + update(grad loss(params))` and the optimizer's state, loss and aux.
 
-    Args:
-      loss: `params -> (value, aux)`; aux may hold new batch statistics.
-      params: where the gradient is taken.
-      optimizer: state of the optimizer.
-      update: `(gradients, state, params, value, value_fn) -> (updates, state)`, where
-        `value_fn(params)` is the loss, to differentiate in any way.
-      mesh: the devices that share the minibatch, among which the compiler does not cut
-        a loop over pieces: convolutions stay whole.
-
-    >>> def square(x):
-    ...     return x**2, None
-    >>> def sgd(gradient, state, *_):
-    ...     return -0.25 * gradient, state
-    >>> print(update_params(square, jnp.float32(2), None, sgd).params)
-    1.0
+    `update` is `(gradients, state, params, value, value_fn=) -> (updates, state)`. With
+    a mesh convolutions stay whole: the compiler does not cut a loop over pieces.
     """
     function = in_pieces(loss) if mesh is None else loss
     (value, aux), gradients = jax.value_and_grad(function, has_aux=True)(params)
     updates, optimizer = update(
-        gradients, optimizer, params, value, lambda params: loss(params)[0]
+        gradients, optimizer, params, value, value_fn=lambda params: loss(params)[0]
     )
-    return Updated(optax.apply_updates(params, updates), optimizer, value, aux)
+    return (optax.apply_updates(params, updates), optimizer), value, aux
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,18 +47,12 @@ class DescentStep:
     """One update on a minibatch of images and targets, in inference mode.
 
     Static, and equal to any other step that computes the same.
-
-    Attributes:
-      augment, loss, update: what it does with a minibatch.
-      size: images in a minibatch; further rows fill up the devices' shares.
-      mesh: the devices that share it, or None.
-      transform: what runs the network on each of them.
     """
 
-    augment: Program | Opaque
-    loss: Program | Opaque
-    update: Update
-    size: int
+    augment: Callable[..., Array]
+    loss: Callable[..., Array]
+    update: Callable[..., tuple[PyTree, PyTree]]
+    size: int  # of a minibatch; further rows fill up the devices' shares
     mesh: Mesh | None = None
     transform: parallel.Transform = "shard_map"
 
@@ -107,12 +73,9 @@ class DescentStep:
             value = jnp.sum(weights[0] * losses) if weights else jnp.mean(losses)
             return value, None
 
-        def update(*given):
-            return self.update(update_consts, *given)
-
-        after = update_params(loss, params, state, update, mesh=self.mesh)
-        carry = (after.params, after.optimizer)
-        return parallel.keep_whole(carry, self.mesh), after.loss
+        update = functools.partial(self.update, update_consts)
+        carry, value, _ = update_params(loss, params, state, update, mesh=self.mesh)
+        return parallel.keep_whole(carry, self.mesh), value
 
     def _logits(self, classifier, images):
         """Each device's share by itself: gradients are then added up over them."""
@@ -139,20 +102,44 @@ def begin(
 ) -> tuple[DescentStep, PyTree, PyTree]:
     """A step for minibatches like these, its first carry, and its constants.
 
-    Raises:
-      ValueError: what `trace_augment` and `trace_loss` refuse.
+    Refuses an augmentation that does not return images as it is given them, and a loss
+    that is not one float for each sample.
     """
-    batch = jax.eval_shape(to_pixels, images)
-    augmented = trace_augment(augment, key, batch)
-    traced_loss = trace_loss(loss, logits_shape(classifier, images), targets)
-    start = start_optimizer(optimizer, classifier.params, traced_loss.shapes.dtype)
-    step = DescentStep(
-        *(augmented.program, traced_loss.program, start.update),
-        *(images.shape[0], mesh, transform),
+    batch, n = jax.eval_shape(to_pixels, images), images.shape[0]
+    augmented = as_program(augment or no_augmentation, key, batch)
+    if not _fits(augmented.shapes, (n, None, None, None), batch.dtype):
+        msg = (
+            "augment must return images as it is given them, "
+            f"{_in_words(batch)}; it returned {_in_words(augmented.shapes)}."
+        )
+        raise ValueError(msg)
+    losses = as_program(loss, logits_shape(classifier, images), targets)
+    if not _fits(losses.shapes, (n,), jnp.floating):
+        msg = (
+            f"loss must return one float for each of the {n} samples of a minibatch, "
+            f"not their mean; it returned {_in_words(losses.shapes)}."
+        )
+        raise ValueError(msg)
+    params = classifier.params
+    update, state = start_optimizer(optimizer, params, losses.shapes.dtype)
+    programs = (augmented, losses, update)
+    step = DescentStep(*(p.run for p in programs), n, mesh, transform)
+    closed_over = tuple(p.consts for p in programs)
+    return step, (params, state), (classifier.replace(params=None), key, closed_over)
+
+
+def _fits(got, shape, dtype) -> bool:
+    """Whether it is one array of this shape, None for any side, and dtype."""
+    return (
+        isinstance(got, jax.ShapeDtypeStruct)
+        and len(got.shape) == len(shape)
+        and all(n in (None, m) for n, m in zip(shape, got.shape, strict=True))
+        and jnp.issubdtype(got.dtype, dtype)
     )
-    closed_over = (augmented.consts, traced_loss.consts, start.consts)
-    constants = (classifier.replace(params=None), key, closed_over)
-    return step, (classifier.params, start.state), constants
+
+
+def _in_words(shapes) -> str:
+    return str(jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", shapes))
 
 
 def logits_shape(
@@ -169,17 +156,16 @@ def _logits(classifier, images):
 
 
 def to_pixels(images: Array) -> Array:
-    """Floats, of which bytes are 255ths: what every augmentation works on."""
+    """Floats, of which bytes are 255ths."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def check_losses(
     losses: Float[np.ndarray, " steps"], first: int, advice: str, *, of: str = ""
 ) -> None:
-    """Refuse losses of the steps `first, first + 1, ...` of which one is not finite.
+    """Refuse losses of the steps from `first` on of which one is not finite.
 
-    `advice` is a sentence on what to do; `of` is what they are of, such as
-    "forgetting [3]".
+    `advice` is a sentence, and `of` what they are of, such as "forgetting [3]".
     """
     bad = ~np.isfinite(losses)
     if bad.any():
@@ -208,8 +194,7 @@ def check_parameters(
 
 @jax.jit
 def _finite(tree):
-    def fine(x):
-        # Integers and keys are.
+    def fine(x):  # Integers and keys are.
         return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else True
 
     return jax.tree.map(fine, tree)

@@ -17,17 +17,10 @@ _COMPILING = frozenset(
 class Stopwatch:
     """Adds up wall seconds per named stage, and compilation under "compile".
 
-    `seconds["a"] + seconds["b"] + ... + seconds["compile"]` is the time that stages
-    were open: a stage inside another pauses the outer one, and no second counts twice.
-    JAX returns before its arrays are ready, so a stage that should include their
+    The sum is the time that stages were open: a stage inside another pauses the outer
+    one. JAX returns before its arrays are ready, so a stage that should include their
     computation ends with `jax.block_until_ready`. One thread uses one watch; it listens
     to JAX only while a stage is open.
-
-    >>> watch = Stopwatch()
-    >>> with watch.stage("statistics"):
-    ...     total = sum(range(10))
-    >>> sorted(watch.seconds)
-    ['compile', 'statistics']
     """
 
     def __init__(self):
@@ -45,11 +38,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the body of the `with` statement as stage `name`.
-
-        Raises:
-          ValueError: `name` is "compile", which the watch keeps for itself.
-        """
+        """Count the body of the `with` statement as stage `name`."""
         if name == "compile":
             msg = (
                 "A stage cannot be called 'compile': the watch adds up JAX's "

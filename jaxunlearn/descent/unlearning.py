@@ -29,12 +29,7 @@ from jaxunlearn.descent.loop import (
     run_steps,
 )
 from jaxunlearn.descent.losses import Augment, Loss, cross_entropy
-from jaxunlearn.descent.step import (
-    begin,
-    check_losses,
-    check_parameters,
-    logits_shape,
-)
+from jaxunlearn.descent.step import begin, check_losses, check_parameters, logits_shape
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.progress import Progress, reporting
 

@@ -21,12 +21,7 @@ from jaxunlearn.checks import (
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.classifier.network import REFUSALS
-from jaxunlearn.inversion.objective import (
-    TERMS,
-    ImagePrior,
-    References,
-    term_values,
-)
+from jaxunlearn.inversion.objective import TERMS, ImagePrior, References, term_values
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.trees import map_leaves
@@ -70,15 +65,26 @@ def checked_arguments(
         raise ValueError(msg)
     sample = np.full((1, *image_shape), 0.5, np.float32)
     classes = _classes("network", classifier, sample)
-    values = _labels(labels, classes)
+    values = np.asarray(labels)
+    if values.ndim != 1 or values.size == 0:
+        msg = f"labels must be one integer an image, at least one; their shape is {values.shape}."  # noqa: E501
+        raise ValueError(msg)
+    hint = f"The network has {classes} logits."
+    values = check_labels("labels", values, len(values), classes, hint).astype(np.int32)
     _check_references(classifier, references, classes, sample)
-    table = tuple(TERMS.items())
     present = _traced_terms.eval_shape(
-        classifier, sample, values[:1], references, table
+        classifier, sample, values[:1], references, tuple(TERMS.items())
     )
     prior = prior.resolved(present)
     if start is not None:
-        _check_start(start, (len(values), *image_shape))
+        expected, kind = (len(values), *image_shape), jnp.result_type(start)
+        if jnp.shape(start) != expected or not jnp.issubdtype(kind, jnp.floating):
+            msg = (
+                f"start must be floating-point images of shape {expected}; it is "
+                f"{kind} of shape {jnp.shape(start)}."
+            )
+            raise ValueError(msg)
+        check_finite(start)
     check_program(classifier, sample)
     return values, prior
 
@@ -118,30 +124,11 @@ def check_image_optimizer(optimizer: Any, image_shape: tuple[int, ...]) -> None:
         raise ValueError(msg) from error
 
 
-def _labels(labels, classes) -> Int[np.ndarray, " n"]:
-    values = np.asarray(labels)
-    if values.ndim != 1 or values.size == 0:
-        msg = f"labels must be one integer an image, at least one; their shape is {values.shape}."  # noqa: E501
-        raise ValueError(msg)
-    hint = f"The network has {classes} logits."
-    return check_labels("labels", values, len(values), classes, hint).astype(np.int32)
-
-
-def _check_start(start, expected) -> None:
-    floating = jnp.issubdtype(jnp.result_type(start), jnp.floating)
-    if jnp.shape(start) != expected or not floating:
-        msg = (
-            f"start must be floating-point images of shape {expected}; it is "
-            f"{jnp.result_type(start)} of shape {jnp.shape(start)}."
-        )
-        raise ValueError(msg)
-    check_finite(start)
-
-
 def _check_references(classifier, references, classes, sample) -> None:
     moments, student = references
     if moments is not None:
-        _check_moments(classifier, moments, sample)
+        given = {"the classifier's params": layouts(classifier, sample)}
+        map_leaves(_check_moment, Moment, "moments", moments, **given)
     if student is not None:
         others = _classes("student", student, sample)
         if others != classes:
@@ -152,21 +139,17 @@ def _check_references(classifier, references, classes, sample) -> None:
             raise ValueError(msg)
 
 
-def _check_moments(classifier, moments, sample) -> None:
-    def check(name: str, moment: Moment, layout: Any) -> None:
-        if moment.classes is not None:
-            msg = f"moments hold a class axis at {name}: add classes up with sum_classes first."  # noqa: E501
-            raise ValueError(msg)
-        if moment.layout != layout:
-            msg = (
-                f"moments at {name} are of a weight read as {moment.layout}, and the "
-                f"classifier's is read as {layout}: take them from this network."
-            )
-            raise ValueError(msg)
-        size = float(np.square(np.asarray(moment.gram, np.float64)).sum())
-        if not (np.isfinite(size) and size > 0 and float(moment.rows) > 0):
-            msg = f"moments at {name} are zero or not finite: take them from images that reach it, or put None there."  # noqa: E501
-            raise ValueError(msg)
-
-    there = {"the classifier's params": layouts(classifier, sample)}
-    map_leaves(check, Moment, "moments", moments, **there)
+def _check_moment(name: str, moment: Moment, layout: Any) -> None:
+    if moment.classes is not None:
+        msg = f"moments hold a class axis at {name}: add classes up with sum_classes first."  # noqa: E501
+        raise ValueError(msg)
+    if moment.layout != layout:
+        msg = (
+            f"moments at {name} are of a weight read as {moment.layout}, and the "
+            f"classifier's is read as {layout}: take them from this network."
+        )
+        raise ValueError(msg)
+    size = float(np.square(np.asarray(moment.gram, np.float64)).sum())
+    if not (np.isfinite(size) and size > 0 and float(moment.rows) > 0):
+        msg = f"moments at {name} are zero or not finite: take them from images that reach it, or put None there."  # noqa: E501
+        raise ValueError(msg)

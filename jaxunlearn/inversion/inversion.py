@@ -20,7 +20,6 @@ from jaxunlearn.inversion.arguments import (
     check_image_optimizer,
     checked_arguments,
 )
-from jaxunlearn.inversion.batches import Batches, batch_keys, noise
 from jaxunlearn.inversion.objective import TERMS, ImagePrior, References
 from jaxunlearn.inversion.step import ADAM, Carry, Constants, ImageAdam, Step
 from jaxunlearn.progress import Progress, Report, reporting
@@ -166,7 +165,7 @@ def invert(
     inversion = _Inversion(
         step=Step(optimizer, prior, rolls, mesh, transform),
         rates=rates,
-        batches=Batches.of(len(labels), batch_size, mesh),
+        rows=batch_rows(len(labels), batch_size, mesh),
         labels=labels,
         image_shape=tuple(image_shape),
         key=key,
@@ -179,13 +178,27 @@ def invert(
         return inversion.run([] if finished is None else finished, report)
 
 
+def batch_rows(
+    count: int, batch_size: int, mesh: Mesh | None = None
+) -> Int[np.ndarray, "batches n"]:
+    """Which images are optimised together: as many in each batch, at most `batch_size`.
+
+    Devices share a batch evenly; the last one is filled up with the first images.
+    """
+    size = -(-count // -(-count // batch_size))
+    if mesh is not None:
+        size = -(-size // mesh.size) * mesh.size
+    batches = -(-count // size)
+    return (np.arange(batches * size) % count).reshape(batches, size)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Inversion:
     """Checked arguments, in the form in which the steps take them."""
 
     step: Step
     rates: Float[np.ndarray, " steps"]
-    batches: Batches
+    rows: Int[np.ndarray, "batches n"]
     labels: Int[np.ndarray, " n"]
     image_shape: tuple[int, ...]
     key: Array
@@ -198,27 +211,28 @@ class _Inversion:
         self, finished: MutableSequence[Any], report: Report
     ) -> Float[np.ndarray, "n h w c"]:
         """All batches that are not among the finished ones, one after the other."""
-        shape = self.batches.rows.shape[1], *self.image_shape
+        shape = self.rows.shape[1], *self.image_shape
         if any(np.shape(images) != shape for images in finished):
             msg = (
                 f"finished must hold batches of shape {shape}; they are "
-                f"{[np.shape(images) for images in finished]}. They are those of "
-                "another inversion, or of another number of devices."
+                f"{list(map(np.shape, finished))}. They are those of another "
+                "inversion, or of another number of devices."
             )
             raise ValueError(msg)
-        for number in range(len(finished), len(self.batches.rows)):
+        for number in range(len(finished), len(self.rows)):
             finished.append(self._run_batch(number, finished, report))
-        return np.concatenate(list(finished))[: self.batches.count]
+        return np.concatenate(list(finished))[: len(self.labels)]
 
     def _run_batch(self, number, finished, report):
-        steps, count = len(self.rates), len(self.batches.rows)
+        steps, count = len(self.rates), len(self.rows)
+        rates = self.rates.astype(np.float32)
 
         def on_chunk(stop, carry, outputs):
             terms, running = outputs
             done = number * steps + stop
             first = done - len(running)
             if not running.all():
-                images = [*finished, self._fetched(carry)]
+                images = [*finished, parallel.fetch(carry.images, self.step.mesh)]
                 raise self._failure(terms, int(running.argmin()), first, images)
             report("inversion", done, count * steps)
             if self.callback is not None:
@@ -230,20 +244,23 @@ class _Inversion:
             self._begin(number),
             self._constants(number),
             steps=steps,
-            feed=self._rates,
+            # In a loop, what lies behind the last step is not used.
+            feed=lambda first, stop: rates[np.arange(first, stop).clip(max=steps - 1)],
             on_chunk=on_chunk,
         )
-        return self._fetched(carry)
+        return parallel.fetch(carry.images, self.step.mesh)
 
     def _begin(self, number) -> Carry:
-        rows, mesh = self.batches.rows[number], self.step.mesh
-        if self.start is None:
-            key, _ = batch_keys(self.key, number)
-            images = noise(key, (len(rows), *self.image_shape), *self.bounds)
-        else:
+        rows, mesh, (low, high) = self.rows[number], self.step.mesh, self.bounds
+        key, shape = self._key(number, 0), (len(rows), *self.image_shape)
+        if self.start is not None:
             images = jnp.asarray(self.start, jnp.float32)[rows]
+        elif np.isfinite(high - low):
+            images = low + jax.random.uniform(key, shape, jnp.float32) * (high - low)
+        else:
+            images = jax.random.normal(key, shape, jnp.float32)
         # Noise too: half a box has a normal start, and a box its rounding.
-        images = jnp.clip(images, *self.bounds)
+        images = jnp.clip(images, low, high)
         carry = Carry(images, self.step.optimizer.init(images), jnp.array(True))
 
         def put(leaf):
@@ -255,23 +272,15 @@ class _Inversion:
 
     def _constants(self, number) -> Constants:
         mesh = self.step.mesh
-        classifier, references = self.compared
-        _, key = batch_keys(self.key, number)
-        constants = Constants(
-            classifier,
-            references,
-            parallel.place_cut(self.labels[self.batches.rows[number]], mesh),
-            *parallel.place_whole((key, *self.bounds), mesh),
-        )
+        labels = parallel.place_cut(self.labels[self.rows[number]], mesh)
+        numbers = parallel.place_whole((self._key(number, 1), *self.bounds), mesh)
+        constants = Constants(*self.compared, labels, *numbers)
         # Once: what is on the host would travel again with every step.
         return jax.device_put(constants) if mesh is None else constants
 
-    def _rates(self, first, stop):
-        rates = self.rates[first:stop]
-        return np.pad(rates, (0, stop - first - len(rates))).astype(np.float32)
-
-    def _fetched(self, carry) -> Float[np.ndarray, "n h w c"]:
-        return parallel.fetch(carry.images, self.step.mesh)
+    def _key(self, number, use):
+        """Of a batch's start (0), and of its steps (1)."""
+        return jax.random.fold_in(self.key, 2 * number + use)
 
     def _failure(self, terms, place, first, images) -> InversionError:
         """Why the step at a place of the chunk that begins at `first` went wrong."""
@@ -287,7 +296,7 @@ class _Inversion:
             ". Try a smaller learning rate, or bounds. The last finite images are in "
             "this error's attribute `images`."
         )
-        images = np.concatenate(images)[: self.batches.count]
+        images = np.concatenate(images)[: len(self.labels)]
         return InversionError(message, images, self.labels[: len(images)], step)
 
 

@@ -67,16 +67,10 @@ class ImagePrior:
         return {"cross_entropy": 1.0, **vars(self)}
 
     def resolved(self, present: Collection[str]) -> "ImagePrior":
-        """With numbers for None.
-
-        Args:
-          present: names of the terms for which there is something to compare with.
+        """With numbers for None, given the names of the terms that there can be.
 
         Raises:
           ValueError: a term has a weight and nothing to compare with.
-
-        >>> ImagePrior().resolved({"total_variation", "l2", "feature"}).feature
-        0.1
         """
         weights = {}
         for name, given in vars(self).items():
@@ -112,16 +106,13 @@ class TermInputs(NamedTuple):
 class Term:
     """A row of `TERMS`.
 
-    Attributes:
-      function: `TermInputs -> Float[n]`, a value for each image, or `Float[]`, one for
-        the batch, the same on all devices; None if there is nothing to compare with.
-      weight: where `ImagePrior` has None.
-      missing: says that there is nothing to compare with, and what to do.
+    The function gives `Float[n]`, a value for each image, or `Float[]`, one for the
+    batch, the same on all devices; None if there is nothing to compare with.
     """
 
     function: Callable[[TermInputs], Array | None]
-    weight: float = 0.0
-    missing: str = "there is nothing to compare with"
+    weight: float = 0.0  # where `ImagePrior` has None
+    missing: str = "there is nothing to compare with"  # why, and what to do
 
 
 def term_values(

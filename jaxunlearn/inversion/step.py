@@ -107,21 +107,13 @@ class Constants(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step; equal steps share a compiled program.
+    """One step; equal steps share a compiled program."""
 
-    Attributes:
-      optimizer: over images.
-      prior: with numbers for all weights.
-      jitter: rolls by up to so many pixels down and right.
-      mesh: the devices that share the images, or None.
-      transform: what runs on each of them.
-    """
-
-    optimizer: optax.GradientTransformation
-    prior: ImagePrior
-    jitter: tuple[int, int]
-    mesh: Mesh | None
-    transform: parallel.Transform
+    optimizer: optax.GradientTransformation  # over images
+    prior: ImagePrior  # with numbers for all weights
+    jitter: tuple[int, int]  # rolls by up to so many pixels down and right
+    mesh: Mesh | None  # the devices that share the images
+    transform: parallel.Transform  # what runs on each of them
 
     def __call__(
         self, carry: Carry, constants: Constants, index: Array, rate: Array

@@ -28,24 +28,14 @@ _SUMS = "checksums.json"
 
 
 class Checkpoint(NamedTuple):
-    """A whole checkpoint on the disk.
+    """A whole checkpoint on the disk."""
 
-    Attributes:
-      step: after how many steps it was saved.
-      facts: what was saved with its arrays, a JSON-compatible dict.
-      folder: where it lies.
-    """
-
-    step: int
-    facts: dict[str, Any]
+    step: int  # after how many it was saved
+    facts: dict[str, Any]  # what was saved with its arrays, JSON-compatible
     folder: Path
 
     def arrays(self, like: PyTree) -> PyTree:
-        """The saved tree, given one of its structure, shapes and dtypes.
-
-        Raises:
-          ValueError: it was another tree that was saved.
-        """
+        """The saved tree, given one of its structure, shapes and dtypes."""
         import orbax.checkpoint as ocp
 
         items = {"arrays": ocp.args.StandardRestore(_with_elements(like))}
@@ -55,24 +45,9 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints in a folder, each in a folder named by its step.
+    """The newest `keep` checkpoints in a folder, each in a folder named by its step.
 
-    One process at a time may use it.
-
-    Attributes:
-      folder: made with the first checkpoint.
-      keep: how many of the newest stay.
-
-    Raises:
-      ValueError: `keep` is not positive, or `folder` is a file.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     checkpoints = Checkpoints(folder)
-    ...     checkpoints.save(7, {"w": np.ones(2)}, {"by": "hand"})
-    ...     newest = checkpoints.newest()
-    ...     print(newest.step, newest.facts, newest.arrays({"w": np.zeros(2)}))
-    7 {'by': 'hand'} {'w': array([1., 1.])}
+    The folder is made with the first. One process at a time may use it.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 3):
@@ -96,9 +71,6 @@ class Checkpoints:
         """Write a checkpoint; then remove those that are no longer kept.
 
         Training waits: else a kill could cost it more than the steps since the last.
-
-        Raises:
-          OSError or ValueError: orbax cannot write it; those before are still there.
         """
         import orbax.checkpoint as ocp
 
@@ -127,12 +99,10 @@ class Checkpoints:
                 break
             except (ValueError, OSError) as error:
                 damaged[folder] = str(error).rstrip(".")
+        instead = "there is no other, so that training starts anew"
+        if newest is not None:
+            instead = f"going on from {newest.folder}"
         for folder, why in damaged.items():
-            instead = (
-                "there is no other, so that training starts anew"
-                if newest is None
-                else f"going on from {newest.folder}"
-            )
             _log.warning("The checkpoint %s is broken (%s): %s.", folder, why, instead)
         return newest
 
@@ -186,7 +156,7 @@ def fingerprint(
     """All that decides about the result of a training, as a JSON-compatible dict.
 
     `network` describes it in words; of the leaves of `classifier`, paths, shapes and
-    dtypes count, and `validation` counts where the recipe stops early.
+    dtypes count.
     """
     leaves = jax.tree_util.tree_leaves_with_path((classifier.params, classifier.state))
     shapes = [f"{path_name(path)} {leaf.dtype}{leaf.shape}" for path, leaf in leaves]
@@ -206,19 +176,14 @@ def fingerprint(
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Names of what differs, with both values where they are short.
-
-    >>> differences({"steps": 3, "rate": 1}, {"steps": 4, "rate": 1})
-    ['steps (3 there, 4 here)']
-    """
-    missing, different = object(), []
+    """Names of what differs, with both values where they are short."""
+    different = []
     for name in {**here, **there}:
-        values = there.get(name, missing), here.get(name, missing)
-        if values[0] == values[1]:
-            continue
-        short = all(v is not missing and len(str(v)) < 40 for v in values)
-        both = f" ({values[0]} there, {values[1]} here)" if short else ""
-        different.append(f"{name}{both}")
+        one, other = (values.get(name, "nothing") for values in (there, here))
+        if one != other:
+            short = max(len(str(one)), len(str(other))) < 40
+            both = f" ({one} there, {other} here)" if short else ""
+            different.append(f"{name}{both}")
     return different
 
 

@@ -115,12 +115,13 @@ def fit(
     checkpoints = _checkpoints(checkpoint_dir, checkpoint_every, resume, keep)
     check_images(train.images, preprocess)
     order_key, init_key, step_key = jax.random.split(key, 3)
-    classifier, description = _start(
-        model, train.images.shape[1:], preprocess, init_key
-    )
-    _check_labels(classifier, train, "train")
-    if validation is not None:
-        _check_labels(classifier, validation, "validation")
+    shape = train.images.shape[1:]
+    classifier, description = _start(model, shape, preprocess, init_key)
+    for name, data in (("train", train), ("validation", validation)):
+        if data is not None:
+            classes = num_classes(classifier, data.images)
+            hint = f"The network has {classes} logits: make it wider."
+            check_labels(f"labels of {name}", data.labels, len(data), classes, hint)
     batch_size = min(recipe.batch_size, len(train))
     mesh = parallel.mesh_for_batch(mesh, batch_size)
     if checkpoints is not None and mesh is not None and mesh.is_multi_process:
@@ -135,10 +136,8 @@ def fit(
     steps = len(train) // batch_size
     if checkpoints is not None:
         decisive = description, classifier, train, validation, recipe, key
-        identity = {
-            "training": fingerprint(*decisive),
-            "made_with": parallel.machine(mesh),
-        }
+        training, made_with = fingerprint(*decisive), parallel.machine(mesh)
+        identity = {"training": training, "made_with": made_with}
         state = _resumed(checkpoints, state, identity)
         if state.finished:
             _log.info("the training was finished after %d steps", state.step)
@@ -146,8 +145,8 @@ def fit(
         checkpoint_every = checkpoint_every or steps
 
         def save(state):
-            facts = identity | {"numbers": state[2:]}
-            checkpoints.save(state.step, state[:2], facts)
+            numbers = {"numbers": state[2:]}
+            checkpoints.save(state.step, state[:2], identity | numbers)
 
     with reporting(progress) as report:
         reports = Reports(recipe, steps, batch_size, callback, log, report)
@@ -204,12 +203,6 @@ def _start(model, image_shape, preprocess, key):
     params, state = _init(network, key, image_shape)
     variables = {"params": params, **state}
     return freeze(model, variables, preprocess=preprocess), repr(model)
-
-
-def _check_labels(classifier, data, name):
-    classes = num_classes(classifier, data.images)
-    hint = f"The network has {classes} logits: make it wider."
-    check_labels(f"labels of {name}", data.labels, len(data), classes, hint)
 
 
 def _check_data(train, validation, recipe):

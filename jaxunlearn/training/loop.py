@@ -28,22 +28,13 @@ _log = logging.getLogger("jaxunlearn.training")
 
 
 class LoopState(NamedTuple):
-    """How far a training has come: arrays, then numbers, and all that it needs.
+    """How far a training has come: arrays, then numbers, and all that it needs."""
 
-    Attributes:
-      carry: classifier and momentum.
-      best: the classifier of the best epoch, or None if the recipe has no patience.
-      step: how many steps are done.
-      accuracy: of `best` on validation data, in percent.
-      epochs_since: how many epochs ago that was.
-      finished: whether the training has come to its end.
-    """
-
-    carry: tuple[Classifier, PyTree]
-    best: Classifier | None
-    step: int = 0
-    accuracy: float = -1.0
-    epochs_since: int = 0
+    carry: tuple[Classifier, PyTree]  # with the momentum
+    best: Classifier | None  # of the best epoch; None if the recipe has no patience
+    step: int = 0  # how many are done
+    accuracy: float = -1.0  # of `best` on validation data, in percent
+    epochs_since: int = 0  # how many epochs ago that was
     finished: bool = False
 
     def after_epoch(self, accuracy: float, patience: int) -> "LoopState":
@@ -78,9 +69,6 @@ def run_epochs(
     After each epoch the accuracy on validation data is taken, if there are any. After
     `every` so many steps, and at the end, `save` takes the state, whose arrays live
     until it returns.
-
-    Raises:
-      FloatingPointError: the loss or a parameter is infinite or not a number.
     """
     size = min(recipe.batch_size, len(train))
     steps, total = len(train) // size, recipe.steps(len(train))

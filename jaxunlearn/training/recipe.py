@@ -2,8 +2,8 @@
 
 import dataclasses
 import itertools
-import math
 from collections import Counter
+from math import inf
 
 import jax
 import numpy as np
@@ -71,17 +71,16 @@ class Recipe:
         allowed = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "positive and finite"),
+            "learning_rate": (0 < self.learning_rate < inf, "positive and finite"),
             "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more and finite"),
+            "weight_decay": (0 <= self.weight_decay < inf, "0 or more and finite"),
             "warmup_epochs": (
                 0 <= self.warmup_epochs <= self.epochs,
                 f"between 0 and epochs ({self.epochs})",
             ),
             "schedule": (self.schedule in _SCHEDULES, _either(_SCHEDULES)),
             "milestones": (
-                all(0 < m < math.inf for m in self.milestones)
-                and all(a < b for a, b in itertools.pairwise(self.milestones)),
+                all(a < b for a, b in itertools.pairwise((0, *self.milestones, inf))),
                 "positive, finite and in ascending order",
             ),
             "decay": (0 < self.decay <= 1, "in (0, 1]"),
@@ -108,11 +107,7 @@ class Recipe:
             raise ValueError(msg)
 
     def steps(self, samples: int) -> int:
-        """How many steps a training on so many samples has.
-
-        >>> Recipe(epochs=2, batch_size=64).steps(200)
-        6
-        """
+        """How many steps a training on so many samples has."""
         return self.epochs * (samples // min(self.batch_size, samples))
 
     def learning_rates(self, steps_per_epoch: int) -> Float[np.ndarray, " steps"]:

@@ -23,17 +23,10 @@ _log = logging.getLogger("jaxunlearn.training")
 
 @dataclasses.dataclass
 class Reports:
-    """Hands on what a training reports, in order and one step at a time.
-
-    Attributes:
-      recipe: of the training.
-      steps: in an epoch.
-      batch_size: samples in a step.
-      callback, log, progress: as for `fit`, the last one a function.
-    """
+    """Hands on what a training reports, in order and one step at a time."""
 
     recipe: Recipe
-    steps: int
+    steps: int  # in an epoch
     batch_size: int
     callback: Callable[[int, float], Any] | None
     log: Callable[[dict[str, Any]], Any] | None
@@ -62,9 +55,8 @@ class Reports:
         """Report the end of the `epoch`-th epoch, and its validation accuracy."""
         seconds = time.perf_counter() - self._since
         extras = {"images_per_second": self.batch_size * len(self._losses) / seconds}
-        line = (
-            f"epoch {epoch} of {self.recipe.epochs}: loss {np.mean(self._losses):.4f}"
-        )
+        loss = np.mean(self._losses)
+        line = f"epoch {epoch} of {self.recipe.epochs}: loss {loss:.4f}"
         if accuracy is not None:
             extras["validation_accuracy"] = accuracy
             line += f", validation accuracy {accuracy:.2f} %"
@@ -89,22 +81,6 @@ class MetricLog:
     Each record is flushed. Where there are records already, the first new one cuts off
     those of its own step and of later ones, so that a training that was killed and
     resumed has each step once. A line that a kill has torn is cut off at once.
-
-    Args:
-      path: the file; its folder must be there.
-
-    Raises:
-      FileNotFoundError: there is no such folder.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "metrics.jsonl"
-    ...     for steps in ((0, 1, 2), (1, 2)):
-    ...         with MetricLog(path) as log:
-    ...             for step in steps:
-    ...                 log({"step": step})
-    ...     print(path.read_text().split())
-    ['{"step":0}', '{"step":1}', '{"step":2}']
     """
 
     def __init__(self, path: str | Path):
@@ -138,20 +114,6 @@ class MetricLog:
             kept = itertools.takewhile(lambda line: _is_before(line, step), file)
             size = sum(map(len, kept))
         os.truncate(self._path, size)
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    r"""The records that a `MetricLog` has written; a torn last line is left out.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "metrics.jsonl"
-    ...     _ = path.write_text('{"step": 0}\n{"st')
-    ...     read_metrics(path)
-    [{'step': 0}]
-    """
-    lines = Path(path).read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
 
 
 def _is_before(line, step):

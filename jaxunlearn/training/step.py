@@ -23,30 +23,20 @@ class TrainingStep:
 
     with `g` the gradient of the mean cross-entropy plus the weight decay. The fields
     are what a program is compiled for; numbers of the recipe are arguments. With a
-    mesh, rows of the minibatch lie on several devices: batch statistics and gradients
-    are those of the whole minibatch.
-
-    Attributes:
-      nesterov: `g + momentum v` rather than `v`.
-      crop_padding, flip: as in `Recipe`.
-      half: whether gradients are taken in bfloat16.
-      mesh: the devices, or None.
+    mesh, batch statistics and gradients are those of the whole minibatch.
     """
 
     nesterov: bool
     crop_padding: int
     flip: bool
-    half: bool
+    half: bool  # whether gradients are taken in bfloat16
     mesh: Mesh | None = None
 
     def __call__(self, carry, constants, index, row):
         """Classifier and momentum after one minibatch, and the loss before it.
 
-        Args:
-          carry: classifier and momentum.
-          constants: a key, momentum, weight decay and label smoothing.
-          index: of the step, by which the key is told apart.
-          row: images and labels, and the learning rate.
+        A row is images and labels, and the learning rate; the key is told apart by the
+        index of the step.
         """
         classifier, state = carry
         key, momentum, weight_decay, label_smoothing = constants
@@ -57,7 +47,8 @@ class TrainingStep:
         )
 
         def loss(params):
-            params, inputs = self._cast((params, classifier.prepare(images)))
+            given = params, classifier.prepare(images)
+            params, inputs = _cast(given, jnp.bfloat16) if self.half else given
             logits, state = classifier.network.apply_train(
                 params, classifier.state, inputs, network_key
             )
@@ -66,25 +57,28 @@ class TrainingStep:
             targets = optax.smooth_labels(targets, label_smoothing)
             return optax.softmax_cross_entropy(logits, targets).mean(), state
 
-        def update(gradients, state, params, *_):
+        def update(gradients, state, params, *_, **__):
             sgd = _sgd(rate, momentum, weight_decay, self.nesterov)
             return sgd.update(gradients, state, params)
 
-        after = update_params(loss, classifier.params, state, update, mesh=self.mesh)
+        (params, state), value, statistics = update_params(
+            loss, classifier.params, state, update, mesh=self.mesh
+        )
         # Batch statistics of half precision are kept in full.
         kept = jax.tree.map(
-            lambda new, old: new.astype(old.dtype) if _is_float(old) else new,
-            *(after.aux, classifier.state),
+            lambda new, old: _cast(new, old.dtype), statistics, classifier.state
         )
-        carry = classifier.replace(params=after.params, state=kept), after.optimizer
-        return parallel.keep_whole(carry, self.mesh), after.loss.astype(jnp.float32)
+        carry = classifier.replace(params=params, state=kept), state
+        return parallel.keep_whole(carry, self.mesh), value.astype(jnp.float32)
 
-    def _cast(self, tree):
-        if not self.half:
-            return tree
-        return jax.tree.map(
-            lambda x: x.astype(jnp.bfloat16) if _is_float(x) else x, tree
-        )
+
+def _cast(tree, dtype):
+    """The floats of a tree in another precision."""
+
+    def cast(x):
+        return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)
 
 
 def begin(
@@ -104,7 +98,3 @@ def _sgd(rate, momentum, weight_decay, nesterov):
 
     decay = optax.add_decayed_weights(weight_decay, mask=has_decay)
     return optax.chain(decay, optax.sgd(rate, momentum, nesterov=nesterov))
-
-
-def _is_float(x):
-    return jnp.issubdtype(x.dtype, jnp.floating)

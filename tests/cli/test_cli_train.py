@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from killing import environment, killed_until_done
+from killing import environment, killed_until_done, read_metrics
 from test_cli import assert_in_words, cli
 
 from jaxunlearn import datasets, models, training
@@ -22,7 +22,6 @@ from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import load_classifier
 from jaxunlearn.training.checkpoints import Checkpoints
 from jaxunlearn.training.recipe import Recipe
-from jaxunlearn.training.reports import read_metrics
 
 TINY = ("--options", "width=2", "--recipe.epochs", 2)
 # Twenty steps an epoch.

@@ -4,8 +4,9 @@ import json
 import math
 
 import pytest
+from killing import read_metrics
 
-from jaxunlearn.training.reports import MetricLog, read_metrics
+from jaxunlearn.training.reports import MetricLog
 
 
 def steps(path):
