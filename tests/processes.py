@@ -14,7 +14,7 @@ import jaxunlearn
 
 
 def run_processes(
-    target: str, count: int, *arguments: str, devices: int = 1, timeout: float = 120
+    target: str, count: int, *arguments: str, devices: int = 1, timeout: float = 600
 ) -> list[str]:
     """Call `function(index, *arguments)` of "module:function" in each of them.
 
