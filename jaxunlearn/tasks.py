@@ -189,12 +189,14 @@ def _as_integers(classes, name):
     if elements is None:
         msg = f"{name} must be a sequence of class numbers, such as [3]; it is {classes!r}."  # noqa: E501
         raise TypeError(msg)
-    numbers = tuple(map(as_integer, elements))
-    if None in numbers:
-        c = elements[numbers.index(None)]
-        msg = f"{name} must hold integers; {c!r} is a {type(c).__name__}."
-        raise TypeError(msg)
-    return numbers
+    numbers = []
+    for c in elements:
+        number = as_integer(c)
+        if number is None:
+            msg = f"{name} must hold integers; {c!r} is a {type(c).__name__}."
+            raise TypeError(msg)
+        numbers.append(number)
+    return tuple(numbers)
 
 
 def _check_pixels(images):

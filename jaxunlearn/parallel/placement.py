@@ -45,10 +45,11 @@ def place_gathered(
     sharding = NamedSharding(mesh, PartitionSpec(None, axis_of(mesh)))
 
     def put(x):
+        def share(index):
+            return x[rows[index[:2]]]
+
         shape = (*rows.shape, *x.shape[1:])
-        return jax.make_array_from_callback(
-            shape, sharding, lambda index: x[rows[index[:2]]]
-        )
+        return jax.make_array_from_callback(shape, sharding, share)
 
     return jax.tree.map(put, arrays)
 
