@@ -180,7 +180,7 @@ def invert(
 
 def batch_rows(
     count: int, batch_size: int, mesh: Mesh | None = None
-) -> Int[np.ndarray, "batches n"]:
+) -> Int[np.ndarray, "batches size"]:
     """Which images are optimised together: as many in each batch, at most `batch_size`.
 
     Devices share a batch evenly; the last one is filled up with the first images.
@@ -198,7 +198,7 @@ class _Inversion:
 
     step: Step
     rates: Float[np.ndarray, " steps"]
-    rows: Int[np.ndarray, "batches n"]
+    rows: Int[np.ndarray, "batches size"]
     labels: Int[np.ndarray, " n"]
     image_shape: tuple[int, ...]
     key: Array
