@@ -48,12 +48,6 @@ class Normalisation:
     axes: tuple[int, ...]
     scans: tuple[str, ...]
 
-    @classmethod
-    def read(cls, statistic: Statistic, depth: int) -> "Normalisation":
-        """From a statistic that has become "normalised" inside `depth` scans."""
-        _, mean, axes, slices, _, variance = statistic
-        return cls(mean, variance, axes, scan_kinds(slices, depth))
-
 
 def scan_kinds(slices, depth: int) -> tuple[str, ...]:
     """For each surrounding scan, whether it slices a leaf or repeats it."""
@@ -67,7 +61,11 @@ def follow_statistic(eqn, inputs, key) -> Statistic | None:
     if not at:
         return None
     if len(inputs) == 1:
-        return _follow_alone(eqn, inputs[0])
+        statistic, roots = inputs[0].statistic, {"rsqrt": "scale", "sqrt": "root"}
+        if name in roots and statistic.role == "shifted":
+            return statistic._replace(role=roots[name])
+        axes = _follow_axes(eqn, jnp.shape(inputs[0].array), statistic.axes)
+        return None if axes is None else statistic._replace(axes=axes)
     if len(inputs) != 2:
         return None
     left, right = inputs
@@ -88,21 +86,12 @@ def follow_statistic(eqn, inputs, key) -> Statistic | None:
     return None
 
 
-def _follow_alone(eqn, value):
-    statistic = value.statistic
-    roots = {"rsqrt": "scale", "sqrt": "root"}
-    if eqn.primitive.name in roots and statistic.role == "shifted":
-        return statistic._replace(role=roots[eqn.primitive.name])
-    axes = follow_axes(eqn, jnp.shape(value.array), statistic.axes)
-    return None if axes is None else statistic._replace(axes=axes)
-
-
 def _normalised(centred, variance) -> Statistic:
     index = variance.statistic.index
     return centred.statistic._replace(role="normalised", variance=index)
 
 
-def follow_axes(eqn, shape, axes):
+def _follow_axes(eqn, shape, axes):
     """Where a statistic's axes lie after a cast, reshape or broadcast; None if lost."""
     name, after = eqn.primitive.name, eqn.outvars[0].aval.shape
     if name == "convert_element_type":

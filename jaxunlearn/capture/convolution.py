@@ -115,10 +115,7 @@ class Convolution:
         return patches.reshape(self.groups, -1, self.fan_in)
 
     def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
-        """What `whole` makes `sum(x xT)` over patches of: additive over images.
-
-        Patches are never written out as a whole.
-        """
+        """See `Contraction.sums`. Patches are never written out as a whole."""
         x = self._data(x)
         if math.prod(self.out_sizes) == 0:
             return self._sums_of(x)
@@ -130,7 +127,7 @@ class Convolution:
         return _in_parts(self._sums_of, x, min(count, len(x), rows // _ROWS))
 
     def whole(self, sums: Float[Array, "g r w w"]) -> Float[Array, "g d d"]:
-        """`sum(x xT)` over patches, of their `sums`."""
+        """See `Contraction.whole`."""
         if self.by_offsets:
             taps = math.prod(self.taps)
             return symmetric_blocks.whole(sums, taps, self._offsets.shares())

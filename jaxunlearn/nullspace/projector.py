@@ -89,8 +89,11 @@ def hard(name: str, subspace: Subspace) -> Projector:
         # Ranks and complements need values: the thin form does without.
         matrix = jnp.pad(basis, [*[(0, 0)] * (basis.ndim - 1), (0, _width(r, d) - r)])
         return Projector(matrix.astype(dtype), jnp.zeros(shape, bool), layout)
-    halves = map(_thinner_half, subspace.columns(name))
-    return _stacked(list(halves), shape, dtype, layout)
+    halves = [
+        (linalg.complement(U), True) if 2 * U.shape[1] > d else (U, False)
+        for U in subspace.columns(name)
+    ]
+    return _stacked(halves, shape, dtype, layout)
 
 
 def ridge(damping: float, name: str, moment: Moment) -> Projector:
@@ -106,12 +109,11 @@ def ridge(damping: float, name: str, moment: Moment) -> Projector:
         some = losses > jnp.finfo(dtype).eps
         thin.append((vectors[:, some] * np.sqrt(losses[some]), False))
     shape = gram.shape[:-2]
-    if 2 * _width(max(columns.shape[1] for columns, _ in thin), d) <= d:
-        thinned = _stacked(thin, shape, dtype, layout)
-        return dataclasses.replace(thinned, shrinks=True)
-    whole = [(np.eye(d) - columns @ columns.T, False) for columns, _ in thin]
-    stacked = _stacked(whole, shape, dtype, layout)
-    return dataclasses.replace(stacked, dense=True, shrinks=True)
+    dense = 2 * _width(max(columns.shape[1] for columns, _ in thin), d) > d
+    if dense:
+        thin = [(np.eye(d) - columns @ columns.T, False) for columns, _ in thin]
+    stacked = _stacked(thin, shape, dtype, layout)
+    return dataclasses.replace(stacked, dense=dense, shrinks=True)
 
 
 def alike(projectors: Sequence[Projector]) -> list[Projector]:
@@ -139,12 +141,6 @@ def _dense(projector: Projector) -> Projector:
         whole = np.eye(matrix.shape[-2], dtype=matrix.dtype) - within
         matrix = np.where(kept[..., None, None], within, whole)
     return dataclasses.replace(projector, matrix=matrix, kept=kept, dense=True)
-
-
-def _thinner_half(columns) -> tuple[np.ndarray, bool]:
-    """`(U, False)`, or `(its complement, True)`."""
-    d, r = columns.shape
-    return (linalg.complement(columns), True) if 2 * r > d else (columns, False)
 
 
 def _stacked(halves, shape, dtype, layout) -> Projector:
