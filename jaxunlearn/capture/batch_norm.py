@@ -14,39 +14,27 @@ import jax.numpy as jnp
 class Statistic(NamedTuple):
     """A value on the way from running statistics to a normalised input.
 
-    Attributes:
-      role: "leaf" (a state leaf), "shifted" (it plus epsilon), "scale" (the reciprocal
-        root of that), "root", "centred" (an input less a leaf), "normalised" (that
-        times a scale).
-      index: which state leaf.
-      axes: where the leaf's axes lie in the value.
-      slices: the depths of the scans that slice it.
-      key: of the captured input, from "centred" on.
-      variance: which state leaf divided it, for "normalised".
+    Its role is "leaf" (a state leaf), "shifted" (it plus epsilon), "scale" (the
+    reciprocal root of that), "root", "centred" (an input less a leaf), or "normalised"
+    (that times a scale).
     """
 
     role: str
-    index: int
-    axes: tuple[int, ...] = ()
-    slices: tuple[int, ...] = ()
-    key: str = ""
-    variance: int = -1
+    index: int  # which state leaf
+    axes: tuple[int, ...] = ()  # where the leaf's axes lie in the value
+    slices: tuple[int, ...] = ()  # the depths of the scans that slice it
+    key: str = ""  # of the captured input, from "centred" on
+    variance: int = -1  # which state leaf divided it, for "normalised"
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """An input normalised by running statistics (BatchNorm in inference mode).
+    """An input normalised by running statistics (BatchNorm in inference mode)."""
 
-    Attributes:
-      mean, variance: indices of the state leaves.
-      axes: of the input, where the leaves' axes lie.
-      scans: as in `Use`.
-    """
-
-    mean: int
+    mean: int  # indices of the state leaves
     variance: int
-    axes: tuple[int, ...]
-    scans: tuple[str, ...]
+    axes: tuple[int, ...]  # of the input, where the leaves' axes lie
+    scans: tuple[str, ...]  # as in `Use`
 
 
 def scan_kinds(slices, depth: int) -> tuple[str, ...]:

@@ -59,15 +59,9 @@ class Contraction(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class DotProduct:
-    """`dot_general` of an input and a leaf.
+    """`dot_general` of an input and a leaf."""
 
-    Attributes:
-      batch, contract, free: the input's axes, the first two in the order of the
-        leaf's axes.
-      leaf_batch, leaf_contract, leaf_free: the leaf's axes.
-      shape: the input's shape.
-    """
-
+    # The input's axes and shape, the first two in the order of the leaf's axes.
     batch: tuple[int, ...]
     contract: tuple[int, ...]
     free: tuple[int, ...]

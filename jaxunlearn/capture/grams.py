@@ -62,17 +62,12 @@ jax.tree_util.register_dataclass(
 
 @dataclasses.dataclass(frozen=True)
 class LayerSums:
-    """What a `Moment` is made of: blocks that add up over images.
+    """What a `Moment` is made of: blocks that add up over images."""
 
-    Attributes:
-      parts: for each of `products`, the `sums` of all rows that it brings.
-      rows: how many rows those are.
-      products: distinct contractions, and how each reads the leaf.
-      layout: how the weight is read.
-    """
-
+    # For each of `products`, the `sums` of all rows that it brings.
     parts: tuple[Float[Array, "s g r w w"] | Any, ...]
     rows: Float[Array, ""] | Any
+    # Distinct contractions, and how each reads the leaf.
     products: tuple[tuple[Contraction, Layout], ...]
     layout: Layout
 

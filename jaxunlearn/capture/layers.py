@@ -13,14 +13,10 @@ from jaxunlearn.classifier.classifier import Classifier
 
 
 class Layer(NamedTuple):
-    """A leaf that has an input: its layout and the contractions that bring it.
+    """A leaf that has an input: its layout and the contractions that bring it."""
 
-    Attributes:
-      layout: the first contraction's.
-      uses: `(key, use, how the use's rows are renumbered to the layout)`.
-    """
-
-    layout: Layout
+    layout: Layout  # the first contraction's
+    # By key, with how the use's rows are renumbered to the layout.
     uses: list[tuple[str, Use, Renumbering]]
 
 

@@ -45,19 +45,13 @@ from jaxunlearn.capture.tracking import (
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """One contraction of a leaf with an input.
-
-    Attributes:
-      leaf: index of the leaf.
-      product: which contraction, of which shapes.
-      view: how it sees the leaf.
-      scans: for each surrounding scan, outermost first: "groups" where it slices the
-        leaf, "rows" where it repeats it.
-    """
+    """One contraction of a leaf with an input."""
 
     leaf: int
     product: Contraction
-    view: View
+    view: View  # how it sees the leaf
+    # For each surrounding scan, outermost first: "groups" where it slices the leaf,
+    # "rows" where it repeats it.
     scans: tuple[str, ...]
 
 
@@ -102,23 +96,19 @@ class Capture:
 
     What is static gathers under keys that name the equation, so that tracing a body
     twice changes nothing. What is traced is returned, and stored at the end.
-
-    Attributes:
-      logits: `[n, k]`.
-      operands: by key, `(operand, weight)` with the image axis, then scan axes leading;
-        `weight` is 0 where a branch was not taken (its operand is zero there).
-      uses, normalisations: by key.
-      reasons: by leaf, why it has no input.
-      one_sided: keys of uses that only one side of an image-dependent select uses.
     """
 
     logits: Array
+    # `(operand, weight)` with the image axis, then scan axes leading; the weight is 0
+    # where a branch was not taken (the operand is zero there).
     operands: dict[str, tuple[Array, Array]]
 
     def __init__(self):
         self.uses: dict[str, Use] = {}
         self.normalisations: dict[str, Normalisation] = {}
+        # By leaf, why it has no input.
         self.reasons: dict[int, str] = {}
+        # Uses on only one side of a select that depends on the image.
         self.one_sided: set[str] = set()
 
     def run(self, jaxpr, consts, inputs, path, depth):

@@ -40,18 +40,12 @@ _ADVICE = "Lower the learning rate."
 
 
 class Relabelled(NamedTuple):
-    """One of the requests, ready to descend.
+    """One of the requests, ready to descend."""
 
-    Attributes:
-      classes: which it forgets.
-      rows: where its samples are.
-      targets: their new labels `[n]`, or probabilities `[n, k]`.
-      projection: the last step of its chain; states of all are of equal shapes.
-    """
-
-    classes: tuple[int, ...]
-    rows: Int[np.ndarray, " n"]
-    targets: Shaped[np.ndarray, "n ..."]
+    classes: tuple[int, ...]  # which it forgets
+    rows: Int[np.ndarray, " n"]  # where its samples are
+    targets: Shaped[np.ndarray, "n ..."]  # new labels `[n]` or probabilities `[n, k]`
+    # The last step of its chain; states of all are of equal shapes.
     projection: optax.GradientTransformation
 
 
@@ -59,16 +53,13 @@ class Relabelled(NamedTuple):
 class StackedStep:
     """One update of some requests: all at once, in a loop, or one on each device.
 
-    Attributes:
-      single: the update of one of them.
-      how: "vmap" runs all requests of a device at once, "map" one after another in a
-        loop on the device; "one by one" is given one request a device.
-      mesh: the devices over which requests are cut, or None.
+    "vmap" runs all requests of a device at once, "map" one after another in a loop on
+    the device; "one by one" is given one request a device.
     """
 
-    single: DescentStep
+    single: DescentStep  # the update of one of them
     how: str
-    mesh: Mesh | None = None
+    mesh: Mesh | None = None  # the devices over which requests are cut
 
     def __call__(self, carry, constants, index, row):
         """As of `single`; `carry`, `row` and the losses have a leading request axis."""

@@ -27,21 +27,16 @@ product = functools.partial(jnp.matmul, precision=Precision.HIGHEST)
 class Projector:
     """A linear map of one weight's updates `D [g, d, o]`, group by group.
 
-    Attributes:
-      matrix: `B`, zero-padded columns included; or `P`, where `dense`.
-      kept: whether `B` spans what a group keeps, `B (BT D)`, rather than what it loses,
-        `D - B (BT D)`.
-      layout: how the weight is read as matrices.
-      dense: whether `matrix` is the whole map, `P D`.
-      shrinks: whether it shrinks directions instead of removing them.
+    `B`, zero-padded columns included, spans what a group loses, `D - B (BT D)`; or
+    what it keeps, `B (BT D)`, where that is `kept`.
     """
 
     # Any: JAX also rebuilds the record around shapes, axis numbers and None.
-    matrix: Float[Array, "*requests g d w"] | Any
+    matrix: Float[Array, "*requests g d w"] | Any  # `B`, or `P` where dense
     kept: Bool[Array, "*requests g"] | Any
     layout: Layout
-    dense: bool = False
-    shrinks: bool = False
+    dense: bool = False  # whether `matrix` is the whole map, `P D`
+    shrinks: bool = False  # whether it shrinks directions instead of removing them
 
     @property
     def ranks(self) -> tuple[int, ...]:
