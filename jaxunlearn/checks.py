@@ -1,6 +1,7 @@
 """Arguments refused in a sentence, before any compute."""
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -32,6 +33,17 @@ def check_count(name: str, value: Any) -> int:
         msg = f"{name} must be at least 1; it is {number}."
         raise ValueError(msg)
     return number
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Refuse what is none of the choices, naming them.
+
+    >>> check_choice("side", "left", ("left", "right"))
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        msg = f"{name} must be one of {', '.join(map(repr, choices))}; it is {value!r}."
+        raise ValueError(msg)
 
 
 def check_optimizer(optimizer: Any) -> None:

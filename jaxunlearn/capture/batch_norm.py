@@ -14,45 +14,27 @@ import jax.numpy as jnp
 class Statistic(NamedTuple):
     """A value on the way from running statistics to a normalised input.
 
-    Attributes:
-      role: "leaf" (a state leaf), "shifted" (it plus epsilon), "scale" (the reciprocal
-        root of that), "root", "centred" (an input less a leaf), "normalised" (that
-        times a scale).
-      index: which state leaf.
-      axes: where the leaf's axes lie in the value.
-      slices: the depths of the scans that slice it.
-      key: of the captured input, from "centred" on.
-      variance: which state leaf divided it, for "normalised".
+    Its role is "leaf" (a state leaf), "shifted" (it plus epsilon), "scale" (the
+    reciprocal root of that), "root", "centred" (an input less a leaf), or "normalised"
+    (that times a scale).
     """
 
     role: str
-    index: int
-    axes: tuple[int, ...] = ()
-    slices: tuple[int, ...] = ()
-    key: str = ""
-    variance: int = -1
+    index: int  # which state leaf
+    axes: tuple[int, ...] = ()  # where the leaf's axes lie in the value
+    slices: tuple[int, ...] = ()  # the depths of the scans that slice it
+    key: str = ""  # of the captured input, from "centred" on
+    variance: int = -1  # which state leaf divided it, for "normalised"
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """An input normalised by running statistics (BatchNorm in inference mode).
+    """An input normalised by running statistics (BatchNorm in inference mode)."""
 
-    Attributes:
-      mean, variance: indices of the state leaves.
-      axes: of the input, where the leaves' axes lie.
-      scans: as in `Use`.
-    """
-
-    mean: int
+    mean: int  # indices of the state leaves
     variance: int
-    axes: tuple[int, ...]
-    scans: tuple[str, ...]
-
-    @classmethod
-    def read(cls, statistic: Statistic, depth: int) -> "Normalisation":
-        """From a statistic that has become "normalised" inside `depth` scans."""
-        _, mean, axes, slices, _, variance = statistic
-        return cls(mean, variance, axes, scan_kinds(slices, depth))
+    axes: tuple[int, ...]  # of the input, where the leaves' axes lie
+    scans: tuple[str, ...]  # as in `Use`
 
 
 def scan_kinds(slices, depth: int) -> tuple[str, ...]:
@@ -67,7 +49,11 @@ def follow_statistic(eqn, inputs, key) -> Statistic | None:
     if not at:
         return None
     if len(inputs) == 1:
-        return _follow_alone(eqn, inputs[0])
+        statistic, roots = inputs[0].statistic, {"rsqrt": "scale", "sqrt": "root"}
+        if name in roots and statistic.role == "shifted":
+            return statistic._replace(role=roots[name])
+        axes = _follow_axes(eqn, jnp.shape(inputs[0].array), statistic.axes)
+        return None if axes is None else statistic._replace(axes=axes)
     if len(inputs) != 2:
         return None
     left, right = inputs
@@ -88,21 +74,12 @@ def follow_statistic(eqn, inputs, key) -> Statistic | None:
     return None
 
 
-def _follow_alone(eqn, value):
-    statistic = value.statistic
-    roots = {"rsqrt": "scale", "sqrt": "root"}
-    if eqn.primitive.name in roots and statistic.role == "shifted":
-        return statistic._replace(role=roots[eqn.primitive.name])
-    axes = follow_axes(eqn, jnp.shape(value.array), statistic.axes)
-    return None if axes is None else statistic._replace(axes=axes)
-
-
 def _normalised(centred, variance) -> Statistic:
     index = variance.statistic.index
     return centred.statistic._replace(role="normalised", variance=index)
 
 
-def follow_axes(eqn, shape, axes):
+def _follow_axes(eqn, shape, axes):
     """Where a statistic's axes lie after a cast, reshape or broadcast; None if lost."""
     name, after = eqn.primitive.name, eqn.outvars[0].aval.shape
     if name == "convert_element_type":

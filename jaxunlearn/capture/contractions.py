@@ -59,15 +59,9 @@ class Contraction(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class DotProduct:
-    """`dot_general` of an input and a leaf.
+    """`dot_general` of an input and a leaf."""
 
-    Attributes:
-      batch, contract, free: the input's axes, the first two in the order of the
-        leaf's axes.
-      leaf_batch, leaf_contract, leaf_free: the leaf's axes.
-      shape: the input's shape.
-    """
-
+    # The input's axes and shape, the first two in the order of the leaf's axes.
     batch: tuple[int, ...]
     contract: tuple[int, ...]
     free: tuple[int, ...]
@@ -78,7 +72,7 @@ class DotProduct:
 
     @classmethod
     def refuse(cls, params, leaf_side: int) -> str:
-        """Nothing: either side may be the leaf."""
+        """See `Contraction.refuse`: either side may be the leaf."""
         return ""
 
     @classmethod
@@ -120,8 +114,7 @@ class DotProduct:
         axes = (*self.batch, "m", *self.free, *self.contract)
         x = x.transpose([0 if a == "m" else a + lead for a in axes])
         groups = math.prod(self.shape[axis] for axis in self.batch)
-        fan_in = math.prod(self.shape[axis] for axis in self.contract)
-        return widened(x).reshape(groups, -1, fan_in)
+        return widened(x).reshape(groups, -1, self._fan_in)
 
     def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
         """See `Contraction.sums`."""
@@ -133,9 +126,12 @@ class DotProduct:
         return symmetric_blocks.whole(sums, self._blocks)
 
     @property
+    def _fan_in(self) -> int:
+        return math.prod(self.shape[axis] for axis in self.contract)
+
+    @property
     def _blocks(self) -> int:
-        fan_in = math.prod(self.shape[axis] for axis in self.contract)
-        return symmetric_blocks.block_count(fan_in, 1)
+        return symmetric_blocks.block_count(self._fan_in, 1)
 
 
 def _others(count: int, axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -163,21 +159,7 @@ def flatten_scans(
     return x.reshape(groups, images, *x.shape[len(scans) + 1 :])
 
 
-def group_sums(product: Contraction, x, scans) -> Float[Array, "s g r w w"]:
-    """The `sums` of every slice and group of one product."""
-    return jax.vmap(product.sums)(flatten_scans(x, scans))
-
-
-def group_grams(
-    product: Contraction, sums: Float[Array, "s g r w w"]
-) -> Float[Array, "s*g d d"]:
-    """The gram of every slice and group of one product, of their `sums`."""
-    grams = jax.vmap(product.whole)(sums)
-    return grams.reshape(-1, *grams.shape[2:])
-
-
-def group_rows(product: Contraction, x, scans) -> Float[Array, "g n d"]:
-    """The rows of every slice and group of one product."""
-    x = flatten_scans(x, scans)
-    rows = jax.vmap(product.rows)(x)
-    return rows.reshape(-1, *rows.shape[2:])
+def for_slices(function, slices: Float[Array, "s ..."]) -> Float[Array, "_ ..."]:
+    """`function` of every slice, which gives `[g, ...]`; slices and groups joined."""
+    groups = jax.vmap(function)(slices)
+    return groups.reshape(-1, *groups.shape[2:])

@@ -20,30 +20,19 @@ _ROWS = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """`conv_general_dilated` of an input and a leaf.
+    """`conv_general_dilated` of an input and a leaf."""
 
-    Attributes:
-      image_axes: the input's axes as (batch, *spatial, channels).
-      kernel_axes: the leaf's axes as (*spatial, in, out).
-      sizes, channels: the input's spatial shape and channels.
-      batch: how many images one operand holds (one, as the program is traced).
-      taps: the kernel's spatial shape.
-      stride, padding, dilation, kernel_dilation: per spatial axis; `dilation` is the
-        input's.
-      groups: feature groups.
-    """
-
-    image_axes: tuple[int, ...]
-    kernel_axes: tuple[int, ...]
-    batch: int
-    sizes: tuple[int, ...]
+    image_axes: tuple[int, ...]  # the input's, as (batch, *spatial, channels)
+    kernel_axes: tuple[int, ...]  # the leaf's, as (*spatial, in, out)
+    batch: int  # images in one operand (one, as the program is traced)
+    sizes: tuple[int, ...]  # the input's spatial shape
     channels: int
-    taps: tuple[int, ...]
+    taps: tuple[int, ...]  # the kernel's spatial shape
     stride: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
+    dilation: tuple[int, ...]  # the input's
     kernel_dilation: tuple[int, ...]
-    groups: int
+    groups: int  # feature groups
 
     @classmethod
     def refuse(cls, params, leaf_side: int) -> str:
@@ -115,10 +104,7 @@ class Convolution:
         return patches.reshape(self.groups, -1, self.fan_in)
 
     def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
-        """What `whole` makes `sum(x xT)` over patches of: additive over images.
-
-        Patches are never written out as a whole.
-        """
+        """See `Contraction.sums`. Patches are never written out as a whole."""
         x = self._data(x)
         if math.prod(self.out_sizes) == 0:
             return self._sums_of(x)
@@ -130,7 +116,7 @@ class Convolution:
         return _in_parts(self._sums_of, x, min(count, len(x), rows // _ROWS))
 
     def whole(self, sums: Float[Array, "g r w w"]) -> Float[Array, "g d d"]:
-        """`sum(x xT)` over patches, of their `sums`."""
+        """See `Contraction.whole`."""
         if self.by_offsets:
             taps = math.prod(self.taps)
             return symmetric_blocks.whole(sums, taps, self._offsets.shares())

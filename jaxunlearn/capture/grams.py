@@ -10,8 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxunlearn.capture.contractions import (
     Contraction,
     flatten_scans,
-    group_grams,
-    group_sums,
+    for_slices,
 )
 from jaxunlearn.capture.layers import Layer, layers
 from jaxunlearn.capture.layout import Layout
@@ -63,24 +62,19 @@ jax.tree_util.register_dataclass(
 
 @dataclasses.dataclass(frozen=True)
 class LayerSums:
-    """What a `Moment` is made of: blocks that add up over images.
+    """What a `Moment` is made of: blocks that add up over images."""
 
-    Attributes:
-      parts: for each of `products`, the `sums` of all rows that it brings.
-      rows: how many rows those are.
-      products: distinct contractions, and how each reads the leaf.
-      layout: how the weight is read.
-    """
-
+    # For each of `products`, the `sums` of all rows that it brings.
     parts: tuple[Float[Array, "s g r w w"] | Any, ...]
     rows: Float[Array, ""] | Any
+    # Distinct contractions, and how each reads the leaf.
     products: tuple[tuple[Contraction, Layout], ...]
     layout: Layout
 
     def moment(self) -> Moment:
         """The blocks put together."""
         grams = [
-            self.layout.renumber(layout)(group_grams(product, part), 1, 2)
+            self.layout.renumber(layout)(for_slices(product.whole, part), 1, 2)
             for (product, layout), part in zip(self.products, self.parts, strict=True)
         ]
         return Moment(sum(grams), self.rows, self.layout)
@@ -107,13 +101,6 @@ def layer_sums(
     ]
 
 
-def layer_grams(
-    classifier: Classifier, images: Array, mask: Float[Array, " n"]
-) -> list[Moment | None]:
-    """The moment of each leaf's inputs; arguments as of `layer_sums`."""
-    return moments_of(layer_sums(classifier, images, mask))
-
-
 def moments_of(sums: list[LayerSums | None]) -> list[Moment | None]:
     """The moments that these sums make."""
     return [layer and layer.moment() for layer in sums]
@@ -131,7 +118,7 @@ def _sums_of(captured, layer, mask) -> LayerSums:
         operand, weight = captured.operands[key]
         keep = mask.reshape(-1, *(1,) * (operand.ndim - 1)) > 0
         operand = jnp.where(keep, operand, jnp.zeros((), operand.dtype))
-        part = group_sums(use.product, operand, use.scans)
+        part = jax.vmap(use.product.sums)(flatten_scans(operand, use.scans))
         which = (use.product, use.product.layout(use.view))
         parts[which] = parts[which] + part if which in parts else part
         weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
@@ -147,7 +134,7 @@ def sum_shapes(classifier: Classifier, images: Any) -> list[LayerSums | None]:
 
 
 def gram_shapes(classifier: Classifier, images: Any) -> list[Moment | None]:
-    """The shapes of `layer_grams`, as `sum_shapes`."""
+    """The shapes of the moments, as `sum_shapes`."""
     return jax.eval_shape(moments_of, sum_shapes(classifier, images))
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxunlearn.capture.contractions import group_rows
+from jaxunlearn.capture.contractions import flatten_scans, for_slices
 from jaxunlearn.capture.layers import layers
 from jaxunlearn.capture.layout import Layout
 from jaxunlearn.capture.walk import capture
@@ -52,14 +52,10 @@ def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
 
     >>> import flax.linen as nn
     >>> import jaxunlearn as ju
-    >>> model = nn.Conv(4, (3, 3))
+    >>> model = nn.Sequential([nn.Conv(4, (3, 3)), lambda x: x.mean((1, 2))])
     >>> images = jnp.ones((2, 5, 5, 1))
-    >>> class Flat(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, x):
-    ...         return nn.Conv(4, (3, 3))(x).mean((1, 2))
-    >>> classifier = ju.freeze(Flat(), Flat().init(jax.random.key(0), images))
-    >>> ju.layer_inputs(classifier, images)["Conv_0"]["kernel"].inputs.shape
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
+    >>> ju.layer_inputs(classifier, images)["layers_0"]["kernel"].inputs.shape
     (1, 50, 9)
     """
     check_program(classifier, images)
@@ -72,13 +68,13 @@ def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
         if isinstance(layer, str):
             result.append(None)
             continue
-        rows = [
-            renumber(group_rows(use.product, captured.operands[key][0], use.scans), 2)
-            for key, use, renumber in layer.uses
-        ]
-        # Images lead, also where several uses bring rows of each.
-        rows = [r.reshape(r.shape[0], len(prepared), -1, r.shape[-1]) for r in rows]
-        joined = jnp.concatenate(rows, axis=2)
-        joined = joined.reshape(joined.shape[0], -1, joined.shape[-1])
+        parts = []
+        for key, use, renumber in layer.uses:
+            x = flatten_scans(captured.operands[key][0], use.scans)
+            rows = renumber(for_slices(use.product.rows, x), 2)
+            # Images lead, also where several uses bring rows of each.
+            parts.append(rows.reshape(len(rows), len(prepared), -1, rows.shape[-1]))
+        joined = jnp.concatenate(parts, axis=2)
+        joined = joined.reshape(len(joined), -1, joined.shape[-1])
         result.append(LayerInput(joined, layer.layout))
     return jax.tree.unflatten(structure, result)

@@ -55,13 +55,9 @@ def bind(eqn, arrays):
 def evaluate(jaxpr, consts, arrays, replacement) -> list:
     """A program's outputs, some of its equations replaced.
 
-    Args:
-      jaxpr: the program; what it calls through `jit` belongs to it, other calls, loops
-        and branches are equations.
-      consts: its constants.
-      arrays: its inputs.
-      replacement: from an equation to a function of its inputs with a single output, or
-        to None where the equation stays.
+    `replacement` makes of an equation a function of its inputs with a single output, or
+    None where it stays. What is called through `jit` belongs to the program; other
+    calls, loops and branches are equations.
     """
     known = dict(
         zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arrays), strict=True)

@@ -13,14 +13,10 @@ from jaxunlearn.classifier.classifier import Classifier
 
 
 class Layer(NamedTuple):
-    """A leaf that has an input: its layout and the contractions that bring it.
+    """A leaf that has an input: its layout and the contractions that bring it."""
 
-    Attributes:
-      layout: the first contraction's.
-      uses: `(key, use, how the use's rows are renumbered to the layout)`.
-    """
-
-    layout: Layout
+    layout: Layout  # the first contraction's
+    # By key, with how the use's rows are renumbered to the layout.
     uses: list[tuple[str, Use, Renumbering]]
 
 
@@ -74,25 +70,28 @@ def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
 
     >>> import flax.linen as nn
     >>> import jaxunlearn as ju
-    >>> class Flat(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, x):
-    ...         return nn.Dense(3)(x.reshape(x.shape[0], -1))
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
     >>> images = jnp.ones((1, 2, 2, 1))
-    >>> classifier = ju.freeze(Flat(), Flat().init(jax.random.key(0), images))
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
     >>> for r in ju.layer_table(classifier, images):
     ...     print(r.path, r.kind, r.d, r.out, r.reason)
-    Dense_0/bias None None None it is added to its input, as a bias is
-    Dense_0/kernel dense 4 3 None
+    layers_1/bias None None None it is added to its input, as a bias is
+    layers_1/kernel dense 4 3 None
     """
     classifier.prepare(images)
-    captured, shapes = _abstract_capture(classifier, images)
+    static: list[Capture] = []
+
+    def shapes(classifier, images):
+        static.append(capture(classifier, classifier.prepare(images)))
+        return {key: x for key, (x, _) in static[-1].operands.items()}
+
+    image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
+    operands = jax.eval_shape(shapes, classifier, image)
     leaves = jax.tree_util.tree_leaves_with_path(classifier.params)
+    pairs = zip(leaves, layers(static[-1], len(leaves)), strict=True)
     return [
-        _record(path_name(path), jnp.shape(leaf), layer, captured, shapes)
-        for (path, leaf), layer in zip(
-            leaves, layers(captured, len(leaves)), strict=True
-        )
+        _record(path_name(path), jnp.shape(leaf), layer, static[-1], operands)
+        for (path, leaf), layer in pairs
     ]
 
 
@@ -113,17 +112,3 @@ def _record(path, shape, layer, captured, shapes) -> LayerRecord:
     layout = layer.layout
     sizes = (layout.kind, layout.groups, layout.fan_in, layout.fan_out)
     return LayerRecord(path, shape, *sizes, rows, None, note)
-
-
-def _abstract_capture(classifier, images):
-    """The static half of a capture, and the shapes of its operands by key."""
-    static: list[Capture] = []
-
-    def shapes(classifier, images):
-        captured = capture(classifier, classifier.prepare(images))
-        static.append(captured)
-        return {key: operand for key, (operand, _) in captured.operands.items()}
-
-    image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
-    operands = jax.eval_shape(shapes, classifier, image)
-    return static[-1], operands

@@ -20,15 +20,12 @@ Step = tuple[str, tuple[int, ...]]
 class View:
     """A leaf as one equation sees it, through steps that lose no element.
 
-    Attributes:
-      shape: the leaf's own shape.
-      steps: `("reshape", sizes)`, `("transpose", permutation)` and `("rev", axes)`.
-      sliced: how many leading axes a surrounding scan slices off, outermost first.
+    Steps are `("reshape", sizes)`, `("transpose", permutation)` and `("rev", axes)`.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # the leaf's own
     steps: tuple[Step, ...] = ()
-    sliced: int = 0
+    sliced: int = 0  # how many leading axes surrounding scans slice off
 
     @property
     def whole(self) -> tuple[int, ...]:
@@ -85,20 +82,14 @@ class View:
 class Layout:
     """A leaf read as `[g, d, o]` and back, without loss.
 
-    Attributes:
-      kind: "dense", "conv" or "einsum".
-      shape: the leaf's shape.
-      steps: from the leaf to `[g, d, o]`.
-      groups, fan_in, fan_out: g, d and o.
-
     >>> kernel = View((3, 3, 8, 16)).layout("conv", (), (0, 1, 2), (3,))
     >>> kernel.to_matrix(jnp.zeros((3, 3, 8, 16))).shape
     (1, 72, 16)
     """
 
-    kind: str
-    shape: tuple[int, ...]
-    steps: tuple[Step, ...]
+    kind: str  # "dense", "conv" or "einsum"
+    shape: tuple[int, ...]  # the leaf's
+    steps: tuple[Step, ...]  # from the leaf to `[g, d, o]`
     groups: int
     fan_in: int
     fan_out: int

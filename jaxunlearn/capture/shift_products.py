@@ -30,21 +30,14 @@ _OVERLAP = 0.6
 
 @dataclasses.dataclass(frozen=True)
 class Offsets:
-    """The products that make up the gram of a convolution of stride one.
+    """The products that make up the gram of a convolution of stride one."""
 
-    Attributes:
-      sizes: the input's spatial shape.
-      taps: the kernel's.
-      steps: from tap to tap, per spatial axis.
-      low: how many zeros lie before the input, per spatial axis.
-      out: the outputs' spatial shape.
-    """
-
-    sizes: tuple[int, ...]
+    # All per spatial axis.
+    sizes: tuple[int, ...]  # the input's
     taps: tuple[int, ...]
-    steps: tuple[int, ...]
-    low: tuple[int, ...]
-    out: tuple[int, ...]
+    steps: tuple[int, ...]  # from tap to tap
+    low: tuple[int, ...]  # zeros before the input
+    out: tuple[int, ...]  # the outputs' sizes
 
     @functools.cached_property
     def offsets(self) -> list[tuple[int, ...]]:

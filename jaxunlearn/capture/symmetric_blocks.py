@@ -22,12 +22,7 @@ _BLOCK, _SIDE = 128, 9
 
 
 def block_count(columns: int, unit: int) -> int:
-    """Into how many blocks a side a gram of so many columns is best cut.
-
-    Args:
-      columns: of the rows.
-      unit: columns that stay together.
-    """
+    """Into how many blocks a side a gram is best cut; `unit` columns stay together."""
     return max(
         n
         for n in range(1, _SIDE + 1)
@@ -44,8 +39,7 @@ def block_cost(columns: int, count: int) -> float:
 def upper_blocks(views: Sequence[Float[Array, "... g w"]]) -> Float[Array, "g r w w"]:
     """`sum(x yT)` over all leading axes for each pair of views, the first not behind.
 
-    Args:
-      views: equal in shape: side by side, the rows' columns.
+    Views are equal in shape: side by side, the rows' columns.
     """
     pairs = itertools.combinations_with_replacement(views, 2)
     return jnp.stack([contract(x, y) for x, y in pairs], axis=1)
@@ -66,12 +60,10 @@ def whole(
     count: int,
     shares: Float[np.ndarray, "p r"] | None = None,
 ) -> Float[Array, "g d d"]:
-    """The symmetric matrix `[g, count w, count w]` whose upper blocks are known.
+    """The symmetric matrix `[g, count w, count w]`, `count` blocks a side.
 
-    Args:
-      sums: the upper blocks, row by row, or what they are sums of.
-      count: blocks a side.
-      shares: with which factor each of `sums` counts in each upper block.
+    `sums` are its upper blocks, row by row; or what those are sums of, where `shares`
+    says with which factor each counts in each upper block.
     """
     if shares is not None:
         shares = jnp.asarray(shares, sums.dtype)

@@ -35,17 +35,11 @@ _REASONS = {
 
 
 class Leaf(NamedTuple):
-    """A value that is a parameter leaf, still whole.
-
-    Attributes:
-      index: which leaf.
-      view: how it is seen, or None once it was broadcast over a new axis.
-      slices: the depths of the scans that slice it.
-    """
+    """A value that is a parameter leaf, still whole."""
 
     index: int
-    view: View | None
-    slices: tuple[int, ...] = ()
+    view: View | None  # None once it was broadcast over a new axis
+    slices: tuple[int, ...] = ()  # the depths of the scans that slice it
 
     def then(self, name: str, numbers) -> "Leaf":
         """The leaf after one more step of its view."""
@@ -53,19 +47,12 @@ class Leaf(NamedTuple):
 
 
 class Value(NamedTuple):
-    """An array and what is known of it.
-
-    Attributes:
-      array: the value.
-      image: whether the image reaches it.
-      uses: keys of the contractions upstream.
-      leaf, statistic: what it still is, or None.
-    """
+    """An array and what is known of it."""
 
     array: Any
-    image: bool = False
-    uses: frozenset[str] = frozenset()
-    leaf: Leaf | None = None
+    image: bool = False  # whether the image reaches it
+    uses: frozenset[str] = frozenset()  # keys of the contractions upstream
+    leaf: Leaf | None = None  # what it still is
     statistic: Statistic | None = None
 
 

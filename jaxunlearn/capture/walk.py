@@ -9,7 +9,7 @@ sharded.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,44 +45,17 @@ from jaxunlearn.capture.tracking import (
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """One contraction of a leaf with an input.
-
-    Attributes:
-      leaf: index of the leaf.
-      product: which contraction, of which shapes.
-      view: how it sees the leaf.
-      scans: for each surrounding scan, outermost first: "groups" where it slices the
-        leaf, "rows" where it repeats it.
-    """
+    """One contraction of a leaf with an input."""
 
     leaf: int
     product: Contraction
-    view: View
+    view: View  # how it sees the leaf
+    # For each surrounding scan, outermost first: "groups" where it slices the leaf,
+    # "rows" where it repeats it.
     scans: tuple[str, ...]
 
 
-class Capture(NamedTuple):
-    """What a walk has seen.
-
-    Attributes:
-      logits: `[n, k]`.
-      operands: by key, `(operand, weight)` with the image axis, then scan axes leading;
-        `weight` is 0 where a branch was not taken (its operand is zero there).
-      uses: by key.
-      normalisations: by key.
-      reasons: by leaf, why it has no input.
-      one_sided: keys of uses that only one side of an image-dependent select uses.
-    """
-
-    logits: Float[Array, "n k"]
-    operands: dict[str, tuple[Array, Array]]
-    uses: dict[str, Use]
-    normalisations: dict[str, Normalisation]
-    reasons: dict[int, str]
-    one_sided: set[str]
-
-
-def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
+def capture(classifier, images: Float[Array, "n h w c"]) -> "Capture":
     """Run a classifier on images as it prepares them, and see every weight's input."""
     params, params_structure = jax.tree.flatten(classifier.params)
     state, state_structure = jax.tree.flatten(classifier.state)
@@ -96,7 +69,7 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
     closed = jax.make_jaxpr(one)(params, state, images[0])
     jaxpr, consts = open_jaxpr(closed)
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    walk = _Walk()
+    walk = Capture()
 
     def per_image(image):
         values = [
@@ -111,26 +84,31 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> Capture:
         walk.consume(logits, "it is returned as the logits")
         return logits.array, operands
 
-    logits, operands = jax.vmap(per_image)(images)
+    walk.logits, walk.operands = jax.vmap(per_image)(images)
     for index in range(len(params)):
         if not any(use.leaf == index for use in walk.uses.values()):
             walk.reasons.setdefault(index, "no live equation uses it")
-    return Capture(
-        logits, operands, walk.uses, walk.normalisations, walk.reasons, walk.one_sided
-    )
+    return walk
 
 
-class _Walk:
-    """Evaluates a jaxpr equation by equation.
+class Capture:
+    """Evaluates a jaxpr equation by equation, and holds what it has seen.
 
-    What is static (uses, reasons) gathers here under keys that name the equation, so
-    that tracing a body twice changes nothing. What is traced is returned.
+    What is static gathers under keys that name the equation, so that tracing a body
+    twice changes nothing. What is traced is returned, and stored at the end.
     """
+
+    logits: Array
+    # `(operand, weight)` with the image axis, then scan axes leading; the weight is 0
+    # where a branch was not taken (the operand is zero there).
+    operands: dict[str, tuple[Array, Array]]
 
     def __init__(self):
         self.uses: dict[str, Use] = {}
         self.normalisations: dict[str, Normalisation] = {}
+        # By leaf, why it has no input.
         self.reasons: dict[int, str] = {}
+        # Uses on only one side of a select that depends on the image.
         self.one_sided: set[str] = set()
 
     def run(self, jaxpr, consts, inputs, path, depth):
@@ -175,8 +153,10 @@ class _Walk:
         if statistic is not None and statistic.role == "centred":
             captured[key] = (inputs[0].array, jnp.ones(()))
         if statistic is not None and statistic.role == "normalised":
-            layer = Normalisation.read(statistic, depth)
-            self.normalisations[statistic.key] = layer
+            _, mean, axes, slices, centred, variance = statistic
+            kinds = scan_kinds(slices, depth)
+            layer = Normalisation(mean, variance, axes, kinds)
+            self.normalisations[centred] = layer
         image = any(v.image for v in inputs)
         uses = frozenset().union(*(v.uses for v in inputs))
         # What is captured of a leaf belongs to the uses; of a statistic it does not.
@@ -300,7 +280,7 @@ class _Walk:
 
 # Calls, loops and branches are walked too, if a leaf or a statistic is handed to them.
 _ENTERED = {
-    **dict.fromkeys(INLINED, _Walk._call),
-    "cond": _Walk._cond,
-    "scan": _Walk._scan,
+    **dict.fromkeys(INLINED, Capture._call),
+    "cond": Capture._cond,
+    "scan": Capture._scan,
 }

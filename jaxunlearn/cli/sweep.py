@@ -29,10 +29,10 @@ from jaxunlearn.cli.settings import (
 )
 from jaxunlearn.cli.sources import load_original, train_network, with_checkpoint
 from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.methods import Sweep as Swept
 from jaxunlearn.methods import sweep
 from jaxunlearn.methods.grid import TOLERANCE, trial_records
 from jaxunlearn.methods.requests import class_sets
-from jaxunlearn.methods.results import Sweep as Swept
 from jaxunlearn.methods.stacked import WAYS
 from jaxunlearn.metrics import METRICS
 from jaxunlearn.metrics.evaluation import evaluate, logits

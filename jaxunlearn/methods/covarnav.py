@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from jaxunlearn.checks import check_count
+from jaxunlearn.checks import check_choice, check_count
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion import ImageAdam, ImagePrior, invert
 from jaxunlearn.inversion.step import ScheduleName
@@ -74,10 +74,7 @@ class CovarNav(ProjectedDescent):
         if self.jitter < 0:
             msg = f"jitter must be 0 or more pixels; it is {self.jitter}."
             raise ValueError(msg)
-        if self.stand_in not in StandIn.__args__:
-            there = ", ".join(StandIn.__args__)
-            msg = f"stand_in must be one of {there}; it is {self.stand_in!r}."
-            raise ValueError(msg)
+        check_choice("stand_in", self.stand_in, StandIn.__args__)
         self.image_adam()
 
     def image_adam(self) -> ImageAdam:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn import augmentation
-from jaxunlearn.checks import check_count
+from jaxunlearn.checks import check_choice, check_count
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.unlearning import Result
 from jaxunlearn.methods.forget import forget_task
@@ -69,25 +69,11 @@ class Descent:
         if not 0 <= self.momentum < 1:
             msg = f"momentum must lie in [0, 1); it is {self.momentum}."
             raise ValueError(msg)
-        if self.targets not in RELABELLINGS:
-            there = tuple(RELABELLINGS)
-            msg = f"targets must be one of {there}; it is {self.targets!r}."
-            raise ValueError(msg)
-        if self.augment not in augmentation.by_name:
-            there = ", ".join(augmentation.by_name)
-            msg = f"augment must be one of {there}; it is {self.augment!r}."
-            raise ValueError(msg)
+        check_choice("targets", self.targets, RELABELLINGS)
+        check_choice("augment", self.augment, augmentation.by_name)
 
     def reads(self, retained: int, classes: int) -> dict[str, int]:
-        """What of a `planning.Workload` the method decides.
-
-        Args:
-          retained: how many retained images there are.
-          classes: of so many classes.
-
-        >>> Descent().reads(1000, 9)
-        {'images': 0}
-        """
+        """Of so many retained images and classes: what `planning.Workload` asks."""
         del retained, classes
         return {"images": 0}
 
@@ -100,20 +86,13 @@ class Descent:
         progress: Progress = None,
         mesh: Mesh | None = None,
     ) -> Result:
-        """Forget `task.forget`.
+        """Forget `task.forget`; `classifier` is not modified.
 
-        Args:
-          classifier: is not modified.
-          task: what to forget.
-          key: a `jax.random.key`.
-          progress: None, "bar", or a function `(stage, done, total)`.
-          mesh: a one-axis mesh over whose devices all that reads images is cut. None:
-            on a GPU or TPU all of this process's devices, on a CPU one. Under several
-            processes all arguments are the same in each, and so is the result.
+        `mesh` and `progress` are as for `jaxunlearn.forget`. Several processes must all
+        be given the same, and get the same.
         """
-        return forget_task(
-            self, classifier, task, key=key, progress=progress, mesh=mesh
-        )
+        given = {"key": key, "progress": progress, "mesh": mesh}
+        return forget_task(self, classifier, task, **given)
 
     def statistics(
         self,
@@ -127,15 +106,8 @@ class Descent:
     ) -> Statistics:
         """What `projection_of` needs to know; here, which weights have inputs.
 
-        Args:
-          classifier: the original.
-          task: its `retain` is what may be read.
-          key: a `jax.random.key`.
-          mesh: as for `__call__`.
-          progress: likewise.
-          requests: the classes of each of several requests, where `retain` holds all
-            classes. None: only those of `task` are forgotten, and it holds none of
-            them.
+        `task.retain` is what may be read. With `requests`, the classes of each of
+        several requests, it holds all classes; without, none of those of `task`.
         """
         del key, mesh, progress, requests  # For the methods that read or draw images.
         free = unprotected(classifier, task.forget.images)
@@ -157,11 +129,8 @@ class Descent:
     ) -> Array:
         """What the samples to forget are to become: labels `[n]`, or probabilities.
 
-        Args:
-          logits: of the original, `[n, k]`.
-          labels: as they are, `[n]`.
-          forget_classes: `()` where samples are forgotten.
-          key: a `jax.random.key`.
+        `logits [n, k]` are the original's, `labels` the true ones; `forget_classes` is
+        `()` where samples are forgotten.
         """
         return RELABELLINGS[self.targets](logits, labels, forget_classes, key)
 
@@ -205,9 +174,7 @@ class ProjectedDescent(Descent):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.projection not in ("hard", "ridge", "none"):
-            msg = f'projection must be "hard", "ridge" or "none"; it is {self.projection!r}.'  # noqa: E501
-            raise ValueError(msg)
+        check_choice("projection", self.projection, ("hard", "ridge", "none"))
         given = {name: value for name, value in self.rule.items() if value is not None}
         if self.projection == "hard" and len(given) != 1:
             msg = (
@@ -228,9 +195,7 @@ class ProjectedDescent(Descent):
         names = ("energy", "rank", "protected_fraction", "rtol")
         return {name: getattr(self, name) for name in names}
 
-    def projection_of(
-        self, statistics: Statistics, forget_classes: tuple[int, ...]
-    ) -> optax.GradientTransformation:
+    def projection_of(self, statistics, forget_classes):
         """Off what the moments of the retained inputs ask to protect."""
         retained = statistics.without(forget_classes)
         if self.projection == "ridge":

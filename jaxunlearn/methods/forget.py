@@ -2,25 +2,64 @@
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxunlearn.checks import check_key
+from jaxunlearn.checks import check_choice, check_key
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result
 from jaxunlearn.methods.grid import Trial, check_grid, choose
 from jaxunlearn.methods.preparation import Prepared
 from jaxunlearn.methods.requests import Requests, Sets, class_sets
-from jaxunlearn.methods.results import Sweep
 from jaxunlearn.methods.stacked import WAYS
-from jaxunlearn.metrics.evaluation import evaluate, num_classes
+from jaxunlearn.metrics.evaluation import Evaluation, evaluate, num_classes
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data, Task
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+    """The unlearned classifiers of many requests, and how they came about.
+
+    Attributes:
+      requests: the classes that each request forgets.
+      results: a classifier for each, with its losses and ranks. What requests share is
+        counted here and, but for a single one, not in their traces. Parameters that
+        together would fill a device stay on the host, as NumPy arrays.
+      tuned: the value of the method's tuned field that all have, by its name.
+      trials: what each value of the grid led to on validation data, as means over the
+        requests.
+      how: how one step of many requests was computed: "vmap", "map" or "one by one".
+      at_once: of how many requests, over all devices: all, or as many as memory held.
+      step_seconds: where that was chosen by measurement, seconds of a step of all
+        requests each way.
+      passes: how often the training data were read for "statistics" and for "labels".
+      samples_read: samples that were read for "statistics", "labels" and the final
+        "steps", repeats included.
+      seconds: wall time by stage, "compile" apart.
+      proxies: images that stood in for retained data, or None.
+    """
+
+    requests: tuple[tuple[int, ...], ...]
+    results: tuple[Result, ...]
+    tuned: Mapping[str, float]
+    trials: tuple[Trial, ...]
+    how: str
+    at_once: int
+    step_seconds: Mapping[str, float]
+    passes: Mapping[str, int]
+    samples_read: Mapping[str, int]
+    seconds: Mapping[str, float]
+    proxies: Any = None
+
+    def evaluate(self, data: Data, *, mesh: Mesh | None = None) -> list[Evaluation]:
+        """Accuracies of every unlearned classifier; see `jaxunlearn.evaluate`."""
+        return _evaluations(self.results, self.requests, data, mesh)
 
 
 def forget(
@@ -60,34 +99,28 @@ def forget(
 
     Raises:
       TypeError: an argument is of the wrong type.
-      ValueError: what `class_sets` refuses, a grid without validation data or of values
-        that the method refuses, several requests and a mesh of several processes.
+      ValueError: requests that are empty, given twice, name no class or leave none; a
+        grid without validation data or of values that the method refuses; several
+        requests and a mesh of several processes.
       FloatingPointError: a loss or parameters are not finite (at every value of the
         grid, if there is one).
 
-    >>> import flax.linen as nn
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import jaxunlearn as ju
-    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> def logits(params, state, images):
+    ...     return images.reshape(len(images), -1) @ params["kernel"]
+    >>> classifier = ju.freeze(ju.Function(logits, {"kernel": 5 * jnp.eye(3)}))
     >>> images = np.eye(3, dtype=np.float32).reshape(3, 1, 3, 1)
-    >>> variables = model.init(jax.random.key(0), images)
-    >>> variables["params"]["layers_1"]["kernel"] = 5 * jnp.eye(3)
-    >>> classifier, data = ju.freeze(model, variables), ju.Data(images, [0, 1, 2])
-    >>> method = ju.UNSC(learning_rate=1.0, steps=30)
+    >>> data, method = ju.Data(images, [0, 1, 2]), ju.UNSC(learning_rate=1.0, steps=30)
     >>> (result,) = ju.forget(method, classifier, data, [[0]], key=jax.random.key(1))
     >>> result.classifier(images).argmax(axis=1).tolist()
     [1, 1, 2]
     """
-    swept = sweep(
-        *(classifier, train, requests, method),
-        key=key,
-        validation=validation,
-        rates=grid or (),
-        mesh=mesh,
-        progress=progress,
+    given = {"key": key, "validation": validation, "mesh": mesh, "progress": progress}
+    return list(
+        sweep(classifier, train, requests, method, rates=grid or (), **given).results
     )
-    return list(swept.results)
 
 
 def sweep(
@@ -131,43 +164,28 @@ def sweep(
       mesh: a one-axis mesh of this process over whose devices the requests are cut.
       progress: as for `forget`.
 
-    Returns:
-      A `Sweep`: a result for every request, and what they cost together.
-
     Raises:
       TypeError: as for `forget`.
       ValueError: as for `forget`, or no such `how`.
       FloatingPointError: as for `forget`.
 
-    >>> import flax.linen as nn
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import jaxunlearn as ju
-    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    >>> def logits(params, state, images):
+    ...     return images.reshape(len(images), -1) @ params["kernel"]
+    >>> classifier = ju.freeze(ju.Function(logits, {"kernel": 5 * jnp.eye(3)}))
     >>> images = np.eye(3, dtype=np.float32).reshape(3, 1, 3, 1)
-    >>> variables = model.init(jax.random.key(0), images)
-    >>> variables["params"]["layers_1"]["kernel"] = 5 * jnp.eye(3)
-    >>> classifier, data = ju.freeze(model, variables), ju.Data(images, [0, 1, 2])
-    >>> method = ju.UNSC(learning_rate=1.0, steps=30)
+    >>> data, method = ju.Data(images, [0, 1, 2]), ju.UNSC(learning_rate=1.0, steps=30)
     >>> swept = ju.sweep(classifier, data, "each", method, key=jax.random.key(1))
     >>> [result.classifier(images).argmax(axis=1).tolist() for result in swept.results]
     [[1, 1, 2], [0, 0, 2], [0, 1, 0]]
     """
-    if how not in ("auto", *WAYS):
-        known = ", ".join(map(repr, ("auto", *WAYS)))
-        msg = f"how must be one of {known}; it is {how!r}."
-        raise ValueError(msg)
+    check_choice("how", how, ("auto", *WAYS))
     count = num_classes(classifier, train.images)
-    return _run(
-        *(method, classifier),
-        Requests.of_sets(class_sets(requests, train, count), train, count),
-        key=key,
-        validation=validation,
-        grid=rates,
-        how=None if how == "auto" else how,
-        mesh=mesh,
-        progress=progress,
-    )
+    wanted = Requests.of_sets(class_sets(requests, train, count), train, count)
+    how = None if how == "auto" else how
+    return _run(method, classifier, wanted, key, validation, rates, how, mesh, progress)
 
 
 def forget_task(
@@ -186,26 +204,19 @@ def forget_task(
     Its trace has the value that was chosen and the trials. Over several processes all
     arguments are the same in each, and so is the result.
     """
-    swept = _run(
-        *(method, classifier, Requests.of_task(task)),
-        key=key,
-        validation=validation,
-        grid=grid,
-        mesh=mesh,
-        progress=progress,
-    )
-    return swept.results[0]
+    wanted = Requests.of_task(task)
+    given = method, classifier, wanted, key, validation, grid, None, mesh, progress
+    return _run(*given).results[0]
 
 
 def _run(
     method: Any,
     classifier: Classifier,
     requests: Requests,
-    *,
     key: Array,
     validation: Data | None,
     grid: Sequence[float] | None,
-    how: str | None = None,
+    how: str | None,
     mesh: Mesh | None,
     progress: Progress,
 ) -> Sweep:
@@ -216,23 +227,13 @@ def _run(
     candidates = check_grid(method, grid, validation, requests.classes)
     watch, trials = Stopwatch(), ()
     with reporting(progress) as report:
-        given = {"key": key, "mesh": mesh, "watch": watch}
-        shares = hasattr(method, "statistics")
-        if shares:
-            given |= {"how": how, "progress": report}
-        run = (Prepared if shares else _EachByItself)(
-            method, classifier, requests, **given
-        )
+        kind = Prepared if hasattr(method, "statistics") else _EachByItself
+        run = kind(method, classifier, requests, key, how, mesh, report, watch)
 
         def judge(candidate):
-            results = run(candidate)
-            pairs = zip(results, requests.classes, strict=True)
-            judged = [
-                evaluate(result.classifier, validation, classes, mesh=mesh)
-                for result, classes in pairs
-            ]
+            ends = _evaluations(run(candidate), requests.classes, validation, mesh)
             return tuple(
-                float(np.mean([getattr(one, name) for one in judged]))
+                float(np.mean([getattr(one, name) for one in ends]))
                 for name in ("retained", "forgotten")
             )
 
@@ -241,14 +242,23 @@ def _run(
                 method, trials = choose(candidates, judge, report)
         with watch.stage("steps"):
             results = run(method, report)
-    return _sweep(method, requests, run, results, trials, watch)
+    field = getattr(method, "tuned", None)
+    tuned = {} if field is None else {field: getattr(method, field)}
+    costs = run.costs()
+    steps = sum(sum(r.trace.samples_read.values()) for r in results)
+    if len(results) == 1:
+        results = [_with_costs(results[0], costs, watch.seconds)]
+    results = tuple(_noted(r, tuned=tuned, trials=trials) for r in results)
+    costs["samples_read"] = {**costs["samples_read"], "steps": steps}
+    own = requests.classes, results, tuned, trials
+    return Sweep(*own, seconds=watch.seconds, **costs)
 
 
 class _EachByItself:
     """Requests of a method that has nothing to share: it is called for each."""
 
-    def __init__(self, method, classifier, requests, *, key, mesh, watch):
-        del watch  # The method's results bring their own seconds.
+    def __init__(self, method, classifier, requests, key, how, mesh, progress, watch):
+        del how, progress, watch  # The method's results bring their own seconds.
         self._given = classifier, key, mesh
         self._requests = requests
         taken = inspect.signature(method).parameters
@@ -259,16 +269,8 @@ class _EachByItself:
         classifier, key, mesh = self._given
         options = {"mesh": mesh, "progress": progress}
         options = {name: options[name] for name in self._options}
-        return [
-            method(classifier, task, key=key, **options)
-            for task in self._requests.tasks()
-        ]
-
-    def alone(self, result: Result, seconds: dict[str, float]) -> Result:
-        own = dict(result.trace.seconds)
-        own |= {name: seconds[name] for name in ("rates",) if name in seconds}
-        trace = dataclasses.replace(result.trace, seconds=own)
-        return dataclasses.replace(result, trace=trace)
+        tasks = self._requests.tasks()
+        return [method(classifier, task, key=key, **options) for task in tasks]
 
     def costs(self) -> dict[str, Any]:
         nothing = {"statistics": 0, "labels": 0}
@@ -276,34 +278,23 @@ class _EachByItself:
         return {**how, "passes": nothing, "samples_read": nothing}
 
 
-def _sweep(
-    method: Any,
-    requests: Requests,
-    run: Prepared | _EachByItself,
-    results: list[Result],
-    trials: tuple[Trial, ...],
-    watch: Stopwatch,
-) -> Sweep:
-    """The results, and what they cost together."""
-    field = getattr(method, "tuned", None)
-    tuned = {} if field is None else {field: getattr(method, field)}
-    costs = run.costs()
-    steps = sum(sum(r.trace.samples_read.values()) for r in results)
-    costs["samples_read"] = {**costs["samples_read"], "steps": steps}
-    if len(results) == 1:
-        results = [run.alone(results[0], watch.seconds)]
-    told = [
-        dataclasses.replace(
-            result,
-            trace=dataclasses.replace(result.trace, tuned=tuned, trials=trials),
-        )
-        for result in results
-    ]
-    return Sweep(
-        requests.classes,
-        tuple(told),
-        tuned=tuned,
-        trials=trials,
-        seconds=watch.seconds,
-        **costs,
-    )
+def _evaluations(results, requests, data: Data, mesh) -> list[Evaluation]:
+    pairs = zip(results, requests, strict=True)
+    return [evaluate(r.classifier, data, classes, mesh=mesh) for r, classes in pairs]
+
+
+def _with_costs(result: Result, costs: Mapping[str, Any], seconds) -> Result:
+    """The only result, with what would be shared with others in its own trace."""
+    trace, shared = result.trace, costs["samples_read"]
+    read = {"forget": 0, "retain": 0, **trace.samples_read}
+    read["forget"] += shared["labels"]
+    read["retain"] += shared["statistics"]
+    proxies = trace.proxies if costs["proxies"] is None else costs["proxies"]
+    seconds = {**seconds, **trace.seconds}
+    return _noted(result, samples_read=read, proxies=proxies, seconds=seconds)
+
+
+def _noted(result: Result, **fields: Any) -> Result:
+    """The result, with these fields in its trace."""
+    trace = dataclasses.replace(result.trace, **fields)
+    return dataclasses.replace(result, trace=trace)

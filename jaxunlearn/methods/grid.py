@@ -22,11 +22,7 @@ class Trial(NamedTuple):
 def trial_records(
     tuned: Mapping[str, float], trials: Sequence[Trial]
 ) -> list[dict[str, float]]:
-    """Trials as dictionaries, the value under the tuned field's name.
-
-    >>> trial_records({"learning_rate": 0.1}, [Trial(0.1, 99.0, 2.0)])
-    [{'learning_rate': 0.1, 'retained': 99.0, 'forgotten': 2.0}]
-    """
+    """Trials as dictionaries, the value under the tuned field's name."""
     names = (*tuned, "retained", "forgotten")
     return [dict(zip(names, trial, strict=True)) for trial in trials]
 
@@ -39,9 +35,7 @@ def check_grid(
 ) -> list[Any]:
     """The method at every value of the grid, in order; nothing where it tunes nothing.
 
-    Raises:
-      ValueError: the method refuses a value, or there are no validation data of every
-        forgotten class and of others.
+    Validation data must hold every forgotten class and others.
     """
     tuned = getattr(method, "tuned", None)
     if not grid or tuned is None:
@@ -66,13 +60,9 @@ def choose(
     """The candidate of the smallest value that is nearly the best, and all trials.
 
     The smallest whose `Acc_r - Acc_f` is within a point of the best: a smaller learning
-    rate moves the retained logits less at equal forgetting. Both accuracies are
-    unweighted class means on validation data, and means over the requests. Where a loss
-    is not finite, that value is no candidate. `judge` unlearns with a candidate, and
-    returns both accuracies.
-
-    Raises:
-      FloatingPointError: at every value a loss is not finite.
+    rate moves the retained logits less at equal forgetting. `judge` unlearns with a
+    candidate and returns both accuracies, or says that a loss is not finite: then that
+    value is no candidate.
     """
     tuned = candidates[0].tuned
     trials: dict[int, Trial] = {}

@@ -17,7 +17,6 @@ from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace, unlearn
-from jaxunlearn.methods.memory import on_device_if_they_fit
 from jaxunlearn.methods.requests import Requests
 from jaxunlearn.methods.stacked import Relabelled, Stack
 from jaxunlearn.metrics.evaluation import logits
@@ -37,11 +36,10 @@ class Prepared:
         method: Any,
         classifier: Classifier,
         requests: Requests,
-        *,
         key: Array,
-        how: str | None = None,
-        mesh: Mesh | None = None,
-        progress: Progress = None,
+        how: str | None,
+        mesh: Mesh | None,
+        progress: Progress,
         watch: Stopwatch,
     ):
         several = len(requests) > 1
@@ -52,11 +50,12 @@ class Prepared:
         task, images = requests.task, requests.task.forget.images
         with watch.stage("labels"):
             outputs = logits(classifier, images, mesh=mesh)
+            parts = list(zip(requests.classes, requests.rows, strict=True))
             targets = [
                 method.targets_of(
                     outputs[rows], task.forget.labels[rows], classes, key=labels_key
                 )
-                for classes, rows in zip(requests.classes, requests.rows, strict=True)
+                for classes, rows in parts
             ]
         statistics = method.statistics(
             *(classifier, task),
@@ -71,10 +70,11 @@ class Prepared:
                 (method.projection_of(statistics, c) for c in requests.classes),
                 classifier.params,
             )
-            parts = (requests.classes, requests.rows, map(np.asarray, targets))
             self._requests = [
-                Relabelled(*request)
-                for request in zip(*parts, projections, strict=True)
+                Relabelled(*part, np.asarray(labels), projection)
+                for part, labels, projection in zip(
+                    parts, targets, projections, strict=True
+                )
             ]
             self._traces = [
                 _trace(classifier, images, request, method.batch_size)
@@ -87,21 +87,15 @@ class Prepared:
         self._stack = None
         if several:
             stacked = classifier, images, self._requests
-            self._stack = Stack(*stacked, key=steps_key, how=how, mesh=mesh)
+            self._stack = Stack(*stacked, steps_key, how, mesh)
 
     def __call__(self, method: Any, progress: Progress = None) -> list[Result]:
-        """Every request's steps, with the `tuned` field of this method.
-
-        Raises:
-          FloatingPointError: a loss or a parameter is not finite.
-        """
+        """Every request's steps, with the `tuned` field of this method."""
         if self._stack is None:
             ends = [self._descend(method, progress)]
         else:
             with reporting(progress) as report:
-                stacked = self._stack.descend(method, report)
-            params = on_device_if_they_fit(stacked.params)
-            ends = list(zip(params, stacked.losses, strict=True))
+                ends = self._stack.descend(method, report)
         results = []
         parts = zip(ends, self._requests, self._traces, strict=True)
         for (params, losses), request, trace in parts:
@@ -111,42 +105,25 @@ class Prepared:
             results.append(Result(self._classifier.replace(params=params), trace))
         return results
 
-    def alone(self, result: Result, seconds: dict[str, float]) -> Result:
-        """The only result, with what would be shared with others in its own trace."""
-        read = dict(result.trace.samples_read)
-        read["forget"] += len(self._images)
-        read["retain"] += self._statistics.samples_read
-        trace = dataclasses.replace(
-            result.trace,
-            samples_read=read,
-            proxies=self._statistics.proxies,
-            seconds=seconds,
-        )
-        return Result(result.classifier, trace)
-
     def costs(self) -> dict[str, Any]:
         """What the requests share, as fields of `Sweep`."""
         stack, statistics = self._stack, self._statistics
+        read = {"statistics": statistics.samples_read, "labels": len(self._images)}
         return {
             "how": "one by one" if stack is None else stack.how,
             "at_once": 1 if stack is None else stack.at_once,
             "step_seconds": {} if stack is None else stack.step_seconds,
             "passes": {"statistics": statistics.passes, "labels": 1},
-            "samples_read": {
-                "statistics": statistics.samples_read,
-                "labels": len(self._images),
-            },
+            "samples_read": read,
             "proxies": statistics.proxies,
         }
 
     def _descend(self, method, progress) -> tuple[PyTree, np.ndarray]:
         """A single request's steps, whose minibatches the devices share."""
         (request,) = self._requests
+        optimizer = method.optimizer(request.projection)
         result = unlearn(
-            self._classifier,
-            self._images,
-            request.targets,
-            method.optimizer(request.projection),
+            *(self._classifier, self._images, request.targets, optimizer),
             steps=method.steps,
             batch_size=method.batch_size,
             key=self._key,

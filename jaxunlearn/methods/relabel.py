@@ -10,10 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int32
 
-from jaxunlearn.checks import check_labels
+from jaxunlearn.checks import check_labels, is_traced
 from jaxunlearn.tasks import check_classes
 
 
@@ -170,10 +169,6 @@ def _argmax(logits):
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
-def _is_concrete(array):
-    return not isinstance(array, Tracer)
-
-
 def _check_logits(logits):
     logits = jnp.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] == 0:
@@ -182,7 +177,7 @@ def _check_logits(logits):
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         msg = f"logits must be floating point; they are {logits.dtype}."
         raise TypeError(msg)
-    if _is_concrete(logits):
+    if not is_traced(logits):
         bad = np.isnan(np.asarray(logits)).any(axis=1)
         if bad.any():
             msg = (
@@ -196,7 +191,7 @@ def _check_logits(logits):
 def _check_labels(labels, n, k, exclude):
     hint = f"The logits have {k} columns."
     labels = check_labels("labels", labels, n, k, hint)
-    if _is_concrete(labels) and n:
+    if n and not is_traced(labels):
         alone = len(exclude) == k - 1 and ~np.isin(labels, exclude)
         if np.any(alone):
             msg = (

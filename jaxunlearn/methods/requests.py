@@ -22,22 +22,9 @@ Sets = str | Iterable[Any]
 def class_sets(
     requests: Sets, train: Data, num_classes: int, *, name: str = "requests"
 ) -> tuple[tuple[int, ...], ...]:
-    """The classes of each request, checked.
+    """The classes of each request, checked; `name` is what the caller calls them.
 
-    Args:
-      requests: "each" is every class that the data hold, by itself.
-      train: what is forgotten and retained.
-      num_classes: how many classes the classifier tells apart.
-      name: what the caller calls the requests.
-
-    Raises:
-      TypeError: a class is no integer, or requests are no sets of classes.
-      ValueError: there is no request, one is empty or given twice, a class does not
-        exist or has no samples, or a request leaves none to retain.
-
-    >>> data = Data(np.zeros((3, 8, 8, 1), np.uint8), [0, 1, 2])
-    >>> class_sets("each", data, 3), class_sets([[0, 1], [2]], data, 3)
-    (((0,), (1,), (2,)), ((0, 1), (2,)))
+    "each" is every class that the data hold, by itself.
     """
     present = np.unique(train.labels).tolist()
     if isinstance(requests, str):

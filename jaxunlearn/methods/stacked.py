@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
@@ -27,7 +28,8 @@ from jaxunlearn.descent.step import (
     check_losses,
     check_parameters,
 )
-from jaxunlearn.methods.memory import requests_at_once
+from jaxunlearn.nullspace.memory import SHARE, tree_bytes
+from jaxunlearn.parallel import free_memory
 from jaxunlearn.progress import Report
 
 WAYS = ("vmap", "map", "one by one")
@@ -38,47 +40,26 @@ _ADVICE = "Lower the learning rate."
 
 
 class Relabelled(NamedTuple):
-    """One of the requests, ready to descend.
+    """One of the requests, ready to descend."""
 
-    Attributes:
-      classes: which it forgets.
-      rows: where its samples are.
-      targets: their new labels `[n]`, or probabilities `[n, k]`.
-      projection: the last step of its chain; states of all are of equal shapes.
-    """
-
-    classes: tuple[int, ...]
-    rows: Int[np.ndarray, " n"]
-    targets: Shaped[np.ndarray, "n ..."]
+    classes: tuple[int, ...]  # which it forgets
+    rows: Int[np.ndarray, " n"]  # where its samples are
+    targets: Shaped[np.ndarray, "n ..."]  # new labels `[n]` or probabilities `[n, k]`
+    # The last step of its chain; states of all are of equal shapes.
     projection: optax.GradientTransformation
-
-
-class StackedResult(NamedTuple):
-    """Where the requests ended.
-
-    Attributes:
-      params: of each request, on the host.
-      losses: of each request and step.
-    """
-
-    params: list[PyTree]
-    losses: list[Float[np.ndarray, " steps"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class StackedStep:
     """One update of some requests: all at once, in a loop, or one on each device.
 
-    Attributes:
-      single: the update of one of them.
-      how: "vmap" runs all requests of a device at once, "map" one after another in a
-        loop on the device; "one by one" is given one request a device.
-      mesh: the devices over which requests are cut, or None.
+    "vmap" runs all requests of a device at once, "map" one after another in a loop on
+    the device; "one by one" is given one request a device.
     """
 
-    single: DescentStep
+    single: DescentStep  # the update of one of them
     how: str
-    mesh: Mesh | None = None
+    mesh: Mesh | None = None  # the devices over which requests are cut
 
     def __call__(self, carry, constants, index, row):
         """As of `single`; `carry`, `row` and the losses have a leading request axis."""
@@ -118,7 +99,6 @@ class Stack:
         classifier: Classifier,
         images: Array | np.ndarray,
         requests: Sequence[Relabelled],
-        *,
         key: Array,
         how: str | None,
         mesh: Mesh | None,
@@ -131,11 +111,13 @@ class Stack:
         self._devices = 1 if mesh is None else mesh.size
         self._order_key, self._augment_key = jax.random.split(key)
 
-    def descend(self, method: Any, report: Report) -> StackedResult:
-        """Every request's steps, as `unlearn` takes them for one.
+    def descend(
+        self, method: Any, report: Report
+    ) -> list[tuple[PyTree, Float[np.ndarray, " steps"]]]:
+        """Every request's parameters and losses, as `unlearn` has them for one.
 
-        Raises:
-          FloatingPointError: a loss or a parameter of a request is not finite.
+        Parameters are on the host where those of all would fill the device. Refused are
+        a loss or a parameter that is not finite, naming the request.
         """
         started = self._start(method)
         if self.how is None:
@@ -163,7 +145,9 @@ class Stack:
                 check_parameters(own, _ADVICE, of=names[place])
                 params.append(own)
                 losses.append(history[:, place])
-        return StackedResult(params, losses)
+        if sum(map(tree_bytes, params)) <= SHARE * free_memory(1):
+            params = jax.tree.map(jnp.asarray, params)
+        return list(zip(params, losses, strict=True))
 
     def _chosen(self, group) -> list[Relabelled]:
         """Those past the last are copies of it."""
@@ -238,7 +222,10 @@ class Stack:
         return rows
 
     def _width(self, method, started, how) -> int:
-        """How many requests one step takes, over all devices."""
+        """How many requests one step takes, over all devices: as even as may be.
+
+        All, or in turns so many that half of the memory that is free now holds them.
+        """
         if how == "one by one":
             return self._devices
         single, carry, constants = started
@@ -257,8 +244,14 @@ class Stack:
                 chunk=self._chunk(single, count * self._devices),
             )
 
-        each = requests_at_once(needed, len(self._requests), self._devices)
-        return each * self._devices
+        own = -(-len(self._requests) // self._devices)
+        limit, whole = SHARE * free_memory(self._devices), needed(own)
+        if whole > limit and own > 1:
+            one = needed(1)
+            each = max(1, (whole - one) / (own - 1))
+            room = max(1, int((limit - one) / each) + 1)
+            own = -(-own // -(-own // room))
+        return own * self._devices
 
     def _fastest(self, method, started) -> str:
         """How to compute a step of all requests: by rule on a CPU, else measured.

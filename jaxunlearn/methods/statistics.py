@@ -1,7 +1,7 @@
 """What methods read of the retained data: once for a classifier, for every request."""
 
+import collections
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,16 +15,20 @@ from jaxunlearn import parallel
 from jaxunlearn.capture.grams import layouts
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.nullspace import linalg
+from jaxunlearn.nullspace.memory import class_passes
 from jaxunlearn.nullspace.moments import (
     Moment,
     class_moments,
-    class_passes,
     second_moments,
     sum_classes,
 )
 from jaxunlearn.nullspace.rank_rules import choose_rule
-from jaxunlearn.nullspace.subspace import Subspace, kept_pair, subspaces
-from jaxunlearn.nullspace.trees import leaf_test
+from jaxunlearn.nullspace.subspace import (
+    Subspace,
+    from_pairs,
+    kept_pair,
+    subspaces,
+)
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data
 
@@ -88,25 +92,25 @@ class PooledMoments:
         self._given = classifier, data, num_classes
         self._mesh, self._progress = mesh, progress
         self._moments: PyTree = None
-        self._ahead: list[tuple[int, ...] | None] = []
+        # The classes of each pass; None of them for all classes at once.
+        self._ahead: list[tuple[int, ...] | None] = [None]
+        self._by_class = requests is not None
         if requests is None:
             images = data.images[parallel.own_share(len(data), mesh)]
             self._moments = second_moments(classifier, images, mesh=mesh)
             jax.block_until_ready(self._moments)
-            self.passes = 1
         else:
             fitting = class_passes(classifier, data.images, num_classes, mesh=mesh)
-            self._ahead = [None]
             if len(fitting) > 1:
                 self._ahead = _by_requests(requests, max(map(len, fitting)))
-            self.passes = len(self._ahead)
+        self.passes = len(self._ahead)
 
     def __call__(self, classes: tuple[int, ...]) -> PyTree:
         """Of all classes but these."""
-        held = None if self._moments is None else _classes_of(self._moments)
-        if held is None and self._moments is not None:
+        if not self._by_class:
             return self._moments
-        if held is None or not set(classes) <= set(held):
+        held = () if self._moments is None else _classes_of(self._moments)
+        if not held or not set(classes) <= set(held):
             self._moments = None  # Before the next ones are there.
             number = self.passes - len(self._ahead)
             with reporting(self._progress) as report:
@@ -149,7 +153,8 @@ class MergedBases:
             fitting = class_passes(classifier, data.images, num_classes, mesh=mesh)
         passes = [group for group in fitting if present & set(group)]
         self.passes = len(passes)
-        bases: dict[int, list[Subspace | None]] = {}
+        # Of each leaf that has an input, the bases by class.
+        layers: dict[int, dict[int, Subspace]] = collections.defaultdict(dict)
         with reporting(progress) as report:
             for number, group in enumerate(passes):
                 report("statistics", number, self.passes)
@@ -158,19 +163,15 @@ class MergedBases:
                 held = [c for c in group if c in present]
                 some = subspaces(_of_classes(moments, held), **rule, mesh=mesh)
                 del moments
-                leaves, self._structure = jax.tree.flatten(
-                    jax.device_get(some), is_leaf=leaf_test(Subspace)
+                records, self._structure = jax.tree.flatten(
+                    jax.device_get(some), is_leaf=lambda x: isinstance(x, Subspace)
                 )
-                for place, c in enumerate(held):
-                    bases[c] = [leaf and _at(leaf, place) for leaf in leaves]
+                for layer, record in enumerate(records):
+                    pairs = zip(record.basis, record.spectrum, strict=True)
+                    own = (Subspace(*pair, record.layout) for pair in pairs)
+                    layers[layer].update(zip(held, own, strict=True))
             report("statistics", self.passes, self.passes)
-        # Of each leaf that has an input, the bases by class.
-        columns = list(zip(*bases.values(), strict=True))
-        self._has_input = [column[0] is not None for column in columns]
-        self._layers = [
-            dict(zip(bases, column, strict=True))
-            for column in itertools.compress(columns, self._has_input)
-        ]
+        self._layers = list(layers.values())
         self._totals = self._spread(
             lambda number, device: _products(self._layers[number].values(), device)
         )
@@ -183,21 +184,13 @@ class MergedBases:
             own = [record for c, record in layer.items() if c in classes]
             one = next(iter(layer.values()))
             dtype = one.basis.dtype
-            resolution = float(np.finfo(dtype).eps)
             pairs = [
-                kept_pair(
-                    linalg.eigenpairs(gram, device), self._rule, resolution, dtype
-                )
+                kept_pair(linalg.eigenpairs(gram, device), self._rule, dtype)
                 for gram in (total - _products(own, device) if own else total)
             ]
-            width = max(V.shape[1] for _, V in pairs)
-            padded = [np.pad(V, ((0, 0), (0, width - V.shape[1]))) for _, V in pairs]
-            spectrum = np.stack([values for values, _ in pairs]).astype(dtype)
-            return Subspace(np.stack(padded), spectrum, one.layout)
+            return from_pairs(pairs, total.shape[:2], dtype, one.layout)
 
-        done = iter(self._spread(merged))
-        leaves = [next(done) if has_input else None for has_input in self._has_input]
-        return self._structure.unflatten(leaves)
+        return self._structure.unflatten(self._spread(merged))
 
     def _spread(self, function) -> list[Any]:
         """`function(number, device)` for every layer, on all devices and processes."""
@@ -249,25 +242,21 @@ def _class_moments(classifier, data, num_classes, classes, mesh) -> PyTree:
     )
 
 
-def _classes_of(moments: PyTree) -> tuple[int | str, ...] | None:
+def _is_moment(node: Any) -> bool:
+    return isinstance(node, Moment)
+
+
+def _classes_of(moments: PyTree) -> tuple[int | str, ...]:
     """What the class axis of these moments holds."""
-    leaves = jax.tree.leaves(moments, is_leaf=leaf_test(Moment))
-    return next(leaf.classes for leaf in leaves if leaf is not None)
+    return jax.tree.leaves(moments, is_leaf=_is_moment)[0].classes
 
 
 def _of_classes(moments: PyTree, classes: Sequence[int]) -> PyTree:
     """With a class axis of these alone: a rank would be given to empty ones too."""
+    rows = np.array([_classes_of(moments).index(c) for c in classes])
 
-    def chosen(moment: Moment | None) -> Moment | None:
-        if moment is None:
-            return None
-        rows = np.array([moment.classes.index(c) for c in classes])
+    def chosen(moment: Moment) -> Moment:
         parts = (moment.gram[rows], moment.rows[rows], moment.layout)
         return Moment(*parts, tuple(classes))
 
-    return jax.tree.map(chosen, moments, is_leaf=leaf_test(Moment))
-
-
-def _at(record: Subspace, place: int) -> Subspace:
-    """One class of bases that have a class axis; as wide as the others."""
-    return Subspace(record.basis[place], record.spectrum[place], record.layout)
+    return jax.tree.map(chosen, moments, is_leaf=_is_moment)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from jaxunlearn.checks import check_choice
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods.descent import ProjectedDescent
 from jaxunlearn.methods.statistics import MergedBases, PooledMoments, Statistics
@@ -41,9 +42,7 @@ class UNSC(ProjectedDescent):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.subspace not in ("merged", "pooled"):
-            msg = f'subspace must be "merged" or "pooled"; it is {self.subspace!r}.'
-            raise ValueError(msg)
+        check_choice("subspace", self.subspace, ("merged", "pooled"))
         if not 0 < self.merge_energy <= 1:
             msg = f"merge_energy must lie in (0, 1]; it is {self.merge_energy}."
             raise ValueError(msg)

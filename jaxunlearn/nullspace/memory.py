@@ -18,34 +18,31 @@ def check_moments(
     classifier: Classifier, sample: Any, count: int, mesh: Mesh | None
 ) -> None:
     """Refuse more classes than a device can hold moments of, saying what it could."""
-    needed = moment_bytes(classifier, sample, count)
-    devices = _own_devices(mesh)
+    each, devices = moment_bytes(classifier, sample), _own_devices(mesh)
     limit = parallel.memory_limit(devices)
-    if needed <= limit:
+    if count * each <= limit:
         return
-    each = moment_bytes(classifier, sample, 1)
-    msg = (
-        f"Moments of {count} classes take {needed:,} bytes on each of {devices} "
-        f"devices, which hold {limit:,}. "
-    )
     held = limit // each - 1
-    if held < 1:
-        raise ValueError(
-            msg + f"Those of one class take {each:,}: freeze parts of the "
-            "network, or use a device with more memory."
-        )
-    raise ValueError(
-        msg + "Ask for fewer with classes=(...), whose last entry is all other classes "
+    advice = (
+        f"Those of one class take {each:,}: freeze parts of the network, or use a "
+        "device with more memory."
+        if held < 1
+        else "Ask for fewer with classes=(...), whose last entry is all other classes "
         f"together: {-(-count // held)} passes of up to {held} classes would do. "
         "class_passes says which."
     )
+    msg = (
+        f"Moments of {count} classes take {count * each:,} bytes on each of {devices} "
+        f"devices, which hold {limit:,}. {advice}"
+    )
+    raise ValueError(msg)
 
 
-def moment_bytes(classifier: Classifier, sample: Any, count: int) -> int:
-    """The most bytes that the moments of so many classes take while they are made."""
+def moment_bytes(classifier: Classifier, sample: Any) -> int:
+    """The most bytes that the moments of one class take while they are made."""
     sums = tree_bytes(sum_shapes(classifier, sample))
     # Two of each while they are summed; then their value, and the grams made of it.
-    return count * (sums + max(sums, tree_bytes(gram_shapes(classifier, sample))))
+    return sums + max(sums, tree_bytes(gram_shapes(classifier, sample)))
 
 
 def class_passes(
@@ -58,40 +55,16 @@ def class_passes(
 ) -> list[tuple[int, ...]]:
     """In how many passes the moments of all classes fit into memory, and which in each.
 
-    Nothing is computed. Each group is for `class_moments(..., classes=group)`, whose
-    last entry is all other classes together.
-
-    Args:
-      classifier: a `Classifier`.
-      images: as `class_moments` takes them; only their shape and type matter.
-      num_classes: how many classes there are.
-      mesh: as `class_moments` takes it.
-      limit: bytes for the moments of one pass on each device; None for half of what is
-        free now.
-
-    Returns:
-      Ids of classes, in order, as even as may be; a single group where all fit.
-
-    Raises:
-      ValueError: not even one class and all others fit.
-
-    >>> import flax.linen as nn
-    >>> import jax.numpy as jnp
-    >>> import jaxunlearn as ju
-    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
-    >>> images = jnp.ones((5, 2, 2, 1))
-    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
-    >>> class_passes(classifier, images, 5)
-    [(0, 1, 2, 3, 4)]
-    >>> class_passes(classifier, images, 5, limit=600)
-    [(0, 1, 2), (3, 4)]
+    Nothing is computed. Each group of class ids is for `class_moments(..., classes=
+    group)`, whose last entry is all other classes together; one group where all fit.
+    `limit` is bytes for one pass on each device, None for half of what is free now.
     """
     if is_stream(images):
         images = first_images(classifier, images, labelled=True)
     if limit is None:
         devices = _own_devices(parallel.mesh_for_rows(mesh))
         limit = int(SHARE * parallel.free_memory(devices))
-    each = moment_bytes(classifier, images, 1)
+    each = moment_bytes(classifier, images)
     held = limit // each - 1
     if held < 1:
         msg = (

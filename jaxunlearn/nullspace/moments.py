@@ -11,11 +11,10 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.capture.grams import Moment, layer_grams
+from jaxunlearn.capture.grams import Moment, layer_sums, moments_of
 from jaxunlearn.checks import check_count, check_labels, is_traced
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.nullspace.memory import check_moments
-from jaxunlearn.nullspace.memory import class_passes as class_passes
 from jaxunlearn.nullspace.streaming import (
     Images,
     first_images,
@@ -68,17 +67,13 @@ def second_moments(
 
     >>> import flax.linen as nn
     >>> import jaxunlearn as ju
-    >>> class Flat(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, x):
-    ...         return nn.Dense(3)(x.reshape(x.shape[0], -1))
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
     >>> images = jnp.ones((5, 2, 2, 1))
-    >>> classifier = ju.freeze(Flat(), Flat().init(jax.random.key(0), images))
-    >>> float(ju.second_moments(classifier, images)["Dense_0"]["kernel"].gram[0, 0, 0])
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
+    >>> float(ju.second_moments(classifier, images)["layers_1"]["kernel"].gram[0, 0, 0])
     5.0
     """
-    how = (batch_size, mesh, transform)
-    return _moments(classifier, images, None, (0,), None, *how)
+    return _moments(classifier, images, None, None, batch_size, mesh, transform)
 
 
 def class_moments(
@@ -126,7 +121,6 @@ def class_moments(
     [3.0, 0.0, 2.0]
     """
     held = _held_classes(num_classes, classes)
-    how = (batch_size, mesh, transform)
     table = np.full(num_classes, len(held) - 1)
     named = [c for c in held if c != OTHERS]
     table[named] = np.arange(len(named))
@@ -135,18 +129,15 @@ def class_moments(
         labels = check_labels("labels", labels, count, num_classes)
         return jnp.asarray(table)[labels] if is_traced(labels) else table[labels]
 
-    if labels is None and not is_stream(images):
+    if is_stream(images) != (labels is None):
+        wrong = "labels are missing" if labels is None else "labels are given twice"
         msg = (
-            "labels are missing: labels=None is for a stream of (images, labels) pairs."  # noqa: E501
+            f"{wrong}: a stream yields (images, labels) pairs and takes labels=None, "
+            "an array of images takes an array of labels."
         )
         raise ValueError(msg)
-    if labels is None:
-        return _moments(classifier, images, slot_of, held, held, *how)
-    if is_stream(images):
-        msg = "A stream yields (images, labels) pairs and takes labels=None."
-        raise ValueError(msg)
-    slots = slot_of(labels, images.shape[0])
-    return _moments(classifier, images, slots, held, held, *how)
+    slots = slot_of if labels is None else slot_of(labels, images.shape[0])
+    return _moments(classifier, images, slots, held, batch_size, mesh, transform)
 
 
 def sum_classes(
@@ -201,9 +192,7 @@ def sum_classes(
 
 
 def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
-    if num_classes < 1:
-        msg = f"num_classes must be at least 1; it is {num_classes}."
-        raise ValueError(msg)
+    check_count("num_classes", num_classes)
     if classes is None:
         return tuple(range(num_classes))
     held = [int(c) for c in classes]
@@ -213,24 +202,20 @@ def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
     return (*held, OTHERS)
 
 
-def _moments(
-    classifier, images, slots, held, classes, batch_size, mesh, transform
-) -> PyTree:
+def _moments(classifier, images, slots, classes, batch_size, mesh, transform) -> PyTree:
+    """With an axis of these classes, or without one; `slots` as of `stream_grams`."""
     batch_size = _BATCH_SIZE if batch_size is None else batch_size
     check_count("batch_size", batch_size)
     parallel.check_transform(transform, mesh)
+    count = 1 if classes is None else len(classes)
     sample = first_images(classifier, images, labelled=callable(slots))
     if is_traced((classifier, sample)):
-        moments = _traced(classifier, sample, slots, len(held), mesh)
+        moments = _traced(classifier, sample, slots, count, mesh)
     else:
         mesh = parallel.mesh_for_rows(mesh)
-        check_moments(classifier, sample, len(held), mesh)
-        moments = stream_grams(
-            *(classifier, images, sample, slots, len(held)),
-            batch_size=batch_size,
-            mesh=mesh,
-            transform=transform,
-        )
+        check_moments(classifier, sample, count, mesh)
+        given = classifier, images, sample, slots, count
+        moments = stream_grams(*given, batch_size, mesh, transform)
     if classes is None:
         moments = jax.tree.map(lambda x: x[0], moments)
     moments = [m and dataclasses.replace(m, classes=classes) for m in moments]
@@ -248,4 +233,6 @@ def _traced(classifier, images, slots, count, mesh):
     masks = jnp.ones((1, images.shape[0]))
     if slots is not None:
         masks = (slots[None] == jnp.arange(count)[:, None]).astype(jnp.float32)
-    return jax.vmap(lambda mask: layer_grams(classifier, images, mask))(masks)
+    return jax.vmap(lambda mask: moments_of(layer_sums(classifier, images, mask)))(
+        masks
+    )

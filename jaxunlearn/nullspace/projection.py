@@ -26,6 +26,9 @@ from jaxunlearn.nullspace.projector import (
 from jaxunlearn.nullspace.subspace import Subspace
 from jaxunlearn.nullspace.trees import check_structure, leaf_test, map_leaves
 
+# None, or what `optax.masked` hands over.
+_is_absent = leaf_test()
+
 
 class NullSpaceState(NamedTuple):
     """Like params: the bases as arrays; None where updates are set to zero."""
@@ -185,7 +188,7 @@ def leakage(
         relative_to = updates
 
     def share(name: str, subspace: Subspace, update: Any, raw: Any) -> Array | None:
-        if any(x is None or isinstance(x, optax.MaskedNode) for x in (update, raw)):
+        if _is_absent(update) or _is_absent(raw):
             return None
         update, raw = jnp.asarray(update), jnp.asarray(raw)
         lead = subspace.basis.shape[:-3]
@@ -252,14 +255,14 @@ def _transformation(prepare, kind, argument, tree) -> optax.GradientTransformati
         projectors()  # The trace that made the tracers must be the one to use them.
 
     def match(path, projector, leaf):
-        if projector is None or leaf is None or isinstance(leaf, optax.MaskedNode):
+        if projector is None or _is_absent(leaf):
             return None
         lead = projector.matrix.shape[:-3]
         _check_shape("params", path_name(path), leaf, projector.layout, lead, ())
         return projector
 
     def init(params: optax.Params) -> NullSpaceState:
-        if not jax.tree.leaves(params, is_leaf=leaf_test()):
+        if not jax.tree.leaves(params, is_leaf=_is_absent):
             # What optax.tree.map_params passes to tell params from the rest.
             return NullSpaceState(projectors())
         check_structure("params", params, argument, tree, kind)
@@ -276,7 +279,7 @@ def _update(updates, state, params=None):
     del params  # A projection depends on the update alone.
 
     def step(path, update, projector):
-        if update is None or isinstance(update, optax.MaskedNode):
+        if _is_absent(update):
             return update
         if projector is None:
             return jnp.zeros_like(update)
@@ -284,10 +287,10 @@ def _update(updates, state, params=None):
         _check_shape("updates", path_name(path), update, projector.layout, lead)
         return _over_requests(project, len(lead))(projector, update)
 
-    updates = jax.tree.map_with_path(
-        step, updates, state.projectors, is_leaf=leaf_test()
+    projected = jax.tree.map_with_path(
+        step, updates, state.projectors, is_leaf=_is_absent
     )
-    return updates, state
+    return projected, state
 
 
 def _share(subspace: Subspace, update: Array, raw: Array) -> Array:

@@ -27,21 +27,16 @@ product = functools.partial(jnp.matmul, precision=Precision.HIGHEST)
 class Projector:
     """A linear map of one weight's updates `D [g, d, o]`, group by group.
 
-    Attributes:
-      matrix: `B`, zero-padded columns included; or `P`, where `dense`.
-      kept: whether `B` spans what a group keeps, `B (BT D)`, rather than what it loses,
-        `D - B (BT D)`.
-      layout: how the weight is read as matrices.
-      dense: whether `matrix` is the whole map, `P D`.
-      shrinks: whether it shrinks directions instead of removing them.
+    `B`, zero-padded columns included, spans what a group loses, `D - B (BT D)`; or
+    what it keeps, `B (BT D)`, where that is `kept`.
     """
 
     # Any: JAX also rebuilds the record around shapes, axis numbers and None.
-    matrix: Float[Array, "*requests g d w"] | Any
+    matrix: Float[Array, "*requests g d w"] | Any  # `B`, or `P` where dense
     kept: Bool[Array, "*requests g"] | Any
     layout: Layout
-    dense: bool = False
-    shrinks: bool = False
+    dense: bool = False  # whether `matrix` is the whole map, `P D`
+    shrinks: bool = False  # whether it shrinks directions instead of removing them
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -89,8 +84,11 @@ def hard(name: str, subspace: Subspace) -> Projector:
         # Ranks and complements need values: the thin form does without.
         matrix = jnp.pad(basis, [*[(0, 0)] * (basis.ndim - 1), (0, _width(r, d) - r)])
         return Projector(matrix.astype(dtype), jnp.zeros(shape, bool), layout)
-    halves = map(_thinner_half, subspace.columns(name))
-    return _stacked(list(halves), shape, dtype, layout)
+    halves = [
+        (linalg.complement(U), True) if 2 * U.shape[1] > d else (U, False)
+        for U in subspace.columns(name)
+    ]
+    return _stacked(halves, shape, dtype, layout)
 
 
 def ridge(damping: float, name: str, moment: Moment) -> Projector:
@@ -106,12 +104,11 @@ def ridge(damping: float, name: str, moment: Moment) -> Projector:
         some = losses > jnp.finfo(dtype).eps
         thin.append((vectors[:, some] * np.sqrt(losses[some]), False))
     shape = gram.shape[:-2]
-    if 2 * _width(max(columns.shape[1] for columns, _ in thin), d) <= d:
-        thinned = _stacked(thin, shape, dtype, layout)
-        return dataclasses.replace(thinned, shrinks=True)
-    whole = [(np.eye(d) - columns @ columns.T, False) for columns, _ in thin]
-    stacked = _stacked(whole, shape, dtype, layout)
-    return dataclasses.replace(stacked, dense=True, shrinks=True)
+    dense = 2 * _width(max(columns.shape[1] for columns, _ in thin), d) > d
+    if dense:
+        thin = [(np.eye(d) - columns @ columns.T, False) for columns, _ in thin]
+    stacked = _stacked(thin, shape, dtype, layout)
+    return dataclasses.replace(stacked, dense=dense, shrinks=True)
 
 
 def alike(projectors: Sequence[Projector]) -> list[Projector]:
@@ -139,12 +136,6 @@ def _dense(projector: Projector) -> Projector:
         whole = np.eye(matrix.shape[-2], dtype=matrix.dtype) - within
         matrix = np.where(kept[..., None, None], within, whole)
     return dataclasses.replace(projector, matrix=matrix, kept=kept, dense=True)
-
-
-def _thinner_half(columns) -> tuple[np.ndarray, bool]:
-    """`(U, False)`, or `(its complement, True)`."""
-    d, r = columns.shape
-    return (linalg.complement(columns), True) if 2 * r > d else (columns, False)
 
 
 def _stacked(halves, shape, dtype, layout) -> Projector:

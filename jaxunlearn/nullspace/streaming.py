@@ -5,7 +5,7 @@ Sums are compensated, one carry a device, in memory that does not grow with the 
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,6 @@ from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.parallel import Transform
 
 Images = Any  # one array, or a re-iterable of batches
-
-
-class Batch(NamedTuple):
-    """A batch of the full size.
-
-    Attributes:
-      images: `[batch_size, h, w, c]`; padding repeats a real image.
-      count: how many of them are real, from the front.
-      slot: which class they all belong to.
-    """
-
-    images: Any
-    count: int
-    slot: int
 
 
 def is_stream(images: Images) -> bool:
@@ -64,59 +50,54 @@ def first_images(classifier: Classifier, images: Images, *, labelled: bool) -> A
 
 
 def full_batches(
-    images: Images, slots: Any, batch_size: int, *, slot_of=None
-) -> Iterator[Batch]:
-    """Batches of exactly `batch_size` images, each of one slot, its last one padded.
+    images: Images, slots: Any, batch_size: int
+) -> Iterator[tuple[Any, int, int]]:
+    """`(batch_size images, how many of them are real, the slot of all)`.
 
-    Args:
-      images: one array, or a re-iterable of batches (of pairs with labels, where
-        `slot_of` is given).
-      slots: for an array: Int[n], the slot of each image.
-      batch_size: of every batch yielded.
-      slot_of: for a stream of pairs: from labels and how many they must be to slots.
-        None: everything is slot 0.
+    Padding lies at the end and repeats a real image. `slots` is Int[n] for an array,
+    for a stream of pairs a function of labels and how many they must be; None where
+    there is one slot.
     """
     if not is_stream(images):
+        slots = np.zeros(len(images), int) if slots is None else slots
         for slot in np.unique(slots):
             index = np.flatnonzero(slots == slot)
             for start in range(0, len(index), batch_size):
                 part = index[start : start + batch_size]
                 # Padded before it is gathered, so that one program gathers all.
                 padded = part[_full(len(part), batch_size)]
-                yield Batch(images[padded], len(part), int(slot))
+                yield images[padded], len(part), int(slot)
         return
     pending: dict[int, np.ndarray] = {}
     for item in images:
-        batch, labels = _split(item, slot_of is not None)
+        batch, labels = _split(item, slots is not None)
         check_finite(batch)
         count = len(batch)
-        where = np.zeros(count, int) if slot_of is None else slot_of(labels, count)
+        where = np.zeros(count, int) if slots is None else slots(labels, count)
         for slot in np.unique(where):
             part = np.asarray(batch)[where == slot]
             if slot in pending:
                 part = np.concatenate([pending[slot], part])
             while len(part) >= batch_size:
-                yield Batch(part[:batch_size], batch_size, int(slot))
+                yield part[:batch_size], batch_size, int(slot)
                 part = part[batch_size:]
             pending[slot] = part.copy()
     for slot, part in sorted(pending.items()):
         if len(part):
-            whole = part[_full(len(part), batch_size)]
-            yield Batch(whole, len(part), int(slot))
+            yield part[_full(len(part), batch_size)], len(part), int(slot)
 
 
 def _split(item, labelled: bool):
-    if labelled:
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            msg = (
-                "With labels=None a stream must yield pairs (images, labels); it "
-                f"yielded a {type(item).__name__}."
-            )
-            raise TypeError(msg)
-        return item
-    if isinstance(item, tuple) and len(item) == 2:
-        return item[0], None
-    return item, None
+    if not labelled:
+        is_pair = isinstance(item, tuple) and len(item) == 2
+        return (item[0] if is_pair else item), None
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        msg = (
+            "With labels=None a stream must yield pairs (images, labels); it yielded "
+            f"a {type(item).__name__}."
+        )
+        raise TypeError(msg)
+    return item
 
 
 def _full(count: int, batch_size: int) -> np.ndarray:
@@ -127,20 +108,12 @@ def _full(count: int, batch_size: int) -> np.ndarray:
     return np.minimum(np.arange(batch_size), count - 1)
 
 
-class Sums(NamedTuple):
-    """A compensated sum: `total - excess` is the value."""
-
-    total: Array
-    excess: Array
-
-
 def stream_grams(
     classifier: Classifier,
     images: Images,
     sample: Array | np.ndarray,
     slots: Any,
     count: int,
-    *,
     batch_size: int,
     mesh: Mesh | None,
     transform: Transform,
@@ -149,42 +122,43 @@ def stream_grams(
 
     Every process streams its own images over its own devices, however many batches
     that takes; only what the devices hold at the end is added up over processes.
-    `slots` is Int[n], the slot of each image, or None for a single slot; for a stream
-    of pairs it is `slot_of` of `full_batches`.
+    `slots` is that of `full_batches`.
     """
     own = parallel.own_mesh(mesh)
     devices = 1 if own is None else own.size
-    stream = is_stream(images)
-    if not stream:
-        slots = np.zeros(len(images), int) if slots is None else np.asarray(slots)
-        batch_size = min(batch_size, int(np.bincount(slots).max()))
+    if not is_stream(images):
+        most = len(images) if slots is None else np.bincount(slots).max()
+        batch_size = min(batch_size, int(most))
         # Shards are cut on the host; an array of one device comes there once.
         images = images if own is None else np.asarray(images)
-    share = -(-batch_size // devices)
-    blank = sum_shapes(classifier, sample)
-    sums = jax.tree.map(lambda shape: _zero(count, shape, own), blank)
+    size = -(-batch_size // devices) * devices
+    # `total - excess` is the value of a compensated sum.
+    totals, excesses = (
+        jax.tree.map(
+            lambda like: parallel.zeros((count, *like.shape), like.dtype, own),
+            sum_shapes(classifier, sample),
+        )
+        for _ in range(2)
+    )
+    sums = totals, excesses
     classifier = parallel.place_whole(classifier, own)
     add = functools.partial(_add, mesh=own, transform=transform)
     running: list[Array] = []
-    for batch in full_batches(
-        images,
-        None if stream else slots,
-        share * devices,
-        slot_of=slots if stream else None,
-    ):
-        mask = (np.arange(share * devices) < batch.count).astype(np.float32)
-        rows = parallel.place_rows((batch.images, mask), own)
-        sums, done = add(sums, (classifier, np.int32(batch.slot)), *rows)
+    for batch, real, slot in full_batches(images, slots, size):
+        mask = (np.arange(size) < real).astype(np.float32)
+        rows = parallel.place_rows((batch, mask), own)
+        sums, done = add(sums, (classifier, np.int32(slot)), *rows)
         # The next batch is made ready while this one runs, but no further one.
         running.append(done)
         if len(running) > 1:
             running.pop(0).block_until_ready()
-    return _finish(sums, mesh, transform)
-
-
-def _zero(count, shape, mesh) -> Sums:
-    size = (count, *shape.shape)
-    return Sums(*(parallel.zeros(size, shape.dtype, mesh) for _ in range(2)))
+    # What all devices of all processes hold, added up; a copy on the default one.
+    values = _values(*sums)
+    if mesh is not None:
+        values = parallel.join_processes(values, mesh)
+        values = _reduce(values, mesh=mesh, transform=transform)
+        values = parallel.from_mesh(values, mesh)
+    return _grams(values)
 
 
 @functools.partial(jax.jit, static_argnames=("mesh", "transform"), donate_argnums=0)
@@ -194,8 +168,7 @@ def _add(sums, shared, images, mask, *, mesh, transform):
     def local(sums, shared, images, mask):
         classifier, slot = shared
         new = layer_sums(classifier, images, mask)
-        sums = jax.tree.map(lambda new, old: _compensated(old, new, slot), new, sums)
-        return sums, mask.sum()
+        return _compensated(*sums, new, slot), mask.sum()
 
     if mesh is None:
         return local(sums, shared, images, mask)
@@ -208,28 +181,13 @@ def _add(sums, shared, images, mask, *, mesh, transform):
     return run(sums, shared, images, mask)
 
 
-def _compensated(sums: Sums, value, slot) -> Sums:
-    """Kahan's step on one slot: `excess` is what the total holds too much."""
-    total, excess = sums.total[slot], sums.excess[slot]
-    value = value - excess
-    new = total + value
-    excess = (new - total) - value
-    return Sums(sums.total.at[slot].set(new), sums.excess.at[slot].set(excess))
-
-
-def _finish(sums, mesh, transform):
-    """What all devices of all processes hold, added up; a copy on the default one."""
-    values = _values(
-        *(
-            jax.tree.map(lambda s, i=i: s[i], sums, is_leaf=lambda x: type(x) is Sums)
-            for i in range(2)
-        )
-    )
-    if mesh is not None:
-        values = parallel.join_processes(values, mesh)
-        values = _reduce(values, mesh=mesh, transform=transform)
-        values = parallel.from_mesh(values, mesh)
-    return _grams(values)
+def _compensated(totals, excesses, new, slot):
+    """Kahan's step on one slot: an excess is what its total holds too much."""
+    each, put = jax.tree.map, lambda old, x: old.at[slot].set(x)
+    values = each(lambda x, excess: x - excess[slot], new, excesses)
+    after = each(lambda total, value: total[slot] + value, totals, values)
+    beyond = each(lambda x, t, value: (x - t[slot]) - value, after, totals, values)
+    return each(put, totals, after), each(put, excesses, beyond)
 
 
 @functools.partial(jax.jit, donate_argnums=0)

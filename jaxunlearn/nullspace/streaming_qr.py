@@ -53,14 +53,11 @@ def row_subspaces(
     Source: UNSC (arXiv 2404.13588), Alg. 1, the SVD taken batch by batch.
 
     >>> import flax.linen as nn
-    >>> from jaxunlearn.classifier.classifier import freeze
-    >>> class Linear(nn.Module):
-    ...     @nn.compact
-    ...     def __call__(self, images):
-    ...         return nn.Dense(3)(images.reshape(len(images), -1))
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
     >>> images = jnp.arange(8.0).reshape(2, 2, 2, 1)
-    >>> classifier = freeze(Linear(), Linear().init(jax.random.key(0), images))
-    >>> row_subspaces(classifier, images, rtol=1e-6)["Dense_0"]["kernel"].basis.shape
+    >>> classifier = ju.freeze(model, model.init(jax.random.key(0), images))
+    >>> row_subspaces(classifier, images, rtol=1e-6)["layers_1"]["kernel"].basis.shape
     (1, 4, 2)
     """
     rule = choose_rule(energy, rank, protected_fraction, rtol)
@@ -75,10 +72,10 @@ def row_subspaces(
         return dataclasses.replace(rows, inputs=rows.inputs[:, :0])
 
     check_count("batch_size", batch_size)
-    sample = first_images(classifier, images, labelled=False)
+    first_images(classifier, images, labelled=False)
     last = None
-    for batch in full_batches(images, np.zeros(len(sample), int), batch_size):
-        rows = _layer_inputs(classifier, batch.images[: batch.count])
+    for batch, real, _ in full_batches(images, None, batch_size):
+        rows = _layer_inputs(classifier, batch[:real])
         last = map_leaves(absorb, LayerInput, "the layer inputs", rows)
 
     def basis(name: str, rows: LayerInput) -> Subspace:
@@ -89,14 +86,11 @@ def row_subspaces(
             raise ValueError(msg)
         # Rounding each entry to eps makes singular values of some sqrt(d) eps.
         resolution = layout.fan_in * float(jnp.finfo(dtype).eps) ** 2
-        shape = (layout.groups, layout.fan_in)
         pairs = map(linalg.singular_pairs, columns)
-        kept = [kept_pair(pair, rule, resolution, dtype) for pair in pairs]
-        return from_pairs(kept, shape, dtype, layout)
+        kept = [kept_pair(pair, rule, dtype, resolution) for pair in pairs]
+        return from_pairs(kept, (layout.groups, layout.fan_in), dtype, layout)
 
     return map_leaves(basis, LayerInput, "the layer inputs", last)
 
 
-@jax.jit
-def _layer_inputs(classifier: Classifier, images: Array) -> PyTree:
-    return layer_inputs(classifier, images)
+_layer_inputs = jax.jit(layer_inputs)

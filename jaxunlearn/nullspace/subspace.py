@@ -150,12 +150,22 @@ def subspaces(
 
     def check(name: str, moment: Moment) -> None:
         check_concrete(name, moment.gram, "choosing ranks")
-        _check_resolved(name, moment, rule)
+        dtype = moment.gram.dtype
+        resolved = math.sqrt(float(jnp.finfo(dtype).eps))
+        if rule.name == "rtol" and rule.value < resolved:
+            msg = (
+                f"rtol is {rule.value}, and the moment of {name} is {dtype}, which "
+                f"resolves singular values down to {resolved:.3g} of the largest. "
+                "Raise rtol, or use row_subspaces, which never squares them."
+            )
+            raise ValueError(msg)
         grams.extend(host_grams(name, moment))
 
+    def kept(gram: np.ndarray, device: jax.Device) -> Pair:
+        return kept_pair(linalg.eigenpairs(gram, device), rule, gram.dtype)
+
     map_leaves(check, Moment, "moments", moments)
-    work = functools.partial(_leading, rule)
-    pairs = iter(parallel.spread(work, grams, [len(g) ** 3 for g in grams], mesh))
+    pairs = iter(parallel.spread(kept, grams, [len(g) ** 3 for g in grams], mesh))
 
     def basis(name: str, moment: Moment) -> Subspace:
         shape = moment.gram.shape[:-1]
@@ -163,23 +173,6 @@ def subspaces(
         return from_pairs(own, shape, moment.gram.dtype, moment.layout)
 
     return map_leaves(basis, Moment, "moments", moments)
-
-
-def _leading(rule: RankRule, gram: np.ndarray, device: jax.Device) -> Pair:
-    resolution = float(jnp.finfo(gram.dtype).eps)
-    return kept_pair(linalg.eigenpairs(gram, device), rule, resolution, gram.dtype)
-
-
-def _check_resolved(name: str, moment: Moment, rule: RankRule) -> None:
-    dtype = moment.gram.dtype
-    resolved = math.sqrt(float(jnp.finfo(dtype).eps))
-    if rule.name == "rtol" and rule.value < resolved:
-        msg = (
-            f"rtol is {rule.value}, and the moment of {name} is {dtype}, which "
-            f"resolves singular values down to {resolved:.3g} of the "
-            "largest. Raise rtol, or use row_subspaces, which never squares them."
-        )
-        raise ValueError(msg)
 
 
 def merge_subspaces(
@@ -236,12 +229,14 @@ def merge_subspaces(
             bases.extend(basis.reshape(lead, *basis.shape[-3:]))
         columns[name] = np.concatenate(bases, axis=-1)
 
+    def kept(group: np.ndarray, device: jax.Device) -> Pair:
+        return kept_pair(linalg.merged_pairs(group, device), rule, group.dtype)
+
     others = {f"trees[{index}]": tree for index, tree in enumerate(trees) if index}
     map_leaves(join, Subspace, "trees[0]", trees[0], **others)
     every = [group for groups in columns.values() for group in groups]
     sizes = [len(group) ** 2 * max(group.shape) for group in every]
-    work = functools.partial(_merged, rule)
-    pairs = iter(parallel.spread(work, every, sizes, mesh))
+    pairs = iter(parallel.spread(kept, every, sizes, mesh))
 
     def basis(name: str, first: Subspace) -> Subspace:
         groups = columns.pop(name)
@@ -249,12 +244,6 @@ def merge_subspaces(
         return from_pairs(own, groups.shape[:2], groups.dtype, first.layout)
 
     return map_leaves(basis, Subspace, "trees[0]", trees[0])
-
-
-def _merged(rule: RankRule, columns: np.ndarray, device: jax.Device) -> Pair:
-    resolution = float(jnp.finfo(columns.dtype).eps)
-    pair = linalg.merged_pairs(columns, device)
-    return kept_pair(pair, rule, resolution, columns.dtype)
 
 
 def host_grams(name: str, moment: Moment) -> np.ndarray:
@@ -274,9 +263,15 @@ def _check_layouts(index: int, path, first: Any, other: Any) -> None:
         raise ValueError(msg)
 
 
-def kept_pair(pair: Pair, rule: RankRule, resolution: float, dtype: Any) -> Pair:
-    """A spectrum, and of its vectors those that the rule keeps, in this dtype."""
+def kept_pair(
+    pair: Pair, rule: RankRule, dtype: Any, resolution: float | None = None
+) -> Pair:
+    """A spectrum, and of its vectors those that the rule keeps, in this dtype.
+
+    What `rule.rank` takes for zero is by default what the dtype does not resolve.
+    """
     spectrum, vectors = pair
+    resolution = float(jnp.finfo(dtype).eps) if resolution is None else resolution
     # A copy, so that the other vectors may go.
     return spectrum, vectors[:, : rule.rank(spectrum, resolution)].astype(dtype)
 

@@ -1,7 +1,5 @@
 """Sweeps: every request as if it were alone, at the cost of one."""
 
-import types
-
 import flax.linen as nn
 import jax
 import numpy as np
@@ -10,7 +8,6 @@ from counting import compilations
 
 import jaxunlearn as ju
 from jaxunlearn import parallel
-from jaxunlearn.methods import memory as room
 from jaxunlearn.methods import stacked, statistics
 from jaxunlearn.methods.grid import TOLERANCE
 
@@ -235,8 +232,7 @@ def test_as_many_requests_at_once_as_memory_holds(
 
     def leave(free):
         # To the statistics of the same sweep memory is as it is.
-        there = types.SimpleNamespace(free_memory=lambda devices: free)
-        monkeypatch.setattr(room, "parallel", there)
+        monkeypatch.setattr(stacked, "free_memory", lambda devices: free)
         taken.clear()
 
     monkeypatch.setattr(stacked, "run_steps", spy)

@@ -31,8 +31,7 @@ from jaxunlearn.capture import symmetric_blocks
 from jaxunlearn.capture.convolution import Convolution
 from jaxunlearn.capture.grams import layer_sums
 from jaxunlearn.capture.walk import capture
-from jaxunlearn.nullspace.memory import moment_bytes
-from jaxunlearn.nullspace.moments import class_passes
+from jaxunlearn.nullspace.memory import class_passes, moment_bytes
 
 
 def present(tree) -> dict:
@@ -469,7 +468,7 @@ def test_classes_are_split_into_passes_that_fit(held, groups, monkeypatch):
     """Into as few as can be, each of which is not refused with that much memory."""
     classifier, images, _ = small()
     labels, by_class = classes()
-    limit = held * moment_bytes(classifier, images, 1)
+    limit = held * moment_bytes(classifier, images)
     passes = class_passes(classifier, images, 7, limit=limit)
     assert len(passes) == groups
     assert sum(passes, ()) == tuple(range(7))
