@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -41,6 +42,17 @@ class Bars(Progress):
 
     note = ""
 
+    @classmethod
+    def get_default_columns(cls) -> tuple[ProgressColumn, ...]:
+        """Name, stage, bar, count and time."""
+        return (
+            TextColumn("{task.description:<12}"),
+            TextColumn("{task.fields[stage]:<10}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+
     def get_renderables(self) -> Iterable[RenderableType]:
         """The bars, and the note if there is one."""
         yield from super().get_renderables()
@@ -65,18 +77,6 @@ class Bars(Progress):
         self.update(task, stage="done")
 
 
-def bars(console: Console) -> Bars:
-    """Bars that live as long as a `with` statement."""
-    return Bars(
-        TextColumn("{task.description:<12}"),
-        TextColumn("{task.fields[stage]:<10}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
-
-
 @contextlib.contextmanager
 def library_warnings(console: Console) -> Iterator[None]:
     """What the library warns of, above the progress bars."""
@@ -90,24 +90,31 @@ def library_warnings(console: Console) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def table(title: str | None, names: Iterable[str], numbers: Iterable[str]) -> Table:
+    """A table without rows: columns of names on the left, of numbers on the right."""
+    empty = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in names:
+        empty.add_column(name, no_wrap=True)
+    for heading in numbers:
+        empty.add_column(heading, justify="right", no_wrap=True)
+    return empty
+
+
 def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """One row for each classifier, of what `metrics.json` holds of it."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("classifier", no_wrap=True)
     headings = [f"{m.heading} {m.unit}".strip() for m in METRICS.values()]
-    for heading in (*headings, "seconds", "compile", "rate"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = table(title, ["classifier"], [*headings, "seconds", "compile", "rate"])
     for name, record in records.items():
         seconds, rate = record["seconds"], record["learning_rate"]
         spent = sum(seconds[s] for s in seconds if s not in _APART)
-        table.add_row(
+        rows.add_row(
             name,
             *(metric.text(value_of(record, n)) for n, metric in METRICS.items()),
             f"{spent:.1f}",
             f"{seconds['compile']:.1f}",
             "" if rate is None else f"{rate:g}",
         )
-    return table
+    return rows
 
 
 def legend() -> str:

@@ -12,11 +12,7 @@ _SWITCH = "JAXUNLEARN_COMPILATION_CACHE"
 def keep_programs(console: Console) -> None:
     """`cache_compilations`, unless `JAXUNLEARN_COMPILATION_CACHE=off`.
 
-    Args:
-      console: is told if the folder cannot be written to; the command goes on without.
-
-    Raises:
-      ValueError: the variable is set to something else.
+    Where the folder cannot be written to, the console says so and the command goes on.
     """
     switch = os.environ.get(_SWITCH, "on")
     if switch not in ("on", "off"):

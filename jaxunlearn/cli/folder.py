@@ -7,9 +7,11 @@ import dataclasses
 import fnmatch
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from flax.traverse_util import flatten_dict
 
 from jaxunlearn import parallel
 from jaxunlearn.cli.processes import is_first
@@ -46,6 +48,11 @@ class Kind:
     deciding: Callable[[dict[str, Any], bool], Mapping[str, Any]] = lambda s, _: s
 
     @property
+    def patterns(self) -> tuple[str, ...]:
+        """All that it writes, first what stands for the rest."""
+        return (*reversed(self.complete), *self.written, *self.settings)
+
+    @property
     def in_work(self) -> str:
         """What lies in the folder where it is made."""
         return f"unfinished {self.name}" if self.beside else self.name
@@ -78,13 +85,13 @@ class OutputFolder:
         overwrite: bool = False,
     ):
         self.place, self.kind = place, kind
-        self.resumed = self.finished = False
+        self.work = partial_of(place) if kind.beside else place
         self._settings = to_dict(settings)
         self._resume, self._overwrite = resume, overwrite
         if kind.beside:
             self._check_place()
-        self.work = partial_of(place) if kind.beside else place
-        self._check_work()
+        self.resumed = self._is_resumed()
+        self.finished = self.resumed and self._is_complete()
 
     def __enter__(self) -> "OutputFolder":
         # Nobody changes anything before all have seen the same.
@@ -119,69 +126,67 @@ class OutputFolder:
             )
             raise ValueError(msg)
 
-    def _check_work(self) -> None:
+    def _is_complete(self) -> bool:
+        files = (self.work / name for name in self.kind.complete)
+        return not self.kind.beside and all(file.is_file() for file in files)
+
+    def _is_resumed(self) -> bool:
         """Whether to go on from what is there; refuses what must not be touched."""
         kind, work = self.kind, self.work
         if not work.exists() or (
             # A start that was killed at once has left nothing to speak of.
             work.is_dir() and all(map(self._is_half_written, work.iterdir()))
         ):
-            return
+            return False
         stored = [work / name for name in kind.settings if (work / name).is_file()]
         if not stored or (kind.foreign and (work / kind.foreign).exists()):
             remedy = f"remove it, or {_ELSEWHERE}" if kind.beside else _ELSEWHERE
             msg = f"{work} is there and is no {kind.in_work}: {remedy}"
             raise ValueError(msg)
         # Nobody asks for what a kill has left of a kind that is never taken up.
-        if not self._resume if kind.beside else self._overwrite:
-            return
+        if not self._resume and (kind.beside or self._overwrite):
+            return False
         if not self._resume:
             msg = (
                 f"{work} already holds {_a(kind.name)}: go on with --resume, replace "
                 f"it with --overwrite, or {_ELSEWHERE}"
             )
             raise ValueError(msg)
-        finished = not kind.beside and all(
-            (work / name).is_file() for name in kind.complete
-        )
-        refusal = self._refusal(stored[0], finished)
-        if refusal is not None and not self._overwrite:
-            raise ValueError(refusal)
-        self.resumed, self.finished = refusal is None, refusal is None and finished
+        refusal = self._refusal(stored[0])
+        if refusal and not self._overwrite:
+            msg = f"{refusal} start anew with --overwrite, or {_ELSEWHERE}"
+            raise ValueError(msg)
+        return not refusal
 
-    def _refusal(self, stored: Path, finished: bool) -> str | None:
-        """Why what is there is not what is asked for, or None."""
-        anew = f"start anew with --overwrite, or {_ELSEWHERE}"
+    def _refusal(self, stored: Path) -> str:
+        """Why what is there is not what is asked for, if it is not."""
+        deciding, finished = self.kind.deciding, self._is_complete()
         try:
-            there, here = (
-                dict(_flat(self.kind.deciding(settings, finished)))
-                for settings in (read_json(stored), self._settings)
-            )
+            there = flatten_dict(deciding(read_json(stored), finished), sep=".")
         except ValueError as error:
-            return f"{error} The {self.kind.in_work} there cannot be taken up: {anew}"
+            return f"{error} The {self.kind.in_work} there cannot be taken up:"
+        here = flatten_dict(deciding(self._settings, finished), sep=".")
         others = differences(there, here)
         if not others:
-            return None
+            return ""
         return (
             f"{self.work} holds {_a(self.kind.in_work)} with other settings, which "
-            f"differ in {'; '.join(others)}: give the flags of that one, {anew}"
+            f"differ in {'; '.join(others)}: give the flags of that one,"
         )
 
     def _is_half_written(self, path: Path) -> bool:
         """Whether a kill in the middle of `atomic_write` has left this file."""
-        kind = self.kind
         parts = re.fullmatch(r"\.(.+)-\d+(\.\w+)", path.name)
-        own = (*kind.settings, *kind.complete, *kind.written)
-        return parts is not None and any(
-            fnmatch.fnmatch(parts[1] + parts[2], pattern) for pattern in own
-        )
+        name = parts and parts[1] + parts[2]
+        return bool(name) and any(fnmatch.fnmatch(name, p) for p in self.kind.patterns)
 
     def _make(self) -> None:
         """The folder with the settings in it, and nothing of one to be replaced."""
         kind, work = self.kind, self.work
         try:
             if work.exists() and not self.resumed:
-                self._clear()
+                # No other file than its own, and first what stands for the rest.
+                self._remove(work, ["*"] if kind.beside else kind.patterns)
             work.mkdir(parents=True, exist_ok=True)
             for path in list(work.rglob("*") if kind.beside else work.iterdir()):
                 if self._is_half_written(path):
@@ -195,18 +200,10 @@ class OutputFolder:
             )
             raise OSError(msg) from error
 
-    def _clear(self) -> None:
-        """Remove what it writes, and no other file; first what stands for the rest."""
-        if self.kind.beside:
-            shutil.rmtree(self.work)
-            return
-        kind = self.kind
-        for pattern in (*reversed(kind.complete), *kind.written, *kind.settings):
-            self._remove(self.work, pattern)
-
-    def _remove(self, folder: Path, pattern: str) -> None:
-        for path in list(folder.glob(pattern)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def _remove(self, folder: Path, patterns: Iterable[str]) -> None:
+        for pattern in patterns:
+            for path in list(folder.glob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _by_first(self, function: Callable[[], Any]) -> None:
         """Called by process 0, for which all wait."""
@@ -238,18 +235,16 @@ class OutputFolder:
         self._by_first(self._finish)
 
     def _finish(self) -> None:
-        old = self.place.with_name(f".{self.place.name}.replaced")
         if self.kind.beside:
             self._check_place()
+            # It may be left over from a kill further down.
+            old = self.place.with_name(f".{self.place.name}.replaced")
+            shutil.rmtree(old, ignore_errors=True)
             if self.place.exists():
-                # One that is left over from a kill further down.
-                shutil.rmtree(old, ignore_errors=True)
                 self.place.rename(old)
             self.work.rename(self.place)
-        for pattern in self.kind.unfinished:
-            self._remove(self.place, pattern)
-        if self.kind.beside:
             shutil.rmtree(old, ignore_errors=True)
+        self._remove(self.place, self.kind.unfinished)
 
 
 def partial_of(place: Path) -> Path:
@@ -259,12 +254,3 @@ def partial_of(place: Path) -> Path:
 
 def _a(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by their dotted names."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from rich.console import Console
 
 from jaxunlearn import inversion, parallel
 from jaxunlearn.checks import check_count
-from jaxunlearn.cli.console import bars, consoles, library_warnings
+from jaxunlearn.cli.console import Bars, consoles, library_warnings
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.images import FinishedBatches, save_images
@@ -180,13 +180,10 @@ class Invert(Command):
         )
         # All classes side by side, so that each batch holds some of all.
         labels = np.tile(np.array(classes, np.int32), self.images_per_class)
-        prior = _checked_prior(self, original, student, labels)
-        record = {
-            "settings": _settings(self, classes, prior),
-            "checkpoint": original.to_dict(),
-            "student": None if student is None else student.to_dict(),
-            "second": None if second is None else second.to_dict(),
-        }
+        made = _Images(self, original, student, labels)
+        saved = {"checkpoint": original, "student": student, "second": second}
+        record = {"settings": made.deciding() | {"classes": classes}}
+        record |= {name: one and one.to_dict() for name, one in saved.items()}
         folder = OutputFolder(
             self.place,
             record,
@@ -203,8 +200,7 @@ class Invert(Command):
         watch = Stopwatch()
         with folder:
             with watch.stage("steps"):
-                images = _images(self, folder, original, student, labels, progress)
-            data = Data(images, labels)
+                data = made.draw(folder, progress)
             folder.write(_IMAGES, lambda path: save_images(path, data, self.seed))
             accuracies = {
                 name: None if one is None else recognition(one.classifier, data)
@@ -212,7 +208,7 @@ class Invert(Command):
             }
             write_sheets(folder, data, original, source.data_dir)
             details = {
-                "terms": _terms(self, original, student, data),
+                "terms": made.terms(data),
                 "seconds": watch.seconds,
                 "accuracies": accuracies,
                 "versions": versions(),
@@ -245,95 +241,79 @@ def _classes(settings: Invert, source: Source, card: Card) -> tuple[int, ...]:
     return retained
 
 
-def _checked_prior(settings, original, student, labels) -> ImagePrior:
-    """The prior with numbers for all weights; what `invert` refuses is refused here."""
-    classifier = original.classifier
-    bounds_of(classifier, settings.bounds)
-    _, prior = checked_arguments(
-        classifier,
-        labels,
-        original.card.image_shape,
-        key=jax.random.key(settings.seed),
-        prior=settings.prior,
-        references=References(None, None if student is None else student.classifier),
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        jitter=settings.jitter,
-    )
-    return prior
+class _Images:
+    """The call of `invert`; what it would refuse is refused here, before any work."""
 
+    def __init__(
+        self,
+        settings: Invert,
+        original: SavedClassifier,
+        student: SavedClassifier | None,
+        labels: Int[np.ndarray, " n"],
+    ):
+        self._settings, self._labels = settings, labels
+        self._classifier = original.classifier
+        self._student = None if student is None else student.classifier
+        self._given = {name: getattr(settings, name) for name in _PASSED}
+        self._given["image_shape"] = original.card.image_shape
+        self._given["key"] = jax.random.key(settings.seed)
+        checked = dict(self._given)
+        bounds_of(self._classifier, checked.pop("bounds"))
+        references = References(None, self._student)
+        _, self._prior = checked_arguments(
+            self._classifier, labels, references=references, **checked
+        )
 
-def _settings(settings: Invert, classes, prior: ImagePrior) -> dict[str, Any]:
-    """What decides about the images besides the classifiers."""
-    names = (*_PASSED[1:], "learning_rate", "schedule", "images_per_class", "seed")
-    weights = dataclasses.asdict(prior)
-    return (
-        {name: getattr(settings, name) for name in names}
-        | {"classes": classes}
-        | {f"prior.{name}": weight for name, weight in weights.items()}
-    )
+    def deciding(self) -> dict[str, Any]:
+        """What decides about the images besides classes and classifiers."""
+        names = (*_PASSED[1:], "learning_rate", "schedule", "images_per_class", "seed")
+        weights = dataclasses.asdict(self._prior)
+        return {name: getattr(self._settings, name) for name in names} | {
+            f"prior.{name}": weight for name, weight in weights.items()
+        }
 
-
-def _images(
-    settings: Invert,
-    folder: OutputFolder,
-    original: SavedClassifier,
-    student: SavedClassifier | None,
-    labels: Int[np.ndarray, " n"],
-    progress: Console,
-) -> Float[np.ndarray, "n h w c"]:
-    finished = FinishedBatches(folder.work / "batches")
-    if finished:
-        count = len(batch_rows(len(labels), settings.batch_size))
-        progress.print(f"Going on after {len(finished)} of {count} batches.")
-    try:
-        with (
-            library_warnings(progress),
-            bars(progress) as shown,
-            shown.row("images") as move,
-        ):
-            return inversion.invert(
-                original.classifier,
-                labels,
-                image_shape=original.card.image_shape,
-                key=jax.random.key(settings.seed),
-                student=None if student is None else student.classifier,
-                optimizer=settings.image_adam(),
-                finished=finished,
-                progress=lambda _, done, total: move("inverting", done, total),
-                callback=shown.show,
-                **{name: getattr(settings, name) for name in _PASSED},
+    def draw(self, folder: OutputFolder, progress: Console) -> Data:
+        """All images, or those of the batches that are not finished yet."""
+        finished = FinishedBatches(folder.work / "batches")
+        if finished:
+            count = len(batch_rows(len(self._labels), self._settings.batch_size))
+            progress.print(f"Going on after {len(finished)} of {count} batches.")
+        try:
+            with (
+                library_warnings(progress),
+                Bars(console=progress) as shown,
+                shown.row("images") as move,
+            ):
+                images = inversion.invert(
+                    self._classifier,
+                    self._labels,
+                    student=self._student,
+                    optimizer=self._settings.image_adam(),
+                    finished=finished,
+                    progress=lambda _, done, total: move("inverting", done, total),
+                    callback=shown.show,
+                    **self._given,
+                )
+        except inversion.InversionError as error:
+            path, last = folder.work / _LAST_FINITE, Data(error.images, error.labels)
+            save_images(path, last, self._settings.seed)
+            # The function's own advice ends with where its caller finds the images.
+            reason = str(error).partition(" Try ")[0]
+            msg = (
+                f"{reason} The last finite images are written to {path}. Start anew "
+                "with --overwrite and a smaller --learning-rate, or with --bounds."
             )
-    except inversion.InversionError as error:
-        path = folder.work / _LAST_FINITE
-        save_images(path, Data(error.images, error.labels), settings.seed)
-        # The function's own advice ends with where its caller finds the images.
-        reason = str(error).partition(" Try ")[0]
-        msg = (
-            f"{reason} The last finite images are written to {path}. Start anew with "
-            "--overwrite and a smaller --learning-rate, or with --bounds."
-        )
-        raise FloatingPointError(msg) from error
+            raise FloatingPointError(msg) from error
+        return Data(images, self._labels)
 
+    def terms(self, data: Data) -> dict[str, float]:
+        """The objective's terms at the images as they are written, batch by batch.
 
-def _terms(
-    settings: Invert,
-    original: SavedClassifier,
-    student: SavedClassifier | None,
-    data: Data,
-) -> dict[str, float]:
-    """The objective's terms at the images as they are written, batch by batch.
-
-    Unlike those of the last step they are the same however often it was interrupted.
-    """
-    terms = [
-        _mean_terms(
-            original.classifier,
-            data.images[batch],
-            data.labels[batch],
-            prior=settings.prior,
-            student=None if student is None else student.classifier,
-        )
-        for batch in batch_rows(len(data), settings.batch_size)
-    ]
-    return {name: float(np.mean([x[name] for x in terms])) for name in terms[0]}
+        Unlike those of the last step they do not depend on interruptions.
+        """
+        given = {"prior": self._settings.prior, "student": self._student}
+        terms = [
+            _mean_terms(self._classifier, data.images[b], data.labels[b], **given)
+            for b in batch_rows(len(data), self._settings.batch_size)
+        ]
+        return {name: float(np.mean([x[name] for x in terms])) for name in terms[0]}

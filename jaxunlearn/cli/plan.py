@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from jaxunlearn import datasets, methods, models
 from jaxunlearn.classifier.classifier import Preprocess, freeze
-from jaxunlearn.cli.console import consoles
+from jaxunlearn.cli.console import consoles, table
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.settings import (
     Classes,
@@ -22,7 +21,6 @@ from jaxunlearn.cli.settings import (
     Model,
     check_forget,
     check_names,
-    text_of,
 )
 from jaxunlearn.models.files import Card, read_card
 from jaxunlearn.nullspace.rank_rules import choose_rule
@@ -39,6 +37,10 @@ _PIXELS = Preprocess(0.5, 0.5)
 
 # Those that say how many images they read or invert.
 _METHODS = [name for name, kind in methods.by_name.items() if hasattr(kind, "reads")]
+
+# What a `Workload` is told as it stands here.
+_PASSED = ("batch_size", "inversion_steps", "inversion_batch_size", "steps")
+_PASSED += ("step_batch_size",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,12 +90,12 @@ class Plan(Command):
     images: int | None = None
     forget: Classes = (0,)
     method: Annotated[str, "METHOD"] = "covarnav"
-    batch_size: int = 256
+    batch_size: int = Workload.batch_size
     images_per_class: int = 32
-    inversion_steps: int = 500
-    inversion_batch_size: int = 256
-    steps: int = 100
-    step_batch_size: int = 256
+    inversion_steps: int = Workload.inversion_steps
+    inversion_batch_size: int = Workload.inversion_batch_size
+    steps: int = Workload.steps
+    step_batch_size: int = Workload.step_batch_size
     energy: float | None = None
     rank: int | None = None
     protected_fraction: float | None = None
@@ -104,137 +106,106 @@ class Plan(Command):
 
     def workload(self, retained: int, num_classes: int) -> Workload:
         """How much there is to do, of `retained` images of `num_classes` classes."""
-        rules = (self.energy, self.rank, self.protected_fraction, self.rtol)
-        energy = 0.99 if rules == (None,) * 4 else self.energy
-        rule = choose_rule(energy, *rules[1:])
+        rules = [self.energy, self.rank, self.protected_fraction, self.rtol]
+        if rules == [None] * 4:
+            rules[0] = 0.99
         kind = methods.by_name[self.method]
-        fields = {field.name for field in dataclasses.fields(kind)}
-        given = {"images_per_class": self.images_per_class}
-        method = kind(**{name: n for name, n in given.items() if name in fields})
+        inverts = "images_per_class" in kind.__dataclass_fields__
+        given = {"images_per_class": self.images_per_class} if inverts else {}
         return Workload(
-            **method.reads(retained, num_classes - len(self.forget)),
-            batch_size=self.batch_size,
-            rule=rule,
-            inversion_steps=self.inversion_steps,
-            inversion_batch_size=self.inversion_batch_size,
-            steps=self.steps,
-            step_batch_size=self.step_batch_size,
+            **kind(**given).reads(retained, num_classes - len(self.forget)),
+            rule=choose_rule(*rules),
+            **{name: getattr(self, name) for name in _PASSED},
         )
 
     def run(self) -> None:
         """Print the layers and the stages."""
-        print_plan(self)
-
-
-def print_plan(settings: Plan) -> None:
-    """Print the layers and the stages."""
-    results, progress = consoles()
-    check_names("method to be planned", [settings.method], _METHODS)
-    shape, classes, images = _sizes(settings)
-    check_forget(settings.forget, classes)
-    workload = settings.workload(images, classes)
-    network = freeze(_module(settings, classes), {"params": {}}).network
-    classifier = abstract_classifier(network, shape, _PIXELS)
-    if settings.measure:
-        progress.print("Timing three runs of each stage on this machine.")
-    how = {"compile": settings.compile, "measure": settings.measure}
-    request = plan(classifier, shape, workload, **how)
-    if settings.json:
-        results.print(json.dumps(dataclasses.asdict(request), indent=1))
-        return
-    results.print(_layers(request.layers))
-    results.print(_stages(request.stages))
-    asked = settings.compile or settings.measure
-    results.print(
-        "rows: of one image. rank: by data, where these decide. Memory is "
-        + ("what XLA\nasks for." if asked else "estimated\nfrom shapes; see --compile.")
-        + (
-            " Compilation comes on top of the seconds."
-            if settings.measure
-            else " For seconds: --measure."
+        results, progress = consoles()
+        check_names("method to be planned", [self.method], _METHODS)
+        card = None if self.checkpoint is None else _card(self.checkpoint)
+        shape, classes, images = self.sizes(card)
+        check_forget(self.forget, classes)
+        workload = self.workload(images, classes)
+        if card is None:
+            name, options = self.model, models.parse_options(self.model, self.options)
+        else:
+            name, options = card.model, card.options
+        module = models.create(name, num_classes=classes, **options)
+        network = freeze(module, {"params": {}}).network
+        classifier = abstract_classifier(network, shape, _PIXELS)
+        if self.measure:
+            progress.print("Timing three runs of each stage on this machine.")
+        how = {"compile": self.compile, "measure": self.measure}
+        request = plan(classifier, shape, workload, **how)
+        if self.json:
+            results.print(json.dumps(dataclasses.asdict(request), indent=1))
+            return
+        results.print(_layers(request.layers))
+        results.print(_stages(request.stages))
+        asked = self.compile or self.measure
+        seconds = (
+            "Compilation comes on top of the seconds."
+            if self.measure
+            else "For seconds: --measure."
         )
-    )
+        results.print(
+            "rows: of one image. rank: by data, where these decide. Memory is "
+            + (
+                "what XLA\nasks for."
+                if asked
+                else "estimated\nfrom shapes; see --compile."
+            )
+            + f" {seconds}"
+        )
 
-
-def _sizes(settings: Plan) -> tuple[tuple[int, ...], int, int]:
-    """Shape of an image, number of classes, number of retained images."""
-    shape, classes, images = (
-        settings.image_shape,
-        settings.num_classes,
-        settings.images,
-    )
-    if settings.checkpoint is not None:
-        card = _card(settings.checkpoint)
-        shape, classes = shape or card.image_shape, classes or card.num_classes
-    if settings.dataset is not None:
-        folder = text_of(settings.data_dir)
-        data = datasets.load(settings.dataset, "train", data_dir=folder)
-        retained = ~np.isin(data.labels, settings.forget)
-        shape = shape or data.images.shape[1:]
-        images = images or int(retained.sum())
-        classes = classes or datasets.num_classes(settings.dataset, data_dir=folder)
-    needed = {"--image-shape": shape, "--num-classes": classes}
-    one, two = (settings.workload(n, len(settings.forget) + 1) for n in (1, 2))
-    if one != two:
-        needed["--images"] = images
-    missing = [flag for flag, value in needed.items() if value is None]
-    if missing:
-        msg = f"The sizes of the data are unknown: give --dataset, or {' and '.join(missing)}."  # noqa: E501
-        raise ValueError(msg)
-    return tuple(shape or ()), int(classes or 0), int(images or 0)
+    def sizes(self, card: Card | None) -> tuple[tuple[int, ...], int, int]:
+        """Shape of an image, number of classes, number of retained images."""
+        shape, classes, images = self.image_shape, self.num_classes, self.images
+        if card is not None:
+            shape, classes = shape or card.image_shape, classes or card.num_classes
+        if self.dataset is not None:
+            name, where = self.dataset, {"data_dir": self.data_dir}
+            data = datasets.load(name, "train", **where)
+            shape = shape or data.images.shape[1:]
+            images = images or int((~np.isin(data.labels, self.forget)).sum())
+            classes = classes or datasets.num_classes(name, **where)
+        needed = {"--image-shape": shape, "--num-classes": classes}
+        one, two = (self.workload(n, len(self.forget) + 1) for n in (1, 2))
+        if one != two:
+            needed["--images"] = images
+        missing = [flag for flag, value in needed.items() if value is None]
+        if missing:
+            msg = f"The sizes of the data are unknown: give --dataset, or {' and '.join(missing)}."  # noqa: E501
+            raise ValueError(msg)
+        return tuple(shape or ()), int(classes or 0), int(images or 0)
 
 
 def _card(path: Path) -> Card:
     known = path.suffix == ".safetensors" and path.is_file()
-    read = read_card(path) if known else None
-    if read is None:
+    described = read_card(path) if known else None
+    if described is None:
         msg = f"--checkpoint takes a .safetensors file that jaxunlearn wrote; it is {path}."  # noqa: E501
         raise ValueError(msg)
-    return read[0]
-
-
-def _module(settings: Plan, classes: int):
-    if settings.checkpoint is not None:
-        card = _card(settings.checkpoint)
-        return models.create(card.model, num_classes=classes, **card.options)
-    check_names("model", [settings.model], models.names())
-    options = models.parse_options(settings.model, settings.options)
-    return models.create(settings.model, num_classes=classes, **options)
+    return described[0]
 
 
 def _layers(layers: Sequence[LayerPlan]) -> Table:
-    table = Table(title="layers", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("weight", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    for heading in ("g", "d", "out", "rows", "rank", "moment"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ("g", "d", "out", "rows", "rank", "moment")
+    rows = table("layers", ["weight", "kind"], numbers)
     for layer in layers:
-        sizes = (layer.g, layer.d, layer.out, layer.rows)
+        sizes = map(str, (layer.g, layer.d, layer.out, layer.rows))
         rank = "by data" if layer.rank is None else str(layer.rank)
-        table.add_row(
-            layer.path, layer.kind, *map(str, sizes), rank, _bytes(layer.moment_bytes)
-        )
-    return table
+        rows.add_row(layer.path, layer.kind, *sizes, rank, _bytes(layer.moment_bytes))
+    return rows
 
 
 def _stages(stages: Sequence[StagePlan]) -> Table:
-    table = Table(title="stages", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("stage", no_wrap=True)
-    for heading in ("runs", "FLOPs", "memory", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = table("stages", ["stage"], ("runs", "FLOPs", "memory", "seconds"))
     for stage in stages:
-        table.add_row(
-            stage.name,
-            str(stage.runs),
-            f"{stage.flops:.2e}",
-            _bytes(stage.bytes),
-            _seconds(stage),
-        )
-    return table
-
-
-def _seconds(stage: StagePlan) -> str:
-    return "" if stage.seconds is None else f"{stage.seconds:.3g}"
+        seconds = "" if stage.seconds is None else f"{stage.seconds:.3g}"
+        flops = f"{stage.flops:.2e}"
+        rows.add_row(stage.name, str(stage.runs), flops, _bytes(stage.bytes), seconds)
+    return rows
 
 
 def _bytes(count: float) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from jaxunlearn.serialization import atomic_write
+from jaxunlearn.tasks import Data
 
 # Inches: no picture grows without bounds with the number of classes.
 _LARGEST = 40.0
@@ -20,15 +21,14 @@ _BETWEEN = (0.6, 0.7, 0.85)
 
 def plot_images(
     path: Path,
-    images: Float[np.ndarray, "n h w c"],
-    labels: Int[np.ndarray, " n"],
+    data: Data,
     *,
     columns: int = 12,
 ) -> None:
     """A row of images for each class, written as a PNG."""
     from matplotlib.figure import Figure
 
-    images = _visible(images)
+    images, labels = _visible(data.images), data.labels
     classes, counts = np.unique(labels, return_counts=True)
     columns = min(columns, int(counts.max()))
     height, width = images.shape[1:3]

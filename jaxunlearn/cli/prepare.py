@@ -6,7 +6,7 @@ from typing import Annotated
 from jaxunlearn import datasets
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.flags import Command
-from jaxunlearn.cli.settings import Folder, text_of
+from jaxunlearn.cli.settings import Folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,5 +30,5 @@ class Prepare(Command):
 
     def run(self) -> None:
         """Download and prepare it, and say where it lies."""
-        place = datasets.prepare(self.name, text_of(self.data_dir))
+        place = datasets.prepare(self.name, self.data_dir)
         consoles()[0].print(f"{self.name} lies in {place}.")

@@ -43,38 +43,32 @@ class Distributed:
 
     def check_processes(self) -> None:
         """Refuse numbers out of range, and flags that do not go together."""
-        for name, bound in {"heartbeat_timeout": 5, "connect_timeout": 1}.items():
+        least = {"heartbeat_timeout": 5, "connect_timeout": 1, "process_count": 1}
+        for name, bound in least.items():
             value = getattr(self, name)
-            if value < bound:
-                msg = f"{_flag(name)} must be at least {bound}; it is {value}."
+            if value is not None and value < bound:
+                msg = f"--{name.replace('_', '-')} must be at least {bound}; it is {value}."  # noqa: E501
                 raise ValueError(msg)
-        by_hand = ("coordinator", "process_id", "process_count")
-        given = [name for name in by_hand if getattr(self, name) is not None]
-        if not given:
+        by_hand = (self.coordinator, self.process_id, self.process_count)
+        if by_hand == (None, None, None):
             return
-        if not self.distributed or len(given) < len(by_hand):
-            flags = ", ".join(map(_flag, given))
+        if not self.distributed or None in by_hand:
+            flags = ("--coordinator", "--process-id", "--process-count")
+            given = (f for f, x in zip(flags, by_hand, strict=True) if x is not None)
             msg = (
-                f"{flags} without the others: --distributed takes --coordinator, "
-                "--process-id and --process-count together, or none of the three where "
-                "the cluster tells them."
+                f"{', '.join(given)} without the others: --distributed takes "
+                "--coordinator, --process-id and --process-count together, or none of "
+                "the three where the cluster tells them."
             )
             raise ValueError(msg)
-        host, _, port = (self.coordinator or "").rpartition(":")
+        address, index, count = by_hand
+        host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            msg = f"--coordinator must be HOST:PORT, such as 10.0.0.1:1234; it is {self.coordinator!r}."  # noqa: E501
-            raise ValueError(msg)
-        count, index = self.process_count or 0, self.process_id or 0
-        if count < 1:
-            msg = f"--process-count must be at least 1; it is {count}."
+            msg = f"--coordinator must be HOST:PORT, such as 10.0.0.1:1234; it is {address!r}."  # noqa: E501
             raise ValueError(msg)
         if not 0 <= index < count:
             msg = f"--process-id must be 0 to {count - 1} for --process-count {count}; it is {index}."  # noqa: E501
             raise ValueError(msg)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def is_first() -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from jaxunlearn import methods, parallel
 from jaxunlearn.cli.classifiers import RunClassifiers, title_of
-from jaxunlearn.cli.console import bars, comparison, consoles, legend
+from jaxunlearn.cli.console import Bars, comparison, consoles, legend
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.plots import plot_accuracies
 from jaxunlearn.cli.processes import Distributed, is_first, joined
@@ -21,7 +21,7 @@ from jaxunlearn.cli.settings import (
     check_forget,
     check_names,
 )
-from jaxunlearn.cli.sources import load_original, with_checkpoint
+from jaxunlearn.cli.sources import given_original, with_checkpoint
 from jaxunlearn.methods.grid import TOLERANCE
 from jaxunlearn.models.files import versions
 from jaxunlearn.serialization import from_dict, read_json
@@ -144,11 +144,7 @@ def _run(settings: Run) -> None:
     splits = settings.load_splits()
     for data in splits.values():
         split_by_class(data, settings.forget)  # both parts must be there
-    given, images = None, splits["train"].images
-    if settings.checkpoint is None:
-        settings.check_images(images)
-    else:
-        given = load_original(settings, settings.checkpoint, images.shape[1:])
+    given = given_original(settings, splits["train"].images)
     folder = OutputFolder(
         settings.place,
         settings.to_dict(),
@@ -159,7 +155,7 @@ def _run(settings: Run) -> None:
     if folder.resumed:
         progress.print(f"Taking up the unfinished run in {folder.work}.")
     with folder:
-        with bars(progress) as shown:
+        with Bars(console=progress) as shown:
             classifiers = RunClassifiers(settings, splits, folder, shown)
             records = {"original": classifiers.original(given)}
             for name in settings.methods:

@@ -12,10 +12,16 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from jaxunlearn import datasets, methods, models
-from jaxunlearn.classifier.classifier import Preprocess, check_images, freeze
+from jaxunlearn.classifier.classifier import (
+    Classifier,
+    Preprocess,
+    check_images,
+    freeze,
+)
 from jaxunlearn.cli.flags import Command
+from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.models.files import Card
+from jaxunlearn.models.files import Card, save_with_card
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes
 from jaxunlearn.training.recipe import Recipe
@@ -137,7 +143,6 @@ class TrainingSettings(Command):
 
     def check(self) -> None:
         """Check what can be checked before any data are read."""
-        check_names("model", [self.model], models.names())
         self.model_options()
         if (self.mean is None) != (self.std is None):
             msg = "--mean and --std go together: give both, or neither."
@@ -147,15 +152,14 @@ class TrainingSettings(Command):
         check_seed(self.seed)
         check_seed(self.validation_seed, "--split-seed")
 
+    @property
+    def _reading(self) -> dict[str, Any]:
+        seed = self.validation_seed
+        return {"data_dir": self.data_dir, "seed": seed, "size": self.size}
+
     def load(self, split: str) -> Data:
         """One split of the data set."""
-        return datasets.load(
-            self.dataset,
-            split,
-            data_dir=text_of(self.data_dir),
-            seed=self.validation_seed,
-            size=self.size,
-        )
+        return datasets.load(self.dataset, split, **self._reading)
 
     def load_splits(self) -> dict[str, Data]:
         """All splits of the data set."""
@@ -165,16 +169,11 @@ class TrainingSettings(Command):
         """How pixels are standardised."""
         if self.mean is not None:
             return Preprocess(self.mean, self.std)
-        return datasets.preprocess(
-            self.dataset,
-            data_dir=text_of(self.data_dir),
-            seed=self.validation_seed,
-            size=self.size,
-        )
+        return datasets.preprocess(self.dataset, **self._reading)
 
     def num_classes(self) -> int:
         """How many classes the data set has."""
-        return datasets.num_classes(self.dataset, data_dir=text_of(self.data_dir))
+        return datasets.num_classes(self.dataset, data_dir=self.data_dir)
 
     def model_options(self) -> dict[str, Any]:
         """The network's options as `models.create` takes them."""
@@ -202,18 +201,27 @@ class TrainingSettings(Command):
             return path.resolve().stem
         return re.sub(r"[^\w.]+", "-", self.dataset)
 
-    def card(self, name: str, image_shape, forgotten) -> Card:
-        """What a saved classifier says about itself."""
-        return Card(
-            name=name,
+    def save(
+        self,
+        folder: OutputFolder,
+        file: str,
+        classifier: Classifier,
+        details: Mapping[str, Any],
+        **entries: Any,
+    ) -> None:
+        """Write a classifier with its card, of which `entries` are the rest."""
+        card = Card(
             model=self.model,
             num_classes=self.num_classes(),
             options=self.model_options(),
-            image_shape=tuple(image_shape),
             dataset=self.dataset,
             size=self.size,
             split_seed=self.validation_seed,
-            forgotten=tuple(forgotten),
+            **entries,
+        )
+        folder.write(
+            f"{file}.safetensors",
+            lambda path: save_with_card(path, classifier, card, details),
         )
 
 
@@ -221,17 +229,6 @@ def keys(seed: int) -> tuple[Array, Array]:
     """What the original is trained from, and what every method starts from."""
     original, method = jax.random.split(jax.random.key(seed))
     return original, method
-
-
-def of_classes(data: Data, labels: np.ndarray) -> Data:
-    """The samples whose class is among `labels`."""
-    kept = np.isin(data.labels, labels)
-    return Data(data.images[kept], data.labels[kept])
-
-
-def text_of(path: Path | None) -> str | None:
-    """A folder as `jaxunlearn.datasets` takes it."""
-    return None if path is None else str(path)
 
 
 def check_names(what: str, names, known) -> None:
@@ -269,14 +266,3 @@ def check_forget(classes: Sequence[int], num_classes: int) -> None:
         msg = "--forget names no class: give at least one, as in --forget 3."
         raise ValueError(msg)
     check_classes(classes, num_classes, name="--forget")
-
-
-def check_image_shape(checkpoint: Path, expected: Sequence[int], data: Data) -> None:
-    """Refuse images of another shape than a classifier was trained on."""
-    shape = list(data.images.shape[1:])
-    if shape != list(expected):
-        msg = (
-            f"{checkpoint} takes images of shape {list(expected)} and those of the "
-            f"data set are {shape}."
-        )
-        raise ValueError(msg)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from jaxunlearn import datasets
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.cli.console import table
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.plots import plot_sheet
 from jaxunlearn.cli.sources import SavedClassifier
@@ -29,18 +29,16 @@ def recognition(classifier: Classifier, data: Data) -> dict[str, Any]:
 def recognition_table(accuracies: Mapping[str, Any], count: int) -> Table:
     """One row for each class, and one for all."""
     judges = [judge for judge in accuracies.values() if judge is not None]
-    table = Table(box=box.SIMPLE_HEAD)
     headings = ("class", "images", "recognised %", "by the second %")
-    for heading in headings[: 2 + len(judges)]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = table(None, (), headings[: 2 + len(judges)])
     classes = list(judges[0]["per_class"])
     for name in classes:
         shares = (f"{judge['per_class'][name]:.1f}" for judge in judges)
-        table.add_row(name, str(count), *shares)
-    table.add_section()
+        rows.add_row(name, str(count), *shares)
+    rows.add_section()
     shares = (f"{judge['overall']:.1f}" for judge in judges)
-    table.add_row("all", str(count * len(classes)), *shares)
-    return table
+    rows.add_row("all", str(count * len(classes)), *shares)
+    return rows
 
 
 def write_sheets(

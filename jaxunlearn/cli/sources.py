@@ -3,15 +3,21 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
 
 from jaxunlearn import training
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.cli.folder import partial_of
-from jaxunlearn.cli.settings import TrainingSettings, of_classes
+from jaxunlearn.cli.settings import TrainingSettings, keys
 from jaxunlearn.models import torch_weights
 from jaxunlearn.models.files import Card, load_classifier, read_card
+from jaxunlearn.progress import Progress
 from jaxunlearn.serialization import read_json, to_dict
 from jaxunlearn.tasks import Data
 
@@ -80,18 +86,42 @@ def load_original(
     return load_classifier(path)[0]
 
 
-def train_network(
-    settings: TrainingSettings, data: Data, validation: Data, progress, **options
+def given_original(
+    settings: TrainingSettings, images: UInt8[np.ndarray, "n h w c"]
+) -> Classifier | None:
+    """The classifier of --checkpoint; without it, the network must take the images."""
+    if settings.checkpoint is None:
+        return settings.check_images(images)
+    return load_original(settings, settings.checkpoint, images.shape[1:])
+
+
+def train_original(
+    settings: TrainingSettings, splits: Mapping[str, Data], *arguments, **options
 ) -> Classifier:
-    """Train on these samples; of `validation` only the same classes count."""
-    return training.fit(
+    """`train_network`, as the seed and the data set of the settings say."""
+    given = {"key": keys(settings.seed)[0], "preprocess": settings.preprocess()}
+    return train_network(settings, splits, *arguments, **given, **options)
+
+
+def train_network(
+    settings: TrainingSettings,
+    splits: Mapping[str, Data],
+    data: Data,
+    progress: Progress,
+    **options,
+) -> Classifier:
+    """Train on these samples; of the validation data only the same classes count."""
+    validation = splits["validation"]
+    kept = np.isin(validation.labels, data.labels)
+    classifier = training.fit(
         settings.create(),
         data,
         recipe=settings.recipe,
-        validation=of_classes(validation, data.labels),
+        validation=Data(validation.images[kept], validation.labels[kept]),
         progress=progress,
         **options,
     )
+    return jax.block_until_ready(classifier)
 
 
 def _card(path: Path) -> tuple[Card, Preprocess | None] | None:
@@ -163,23 +193,19 @@ def _of_folder(folder: Path) -> Source:
             original,
             tuple(forgotten),
             second if second.is_file() else None,
-            _text(stored.get("data_dir")),
+            stored.get("data_dir"),
         )
     if config.is_file() and (folder / "metrics.jsonl").is_file():
         if not (model.is_file() and model.with_suffix(".json").is_file()):
             msg = f"The training in {folder} is unfinished: finish it with jaxunlearn train --resume."  # noqa: E501
             raise ValueError(msg)
-        return Source(model, data_dir=_text(read_json(config).get("data_dir")))
+        return Source(model, data_dir=read_json(config).get("data_dir"))
     msg = (
         f"{folder} is neither a run (with original.safetensors and config.json) nor a "
         "training (with model.safetensors and config.json): name a file in it with "
         "--checkpoint, or another folder."
     )
     raise ValueError(msg)
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def load_saved(path: Path, flag: str) -> SavedClassifier:

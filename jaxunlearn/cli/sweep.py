@@ -1,21 +1,18 @@
 """`jaxunlearn sweep`: forget every class by itself, or any sets, in one program."""
 
 import dataclasses
-import functools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.classifiers import further_metrics
-from jaxunlearn.cli.console import bars, consoles, legend, value_of
+from jaxunlearn.cli.console import Bars, consoles, legend, table, value_of
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.settings import (
     UNLEARNING,
@@ -27,7 +24,7 @@ from jaxunlearn.cli.settings import (
     check_names,
     keys,
 )
-from jaxunlearn.cli.sources import load_original, train_network, with_checkpoint
+from jaxunlearn.cli.sources import given_original, train_original, with_checkpoint
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods import Sweep as Swept
 from jaxunlearn.methods import sweep
@@ -36,7 +33,7 @@ from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.stacked import WAYS
 from jaxunlearn.metrics import METRICS
 from jaxunlearn.metrics.evaluation import evaluate, logits
-from jaxunlearn.models.files import save_with_card, versions
+from jaxunlearn.models.files import versions
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 
@@ -109,17 +106,15 @@ class Sweep(MethodSettings, TrainingSettings):
         """The requests as `jaxunlearn.sweep` takes them."""
         if self.forget == ("each",):
             return "each"
-        found = []
-        for text in self.forget:
-            try:
-                found.append(tuple(int(part) for part in text.split(",")))
-            except ValueError:
-                msg = (
-                    '--forget takes "each" by itself, or sets of classes with commas '
-                    f"inside and blanks between them, such as 0 1,2; one is {text!r}."
-                )
-                raise ValueError(msg) from None
-        return found
+        try:
+            return [tuple(map(int, text.split(","))) for text in self.forget]
+        except ValueError as error:
+            msg = (
+                '--forget takes "each" by itself, or sets of classes with commas '
+                "inside and blanks between them, such as 0 1,2; it is "
+                f"{' '.join(self.forget)!r}."
+            )
+            raise ValueError(msg) from error
 
     def check(self) -> None:
         """Check what can be checked before any data are read."""
@@ -130,10 +125,8 @@ class Sweep(MethodSettings, TrainingSettings):
         if self.how not in known:
             msg = f"--how must be one of {', '.join(map(repr, known))}; it is {self.how!r}."  # noqa: E501
             raise ValueError(msg)
-        requests = self.requests
-        if requests != "each":
-            for classes in requests:
-                check_classes(classes, self.num_classes(), name="--forget")
+        for classes in () if self.requests == "each" else self.requests:
+            check_classes(classes, self.num_classes(), name="--forget")
 
     def to_dict(self) -> dict[str, Any]:
         """What decides about the results."""
@@ -152,58 +145,36 @@ class Sweep(MethodSettings, TrainingSettings):
         for classes in sets:
             for split in ("validation", "test"):
                 split_by_class(splits[split], classes)
-        if self.checkpoint is None:
-            self.check_images(train.images)
-        watch = Stopwatch()
+        given, watch = given_original(self, train.images), Stopwatch()
         with folder:
-            with bars(progress) as shown:
+            with Bars(console=progress) as shown:
                 with shown.row("original") as move, watch.stage("original"):
-                    original = _original(self, splits, move)
+                    original = given or train_original(self, splits, train, move)
                 with shown.row(self.method) as move:
-                    swept = _sweep(self, original, splits, sets, move)
+                    swept = sweep(
+                        original,
+                        train,
+                        sets,
+                        self.settings_of(self.method),
+                        key=keys(self.seed)[1],
+                        validation=splits["validation"],
+                        rates=self.learning_rates,
+                        how=self.how,
+                        progress=move,
+                    )
             watch.add(swept.seconds)
             with watch.stage("evaluation"):
                 records = _judge(original, swept, splits["test"])
             if self.save_classifiers:
-                _save(self, folder, original, swept, records, train)
+                _save(self, folder, original, swept, records, train.images.shape[1:])
             record = _record(self, swept, records, splits, watch.seconds)
             folder.write_json("sweep.json", record)
             folder.finish()
-        title = f"{self.dataset}, {self.model}, {self.method}"
-        results.print(_table(records, f"{title}, seed {self.seed}"))
+        title = f"{self.dataset}, {self.model}, {self.method}, seed {self.seed}"
+        results.print(_table(records, title))
         results.print(f"{legend()}\nbefore: of the original.")
         results.print(_cost(swept, watch.seconds, len(train)))
         results.print(f"Written to {self.place}.")
-
-
-def _original(settings: Sweep, splits: dict[str, Data], move) -> Classifier:
-    train = splits["train"]
-    if settings.checkpoint is not None:
-        shape = train.images.shape[1:]
-        return load_original(settings, settings.checkpoint, shape)
-    classifier = train_network(
-        settings,
-        train,
-        splits["validation"],
-        move,
-        key=keys(settings.seed)[0],
-        preprocess=settings.preprocess(),
-    )
-    return jax.block_until_ready(classifier)
-
-
-def _sweep(settings: Sweep, original: Classifier, splits, sets, move) -> Swept:
-    return sweep(
-        original,
-        splits["train"],
-        sets,
-        settings.settings_of(settings.method),
-        key=keys(settings.seed)[1],
-        validation=splits["validation"],
-        rates=settings.learning_rates,
-        how=settings.how,
-        progress=move,
-    )
 
 
 def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str, Any]:
@@ -224,30 +195,17 @@ def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str
     }
 
 
-def _save(
-    settings: Sweep,
-    folder: OutputFolder,
-    original: Classifier,
-    swept: Swept,
-    records: list[dict[str, Any]],
-    train: Data,
-) -> None:
+def _save(settings: Sweep, folder: OutputFolder, original, swept, records, shape):
     """The original and every unlearned classifier, each with its card."""
-    shape = train.images.shape[1:]
-    card = settings.card("original", shape, ())
-    folder.write(
-        "original.safetensors", lambda path: save_with_card(path, original, card, {})
-    )
+    card = {"image_shape": shape, "forgotten": ()}
+    settings.save(folder, "original", original, {}, name="original", **card)
     for record, result in zip(records, swept.results, strict=True):
-        card = settings.card(settings.method, shape, record["forget"])
-        save = functools.partial(
-            save_with_card,
-            classifier=result.classifier,
-            card=card,
-            details={"accuracies": {"test": record["test"]}},
-        )
+        card["forgotten"] = tuple(record["forget"])
         name = f"forget-{'-'.join(map(str, record['forget']))}"
-        folder.write(f"{name}.safetensors", save)
+        details = {"accuracies": {"test": record["test"]}}
+        settings.save(
+            folder, name, result.classifier, details, name=settings.method, **card
+        )
 
 
 def _judge(original: Classifier, swept: Swept, test: Data) -> list[dict[str, Any]]:
@@ -259,17 +217,15 @@ def _judge(original: Classifier, swept: Swept, test: Data) -> list[dict[str, Any
     parts = (swept.requests, swept.results, swept.evaluate(test))
     for classes, result, evaluation in zip(*parts, strict=True):
         kept = ~np.isin(test.labels, classes)
-        after = logits(result.classifier, test.images)
+        after = logits(result.classifier, test.images)[kept]
         forgotten = np.isin(np.arange(len(per_class)), classes)
+        before = {"retained": ~forgotten, "forgotten": forgotten}
         records.append(
             {
                 "forget": list(classes),
                 "test": evaluation,
-                "before": {
-                    "retained": float(np.nanmean(per_class[~forgotten])),
-                    "forgotten": float(np.nanmean(per_class[forgotten])),
-                },
-                **further_metrics(evaluation, after[kept], outputs[kept]),
+                "before": {n: np.nanmean(per_class[c]) for n, c in before.items()},
+                **further_metrics(evaluation, after, outputs[kept]),
                 "losses": result.trace.losses,
                 "ranks": result.trace.ranks,
                 "samples_read": result.trace.samples_read,
@@ -280,33 +236,29 @@ def _judge(original: Classifier, swept: Swept, test: Data) -> list[dict[str, Any
 
 def _table(records: Sequence[dict[str, Any]], title: str) -> Table:
     """One row for each request, and the means over them."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("forget", max_width=24)
     # An accuracy has the original's beside it.
-    before = records[0]["before"]
+    before, headings = records[0]["before"], []
     for name, metric in METRICS.items():
-        heading = f"{metric.heading} {metric.unit}".strip()
-        for text in (heading, "before") if name in before else (heading,):
-            table.add_column(text, justify="right", no_wrap=True)
+        headings.append(f"{metric.heading} {metric.unit}".strip())
+        headings += ["before"] * (name in before)
+    rows = table(title, ["forget"], headings)
+    rows.columns[0].no_wrap, rows.columns[0].max_width = False, 24
 
-    def row(name: str, records: Sequence[dict[str, Any]], **end) -> None:
+    def add(label: str, records: Sequence[dict[str, Any]]) -> None:
         cells = []
-        for metric, shown in METRICS.items():
-            cells.append(shown.text(np.mean([value_of(r, metric) for r in records])))
-            if metric in before:
-                values = [r["before"][metric] for r in records]
-                cells.append(shown.text(np.mean(values)))
-        table.add_row(name, *cells, **end)
+        for name, metric in METRICS.items():
+            cells.append(metric.text(np.mean([value_of(r, name) for r in records])))
+            if name in before:
+                values = [record["before"][name] for record in records]
+                cells.append(metric.text(np.mean(values)))
+        rows.add_row(label, *cells)
 
     for record in records:
-        row(
-            ", ".join(map(str, record["forget"])),
-            [record],
-            end_section=record is records[-1],
-        )
+        add(", ".join(map(str, record["forget"])), [record])
     if len(records) > 1:
-        row("mean", records)
-    return table
+        rows.add_section()
+        add("mean", records)
+    return rows
 
 
 def _cost(swept: Swept, seconds: dict[str, float], samples: int) -> str:

@@ -9,24 +9,23 @@ from typing import Annotated, Any
 from rich.console import Console
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.console import bars, consoles, library_warnings
+from jaxunlearn.cli.console import Bars, consoles, library_warnings
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.settings import (
     Classes,
     Folder,
     TrainingSettings,
     check_resume,
-    keys,
 )
-from jaxunlearn.cli.sources import train_network
+from jaxunlearn.cli.sources import train_original
 from jaxunlearn.metrics.evaluation import evaluate
-from jaxunlearn.models.files import save_with_card
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 from jaxunlearn.training.reports import MetricLog
 
-_MODEL, _METRICS, _CHECKPOINTS = "model.safetensors", "metrics.jsonl", "checkpoints"
+_METRICS, _CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
 # Where a training goes is not part of what it is; the second ones leave its result
 # as it is, and may change from one resumption to the next.
@@ -46,7 +45,7 @@ def _deciding(config: dict[str, Any], finished: bool) -> dict[str, Any]:
 TRAINING = Kind(
     name="training",
     settings=("config.json",),
-    complete=(_MODEL, "model.json"),
+    complete=("model.safetensors", "model.json"),
     written=(_METRICS, _CHECKPOINTS),
     foreign="metrics.json",  # of a run
     deciding=_deciding,
@@ -96,11 +95,9 @@ class Train(TrainingSettings):
         """Check what can be checked before any data are read."""
         super().check()
         check_classes(self.forget, self.num_classes(), name="--forget")
-        for name in ("checkpoint_every", "keep"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                msg = f"--{name.replace('_', '-')} must be at least 1; it is {value}."
-                raise ValueError(msg)
+        check_count("--keep", self.keep)
+        if self.checkpoint_every is not None:
+            check_count("--checkpoint-every", self.checkpoint_every)
         check_resume(self)
 
     def run(self) -> None:
@@ -132,8 +129,24 @@ class Train(TrainingSettings):
                 split: evaluate(classifier, data, self.forget)
                 for split, data in splits.items()
             }
-            details = {"accuracies": accuracies, "seconds": seconds}
-            _save(self, folder, splits, classifier, details)
+            details = {
+                "seed": self.seed,
+                "recipe": self.recipe,
+                "samples": {split: len(data) for split, data in splits.items()},
+                "accuracies": accuracies,
+                "seconds": seconds,
+                "device": parallel.device_kind(),
+            }
+            # The card comes last and says that all is done.
+            self.save(
+                folder,
+                "model",
+                classifier,
+                details,
+                name="retrained" if self.forget else "original",
+                image_shape=splits["train"].images.shape[1:],
+                forgotten=self.forget,
+            )
             folder.finish()
         results.print(f"Accuracy on test data:\n{accuracies['test']}")
         results.print(f"Written to {folder.place}.")
@@ -156,37 +169,15 @@ def _fit(
             progress.print(f"Going on after {record['step']} of {total} steps.")
         log(record)
 
-    with bars(progress) as shown, shown.row("classifier") as move:
-        return train_network(
+    with Bars(console=progress) as shown, shown.row("classifier") as move:
+        return train_original(
             settings,
+            splits,
             data,
-            splits["validation"],
             move,
-            key=keys(settings.seed)[0],
-            preprocess=settings.preprocess(),
             checkpoint_dir=folder.work / _CHECKPOINTS,
             checkpoint_every=settings.checkpoint_every,
             resume=settings.resume,
             keep=settings.keep,
             log=tell,
         )
-
-
-def _save(
-    settings: Train,
-    folder: OutputFolder,
-    splits: dict[str, Data],
-    classifier: Classifier,
-    details: dict[str, Any],
-) -> None:
-    """The classifier and, last, its card, which says that all is done."""
-    name = "retrained" if settings.forget else "original"
-    card = settings.card(name, splits["train"].images.shape[1:], settings.forget)
-    details = {
-        "seed": settings.seed,
-        "recipe": settings.recipe,
-        "samples": {split: len(data) for split, data in splits.items()},
-        **details,
-        "device": parallel.device_kind(),
-    }
-    folder.write(_MODEL, lambda path: save_with_card(path, classifier, card, details))

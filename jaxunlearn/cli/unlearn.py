@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Annotated
 
 from jaxunlearn import datasets
-from jaxunlearn.cli.console import bars, consoles
+from jaxunlearn.cli.console import Bars, consoles
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.settings import (
     UNLEARNING,
@@ -16,12 +16,11 @@ from jaxunlearn.cli.settings import (
     Folder,
     MethodSettings,
     check_forget,
-    check_image_shape,
     check_names,
     check_seed,
     keys,
-    text_of,
 )
+from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods import forget_task
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import Card, load_classifier, save_classifier
@@ -92,8 +91,7 @@ class Unlearn(MethodSettings):
         # Classes that it has forgotten before are neither protected nor new labels.
         forgotten = tuple(sorted({*card.forgotten, *self.forget}))
         check_forget(forgotten, card.num_classes)
-        load = _loader(self, card)
-        train, validation, test = map(load, ("train", "validation", "test"))
+        train, validation, test = _load(self, card, *SPLITS)
         task = Task(
             split_by_class(train, self.forget)[0],
             split_by_class(train, forgotten)[1],
@@ -101,7 +99,7 @@ class Unlearn(MethodSettings):
             num_classes=card.num_classes,
         )
         results, progress = consoles()
-        with bars(progress) as shown, shown.row(self.method) as move:
+        with Bars(console=progress) as shown, shown.row(self.method) as move:
             result = forget_task(
                 self.settings_of(self.method),
                 classifier,
@@ -152,7 +150,7 @@ class Evaluate(Command):
         classifier, card = load_classifier(self.checkpoint)
         forgotten = card.forgotten if self.forget is None else self.forget
         check_classes(forgotten, card.num_classes, name="--forget")
-        data = _loader(self, card)(self.split)
+        (data,) = _load(self, card, self.split)
         evaluation = evaluate(classifier, data, forgotten)
         if self.json:
             print(json.dumps(to_dict(evaluation), allow_nan=False))
@@ -160,26 +158,27 @@ class Evaluate(Command):
             consoles()[0].print(str(evaluation))
 
 
-def _loader(settings: Unlearn | Evaluate, card: Card) -> Callable[[str], Data]:
+def _load(settings: Unlearn | Evaluate, card: Card, *splits: str) -> Iterator[Data]:
     """Splits of the data set, as the classifier was trained on them."""
-    name = settings.dataset or card.dataset
+    name, where = settings.dataset or card.dataset, settings.data_dir
     if name is None:
         msg = f"{settings.checkpoint} does not say what it was trained on: give --dataset."  # noqa: E501
         raise ValueError(msg)
-    folder = text_of(settings.data_dir)
-    count = datasets.num_classes(name, data_dir=folder)
+    count = datasets.num_classes(name, data_dir=where)
     if count != card.num_classes:
         msg = (
             f"{settings.checkpoint} tells {card.num_classes} classes apart and the "
             f"data set {name} has {count}."
         )
         raise ValueError(msg)
-
-    def load(split):
-        data = datasets.load(
-            name, split, data_dir=folder, seed=card.split_seed, size=card.size
-        )
-        check_image_shape(settings.checkpoint, card.image_shape, data)
-        return data
-
-    return load
+    for split in splits:
+        drawn = {"seed": card.split_seed, "size": card.size}
+        data = datasets.load(name, split, data_dir=where, **drawn)
+        shapes = [list(card.image_shape), list(data.images.shape[1:])]
+        if shapes[0] != shapes[1]:
+            msg = (
+                f"{settings.checkpoint} takes images of shape {shapes[0]} and those of "
+                f"the data set are {shapes[1]}."
+            )
+            raise ValueError(msg)
+        yield data

@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxunlearn.cli import plots
 from jaxunlearn.cli.plots import plot_accuracies, plot_images, plot_sheet
+from jaxunlearn.tasks import Data
 
 
 def pixels(path):
@@ -23,7 +24,7 @@ def share(picture, colour, tolerance=0.02):
 
 def drawn(tmp_path, images, labels, **options):
     path = tmp_path / "images.png"
-    plot_images(path, images, np.asarray(labels), **options)
+    plot_images(path, Data(images, labels), **options)
     assert [p.name for p in tmp_path.iterdir()] == ["images.png"]
     return pixels(path)
 
