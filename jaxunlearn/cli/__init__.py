@@ -7,8 +7,9 @@ import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from rich.console import Console
+
 from jaxunlearn.cli.console import consoles
-from jaxunlearn.cli.environment import keep_programs
 from jaxunlearn.cli.flags import Command, parse, summary
 from jaxunlearn.cli.invert import Invert
 from jaxunlearn.cli.plan import Plan
@@ -18,6 +19,9 @@ from jaxunlearn.cli.run import Run
 from jaxunlearn.cli.sweep import Sweep
 from jaxunlearn.cli.train import Train
 from jaxunlearn.cli.unlearn import Evaluate, Unlearn
+from jaxunlearn.parallel import cache_compilations
+
+_SWITCH = "JAXUNLEARN_COMPILATION_CACHE"
 
 COMMANDS: dict[str, type[Command]] = {
     "run": Run,
@@ -65,6 +69,23 @@ def _main(arguments: list[str]) -> None:
     if settings.compiles:
         keep_programs(consoles()[1])
     settings.run()
+
+
+def keep_programs(console: Console) -> None:
+    """`cache_compilations`, unless `JAXUNLEARN_COMPILATION_CACHE=off`.
+
+    Where the folder cannot be written to, the console says so and the command goes on.
+    """
+    switch = os.environ.get(_SWITCH, "on")
+    if switch not in ("on", "off"):
+        msg = f'{_SWITCH} must be "on" or "off"; it is {switch!r}.'
+        raise ValueError(msg)
+    if switch == "off":
+        return
+    try:
+        cache_compilations()
+    except OSError as error:
+        console.print(str(error))
 
 
 def _help() -> str:

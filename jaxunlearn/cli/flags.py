@@ -168,13 +168,12 @@ def _metavar(kind: Any) -> str | None:
     return _METAVARS.get(kind)
 
 
-def _count(kind: Any) -> int | str | None:
-    """How many values a flag takes, as argparse has it."""
+def _items(kind: Any) -> tuple[Any, ...]:
+    """The types of a flag's values where it takes several, as `tuple` has them."""
     for k in (kind, *typing.get_args(kind)):
         if typing.get_origin(k) is tuple:
-            of = typing.get_args(k)
-            return "*" if of[-1] is Ellipsis else len(of)
-    return None
+            return typing.get_args(k)
+    return ()
 
 
 def _parser(
@@ -222,12 +221,18 @@ def _add(group: Any, flag: _Flag, width: int) -> None:
                 help=argparse.SUPPRESS if value is flag.default else text,
             )
         return
-    count, metavar = _count(flag.kind), flag.metavar
+    metavar, items = flag.metavar, _items(flag.kind)
     if len(flag.name) + len(metavar) + 5 > width:
         metavar, text = "CHOICE", f"{text} One of {metavar.replace('|', ', ')}."
-    several = tuple(metavar.split()) if isinstance(count, int) else metavar
-    names = {"nargs": "?"} if flag.positional else {"nargs": count, "dest": dest}
-    group.add_argument(flag.name or dest, metavar=several, help=text, **names)
+    if flag.positional:
+        group.add_argument(dest, metavar=metavar, nargs="?", help=text)
+        return
+    count = len(items) or None
+    if Ellipsis in items:
+        count = "*"
+    elif items:
+        metavar = tuple(metavar.split())
+    group.add_argument(flag.name, metavar=metavar, nargs=count, dest=dest, help=text)
 
 
 def _help(
@@ -258,10 +263,8 @@ def _converted(flag: _Flag, text: Any) -> Any:
         )
     except msgspec.ValidationError as error:
         wanted = f"must be {describe(flag.kind).removesuffix(' or null')}"
-        if isinstance(text, list):
-            of = next(k for k in (flag.kind, *typing.get_args(flag.kind)) if _count(k))
-            wanted = f"takes values, each {describe(typing.get_args(of)[0])}"
-            text = " ".join(text)
+        if items := _items(flag.kind):
+            wanted, text = f"takes values, each {describe(items[0])}", " ".join(text)
         msg = f"{flag.name} {wanted}; it is {text!r}."
         raise ValueError(msg) from error
 

@@ -1,9 +1,21 @@
-"""Images as files: labelled ones, and batches of an inversion that goes on."""
+"""Inverted images: their files, a sheet of each class, and who recognises them."""
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.table import Table
 
+from jaxunlearn import datasets
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.cli.console import table
+from jaxunlearn.cli.folder import OutputFolder
+from jaxunlearn.cli.plots import plot_sheet
+from jaxunlearn.cli.sources import SavedClassifier
+from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.models.files import Card
 from jaxunlearn.serialization import atomic_write
 from jaxunlearn.tasks import Data
 
@@ -39,3 +51,70 @@ class FinishedBatches(list[np.ndarray]):
         with atomic_write(self._file) as temporary:
             np.save(temporary, images)
         super().append(images)
+
+
+def recognition(classifier: Classifier, data: Data) -> dict[str, Any]:
+    """Percent of the images that are taken for their class: of all, and of each."""
+    evaluation = evaluate(classifier, data, ())
+    classes = np.unique(data.labels).tolist()
+    per_class = {str(c): float(evaluation.per_class[c]) for c in classes}
+    return {"overall": evaluation.retained_weighted, "per_class": per_class}
+
+
+def recognition_table(accuracies: Mapping[str, Any], count: int) -> Table:
+    """One row for each class, and one for all."""
+    judges = [judge for judge in accuracies.values() if judge is not None]
+    headings = ("class", "images", "recognised %", "by the second %")
+    rows = table(None, (), headings[: 2 + len(judges)])
+    classes = list(judges[0]["per_class"])
+    for name in classes:
+        shares = (f"{judge['per_class'][name]:.1f}" for judge in judges)
+        rows.add_row(name, str(count), *shares)
+    rows.add_section()
+    shares = (f"{judge['overall']:.1f}" for judge in judges)
+    rows.add_row("all", str(count * len(classes)), *shares)
+    return rows
+
+
+def write_sheets(
+    folder: OutputFolder, data: Data, original: SavedClassifier, data_dir: str | None
+) -> None:
+    """A sheet for each class; below each image what the classifier takes it for."""
+    names = _class_names(original.card, data_dir)
+    outputs = logits(original.classifier, data.images).astype(np.float64)
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    shares = odds.max(axis=1) / odds.sum(axis=1)
+    taken = outputs.argmax(axis=1)
+    for label in np.unique(data.labels):
+        own = data.labels == label
+        wrong = taken[own] != label
+        called = "" if names[label] == str(label) else f" ({names[label]})"
+        sheet = {
+            "captions": [
+                f"{_short(names[c])}: {100 * share:.0f} %"
+                for c, share in zip(taken[own], shares[own], strict=True)
+            ],
+            "title": f"class {label}{called}: the classifier takes {(~wrong).sum()} "
+            f"of {own.sum()} images for it",
+            "marked": wrong,
+        }
+        write = functools.partial(plot_sheet, images=data.images[own], **sheet)
+        folder.write(f"class-{label}.png", write)
+
+
+def _class_names(card: Card, data_dir: str | None) -> list[str]:
+    """What the classes are called, or their numbers where nobody knows."""
+    numbers = [str(c) for c in range(card.num_classes)]
+    if card.dataset is None:
+        return numbers
+    try:
+        names = datasets.class_names(card.dataset, data_dir=data_dir)
+    except (ValueError, OSError, ImportError):
+        # The data set is not there, or cannot be read, and is not needed.
+        return numbers
+    return names if len(names) == card.num_classes else numbers
+
+
+def _short(name: str) -> str:
+    """At most as much of a name as fits below an image, a probability beside it."""
+    return name if len(name) <= 11 else f"{name[:10]}…"

@@ -16,9 +16,14 @@ from jaxunlearn.checks import check_count
 from jaxunlearn.cli.console import Bars, consoles, library_warnings
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.folder import Kind, OutputFolder
-from jaxunlearn.cli.images import FinishedBatches, save_images
+from jaxunlearn.cli.images import (
+    FinishedBatches,
+    recognition,
+    recognition_table,
+    save_images,
+    write_sheets,
+)
 from jaxunlearn.cli.settings import File, Folder, check_resume, check_seed
-from jaxunlearn.cli.sheets import recognition, recognition_table, write_sheets
 from jaxunlearn.cli.sources import (
     SavedClassifier,
     Source,
@@ -66,7 +71,7 @@ _DEFAULTS: dict[str, Any] = {
     for name, parameter in inspect.signature(inversion.invert).parameters.items()
 }
 
-# What `invert` is told as it stands here.
+# Arguments of `invert` that are fields of the same name.
 _PASSED = ("prior", "steps", "jitter", "bounds", "batch_size")
 
 _mean_terms = jax.jit(inversion.inversion_terms, static_argnames="prior")

@@ -38,7 +38,7 @@ _PIXELS = Preprocess(0.5, 0.5)
 # Those that say how many images they read or invert.
 _METHODS = [name for name, kind in methods.by_name.items() if hasattr(kind, "reads")]
 
-# What a `Workload` is told as it stands here.
+# Fields of a `Workload` that are flags of the same name.
 _PASSED = ("batch_size", "inversion_steps", "inversion_batch_size", "steps")
 _PASSED += ("step_batch_size",)
 

@@ -98,10 +98,8 @@ class MethodSettings(Command, _PerMethod):
 
     def to_dict(self, used: Sequence[str], without: Sequence[str]) -> dict[str, Any]:
         """What decides about the result: settings of the methods used, and the rest."""
-        left_out = {n.replace("-", "_") for n in methods.by_name if n not in used}
-        everything = to_dict(self)
-        kept = everything.keys() - left_out - set(without)
-        return {name: everything[name] for name in everything if name in kept}
+        unused = {n.replace("-", "_") for n in methods.by_name if n not in used}
+        return {n: v for n, v in to_dict(self).items() if n not in {*unused, *without}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,8 @@ from PIL import Image
 
 import jaxunlearn
 from jaxunlearn import methods, training
-from jaxunlearn.cli import COMMANDS, main
+from jaxunlearn.cli import COMMANDS, keep_programs, main
 from jaxunlearn.cli.console import consoles
-from jaxunlearn.cli.environment import keep_programs
 from jaxunlearn.cli.flags import Command, parse
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.run import RUN, Run, read_config

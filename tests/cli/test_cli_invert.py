@@ -216,7 +216,7 @@ def test_a_killed_export_is_made_up_for(ran, inverted, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxunlearn.cli.sheets.plot_sheet", interrupt)
+        patch.setattr("jaxunlearn.cli.images.plot_sheet", interrupt)
         assert cli("invert", *flags) == 130
     assert not (out / "inversion.json").exists()
     (out / "images.npz").write_bytes(b"torn")
@@ -410,7 +410,7 @@ def test_names_of_classes_are_on_the_sheets_where_they_are_known(
     def plot(path, images, captions, *, title, marked):
         titles.append((title, captions))
 
-    monkeypatch.setattr("jaxunlearn.cli.sheets.plot_sheet", plot)
+    monkeypatch.setattr("jaxunlearn.cli.images.plot_sheet", plot)
 
     def shown(dataset):
         file = saved(tmp_path / "a.safetensors", original, dataset=dataset)
