@@ -85,11 +85,11 @@ class OutputFolder:
         overwrite: bool = False,
     ):
         self.place, self.kind = place, kind
-        self.work = partial_of(place) if kind.beside else place
         self._settings = to_dict(settings)
         self._resume, self._overwrite = resume, overwrite
         if kind.beside:
             self._check_place()
+        self.work = partial_of(place) if kind.beside else place
         self.resumed = self._is_resumed()
         self.finished = self.resumed and self._is_complete()
 

@@ -142,10 +142,10 @@ class TrainingSettings(Command):
     def check(self) -> None:
         """Check what can be checked before any data are read."""
         self.model_options()
-        if (self.mean is None) != (self.std is None):
+        if bool(self.mean) != bool(self.std):
             msg = "--mean and --std go together: give both, or neither."
             raise ValueError(msg)
-        if self.mean is not None:
+        if self.mean:
             Preprocess(self.mean, self.std)
         check_seed(self.seed)
         check_seed(self.validation_seed, "--split-seed")
@@ -165,7 +165,7 @@ class TrainingSettings(Command):
 
     def preprocess(self) -> Preprocess:
         """How pixels are standardised."""
-        if self.mean is not None:
+        if self.mean:
             return Preprocess(self.mean, self.std)
         return datasets.preprocess(self.dataset, **self._reading)
 
@@ -184,7 +184,7 @@ class TrainingSettings(Command):
 
     def check_images(self, images: UInt8[np.ndarray, "n h w c"]) -> None:
         """Refuse images that the network or --mean is not for; nothing is computed."""
-        if self.mean is not None:
+        if self.mean:
             check_images(images, Preprocess(self.mean, self.std))
         network = freeze(self.create(), {"params": {}}).network
         shape = images.shape[1:]

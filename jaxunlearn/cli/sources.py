@@ -60,8 +60,7 @@ def load_original(
         variables = torch_weights.from_torch(module, path, image_shape=image_shape)
         return freeze(module, variables, preprocess=settings.preprocess())
     card, preprocess = described
-    given = settings.mean is not None
-    pixels = Preprocess(settings.mean, settings.std) if given else None
+    pixels = Preprocess(settings.mean, settings.std) if settings.mean else None
     compared = {
         "--mean and --std": (preprocess, pixels),
         "--model": (card.model, settings.model),

@@ -291,6 +291,8 @@ def test_a_run_goes_by_default_where_its_settings_say(
         (["--forget", 3, 3], "name each class once"),
         (["--forget"], "--forget names no class"),
         (["--forget", "x"], "--forget takes values, each an integer; it is 'x'"),
+        (["--size", 8, "x"], "--size takes values, each an integer; it is '8 x'"),
+        (["--mean", 0.1, "--std"], "--mean and --std go together"),
         (["--dataset", "mnits"], "no data set 'mnits'; there are: .*digits"),
         (["--model", "x"], "no model 'x'; there are: .*smallcnn"),
         (["--methods", "unsc", "x"], "no method 'x'; there are: covarnav, unsc,"),
