@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
 from jaxunlearn import parallel
 from jaxunlearn.cli.processes import is_first
 from jaxunlearn.serialization import read_json, to_dict, write_json
@@ -162,10 +160,10 @@ class OutputFolder:
         """Why what is there is not what is asked for, if it is not."""
         deciding, finished = self.kind.deciding, self._is_complete()
         try:
-            there = flatten_dict(deciding(read_json(stored), finished), sep=".")
+            there = _flat(deciding(read_json(stored), finished))
         except ValueError as error:
             return f"{error} The {self.kind.in_work} there cannot be taken up:"
-        here = flatten_dict(deciding(self._settings, finished), sep=".")
+        here = _flat(deciding(self._settings, finished))
         others = differences(there, here)
         if not others:
             return ""
@@ -254,3 +252,12 @@ def partial_of(place: Path) -> Path:
 
 def _a(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat = {}
+    for name, value in settings.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
