@@ -40,8 +40,6 @@ class ResNet18(nnx.Module):
 
     Source: He, Zhang, Ren, Sun, arXiv 1512.03385.
 
-    >>> ResNet18(10, width=4, rngs=nnx.Rngs(0)).fc.out_features
-    10
     """
 
     def __init__(

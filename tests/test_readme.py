@@ -50,6 +50,7 @@ def test_the_readmes_files_are_there():
     assert all((ROOT / link).exists() for link in links)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_as_a_script(path):
     assert run(path.read_text(), str(path))

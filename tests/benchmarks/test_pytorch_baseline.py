@@ -20,6 +20,8 @@ from benchmarks.compare.options import Options  # noqa: E402
 from benchmarks.compare.released_procedure import extrapolated  # noqa: E402
 from benchmarks.pytorch_baseline import released, statistics, unlearning  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 sys.path.remove(str(ROOT))
 
 DRAW = np.random.default_rng(0)

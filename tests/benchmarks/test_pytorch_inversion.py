@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 torch = pytest.importorskip(
     "torch", reason='PyTorch is not installed: pip install "jaxunlearn[torch]"'
 )

@@ -10,6 +10,8 @@ import pytest
 
 import jaxunlearn as ju
 
+pytestmark = pytest.mark.long
+
 PAGE = Path(__file__).parents[2] / "docs" / "frameworks.md"
 IMAGES = np.random.default_rng(0).uniform(size=(20, 8, 8, 1)).astype(np.float32)
 LABELS = np.arange(20) % 10

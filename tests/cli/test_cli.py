@@ -175,6 +175,7 @@ def test_rates_are_of_the_grid_and_stored(finished):
         assert config[name]["learning_rate"] == record["learning_rate"]
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_stored_configuration_runs_again_to_the_same_metrics(finished, tmp_path):
     config = finished.out / "config.json"
@@ -216,6 +217,7 @@ def trained(monkeypatch):
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_killed_run_is_taken_up_where_it_was(finished, tmp_path, trained):
     out, partial = tmp_path / "killed", tmp_path / "killed.partial"
@@ -762,6 +764,7 @@ def test_bad_evaluations_are_refused(finished, capsys):
         assert_in_words(sentence, capsys.readouterr().err)
 
 
+@pytest.mark.long
 def test_the_headline_holds_on_the_digits(tmp_path):
     flags = ("--no-judge-proxies", "--methods", "covarnav", "unsc", "unprojected")
     out = finish(tmp_path / "headline", *flags).out

@@ -179,6 +179,7 @@ def test_it_shows_its_steps_its_terms_and_a_table(ran, tmp_path, capsys):
     assert shown.out.endswith(f"Written to {tmp_path / 'out'}.\n")
 
 
+@pytest.mark.long
 def test_an_interrupted_inversion_goes_on_to_the_same_bytes(
     ran, inverted, tmp_path, capsys, monkeypatch
 ):

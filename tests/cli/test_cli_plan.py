@@ -63,6 +63,7 @@ def test_what_cannot_be_is_said_in_a_sentence(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_large_networks_are_planned_from_shapes_alone(capsys):
     size = ["--image-shape", "224", "224", "3", "--num-classes", "1000"]
     options = ["--model", "vit", "--options", "size=base", "patch=16", "depth=2"]

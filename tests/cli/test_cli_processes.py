@@ -19,6 +19,8 @@ from jaxunlearn.cli import main
 from jaxunlearn.cli.run import Run
 from jaxunlearn.models.files import load_classifier
 
+pytestmark = pytest.mark.long
+
 TINY = ("--options", "width=4", "--recipe.epochs", "2", "--learning-rates", "0.01")
 TINY += ("--methods", "unsc", "retrain", "--unsc.steps", "3")
 TITLES = ("original", "unsc", "retrained")

@@ -49,6 +49,7 @@ def run_folder(images, tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_run_takes_arrays_and_options_of_the_network(run_folder, images):
     metrics = json.loads((run_folder / "metrics.json").read_text())
@@ -95,6 +96,7 @@ def test_a_run_starts_from_a_saved_classifier(run_folder, tmp_path, monkeypatch)
     assert cli("run", "--config", out / "config.json", "--out", tmp_path / "b") == 0
 
 
+@pytest.mark.long
 def test_a_run_starts_from_pytorch_parameters(images, tmp_path):
     options = {"width": 4}
     model = models.create("resnet18", num_classes=3, **options)
@@ -158,7 +160,7 @@ def test_methods_augment_by_name(run_folder, tmp_path):
             [np.ravel(leaf) for leaf in jax.tree.leaves(classifier.params)]
         )
     assert not np.array_equal(moved["none"], moved["crop-flip"])
-    with pytest.raises(ValueError, match="augment must be one of none, crop-flip"):
+    with pytest.raises(ValueError, match="augment must be one of 'none', 'crop-flip'"):
         methods.UNSC(augment="mixup")
 
 

@@ -318,6 +318,7 @@ def test_every_option_has_a_sentence_in_the_help(capsys):
         assert f"--recipe.{field.name.replace('_', '-')}" in text
 
 
+@pytest.mark.long
 def test_a_training_killed_again_and_again_ends_with_the_same_bytes(tmp_path):
     env = environment(tmp_path / "cache")
 

@@ -319,6 +319,7 @@ def real(name):
     return pytest.param(name, marks=pytest.mark.skipif(not there, reason=reason))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [real("cifar10"), real("cifar100")])
 def test_real_test_splits_are_whole(name):
     data = datasets.load(name, "test", data_dir=REAL)
@@ -333,6 +334,7 @@ def test_real_test_splits_are_whole(name):
     np.testing.assert_allclose(pixels.std((0, 1, 2)), preprocess.std, atol=0.004)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [real("fashion_mnist")])
 def test_real_training_splits_are_disjoint_and_stratified(name):
     train, validation = (

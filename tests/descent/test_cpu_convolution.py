@@ -13,7 +13,7 @@ from jaxunlearn.descent import cpu_convolution
 from jaxunlearn.descent.cpu_convolution import PiecewiseConvolution, in_pieces
 from jaxunlearn.training import Recipe
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.long]
 
 # Name: images, map, channels, kernel, outputs, and the convolution.
 CASES = {

@@ -433,6 +433,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "slow"),
     [*((name, True) for name in OPTIMIZERS), ("multi", False)],

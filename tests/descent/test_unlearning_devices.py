@@ -14,6 +14,8 @@ from jaxunlearn import augmentation, parallel
 from jaxunlearn.descent import loop, unlearning
 from jaxunlearn.metrics.evaluation import logits
 
+pytestmark = pytest.mark.long
+
 KEY = jax.random.key(0)
 DEVICES = [(1, "shard_map"), (2, "shard_map"), (4, "shard_map")]
 DEVICES += [(8, "shard_map"), (8, "pmap")]

@@ -20,6 +20,8 @@ from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import Carry, Constants, Step
 
+pytestmark = pytest.mark.long
+
 TRANSFORMS = ["shard_map", "pmap"]
 # Rolled at random, which must be the same on all devices.
 WIDE = (16, 16, 2)

@@ -136,6 +136,7 @@ def norm_free(name):
     return draw_classifier(lambda: Normed(nn.GroupNorm(1)), SHAPE, np.float32), SHAPE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["group norm", "vit"])
 def test_moments_stand_in_for_batch_norm(name):
     """A network without it is drawn towards the images that the moments are of."""

@@ -99,6 +99,7 @@ def test_every_result_is_that_of_the_method_alone(name, mlp, data):
         assert result.trace.samples_read["forget"] == 4 * min(8, COUNTS[classes[0]])
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_convolutional_network_with_batch_norm_too(cnn, data):
     method = unsc(learning_rate=3.0)
@@ -143,6 +144,7 @@ def assert_same(swept, reference, images):
         np.testing.assert_allclose(one.trace.losses, other.trace.losses, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "counts"), [("vmap", (1, 8)), ("map", (4,)), ("one by one", (2, 8))]
 )
@@ -193,6 +195,7 @@ def test_each_class_takes_one_pass_and_compiles_nothing_new(mlp, data, monkeypat
     assert not seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("subspace", ["merged", "pooled"])
 def test_passes_by_memory_give_the_same(subspace, mlp, data, monkeypatch):
     method = unsc(subspace=subspace)
@@ -217,6 +220,7 @@ def test_off_the_cpu_the_faster_way_is_measured(mlp, data, reference, monkeypatc
     assert_same(swept, reference, data.images)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["vmap", "map"])
 def test_as_many_requests_at_once_as_memory_holds(
     how, mlp, data, reference, monkeypatch

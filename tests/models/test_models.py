@@ -183,6 +183,7 @@ DROPPING = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DROPPING)
 def test_values_are_dropped_in_training_alone(name):
     image_shape, options = DROPPING[name]
@@ -422,6 +423,7 @@ def test_nnx_shows_the_same_layers():
     assert len(layers(table)) == 21
 
 
+@pytest.mark.long
 def test_nnx_is_trained_and_its_module_left_alone():
     module, data = nnx_module(), toy()
     recipe = Recipe(epochs=1, batch_size=8, learning_rate=0.01, warmup_epochs=0)
@@ -432,6 +434,7 @@ def test_nnx_is_trained_and_its_module_left_alone():
     assert_goes_there_and_back(trained, data.images[:3])
 
 
+@pytest.mark.long
 def test_nnx_unlearns_and_keeps_what_is_protected():
     original = ju.freeze(nnx_module())
     forget, retain = (data.images[:3] for data in ju.split_by_class(toy(), (0,)))

@@ -161,6 +161,7 @@ def assert_agree(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.long
 @each_case
 def test_logits_agree_in_both_directions(torch, case):
     twin, x = case.build(), images(case)

@@ -73,6 +73,7 @@ def select(section, dtype):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("section", "dtype"),
@@ -463,6 +464,7 @@ def test_moments_larger_than_memory_are_refused_before_the_pass():
     assert stream.read <= 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("held", "groups"), [(9, 1), (8, 1), (7, 2), (4, 3), (2, 7)])
 def test_classes_are_split_into_passes_that_fit(held, groups, monkeypatch):
     """Into as few as can be, each of which is not refused with that much memory."""
@@ -590,6 +592,7 @@ class Patched(Convolution):
     by_offsets = False
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("in_parts", [False, True])
 @settings(max_examples=5, deadline=None)
@@ -616,6 +619,7 @@ def test_every_formulation_has_the_moment_of_the_rows(in_parts, case):
             assert relative_error(gram, rows.mT @ rows) <= 1e-12
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_wide_layer_has_the_moment_of_its_rows():
     """A dense layer in symmetric blocks, and what costs choose for many channels."""

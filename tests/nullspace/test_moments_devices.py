@@ -58,6 +58,7 @@ def assert_same(found, expected):
         assert error <= 1e-6, path
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("devices", "axis", "batch_size", "transform"),
@@ -170,6 +171,7 @@ def child(index, folder):
     np.savez(f"{folder}/{index}-classes.npz", **flat(by_class))
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_processes_with_unequal_shares_find_what_one_finds(tmp_path):
     """Six images and seventeen, other classes, and other numbers of batches."""

@@ -11,6 +11,8 @@ import jaxunlearn as ju
 from jaxunlearn import parallel
 from jaxunlearn.metrics.evaluation import logits
 
+pytestmark = pytest.mark.long
+
 KEY = jax.random.key(0)
 
 

@@ -21,6 +21,7 @@ def centred(rows, shared):
     return {"x": rows["x"] - mean[:, None], "y": rows["y"] + shared}, mean
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 @pytest.mark.parametrize("transform", TRANSFORMS)

@@ -106,6 +106,7 @@ def decompose_and_save(index, folder):
     np.savez(f"{folder}/{index}.npz", *jax.tree.leaves((tree, merged, ragged)))
 
 
+@pytest.mark.long
 def test_processes_have_the_bits_of_the_first(tmp_path):
     tree = subspaces(layers(), energy=0.9)
     expected = [tree, merge_subspaces([tree] * 3, energy=0.9)]

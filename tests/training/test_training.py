@@ -409,6 +409,7 @@ def test_images_are_augmented_in_pixel_space_before_they_are_standardised():
     assert abs(share - 1 / 9) < 4 * np.sqrt(8 / 81 / 900)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_half_precision_learns_and_keeps_full_parameters(kind):
     def run(precision):
