@@ -114,6 +114,7 @@ def test_other_keys_draw_otherwise():
     assert (np.asarray(first) != np.asarray(other)).any()
 
 
+@pytest.mark.long
 def test_unlearn_takes_them_by_name():
     model = ju.models.create("smallcnn", num_classes=3, width=2)
     images = pixels(4, 8, 8, 1)

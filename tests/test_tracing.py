@@ -73,6 +73,7 @@ def invert(classifier, count):
 ENTRIES = [moments, moments_of_classes, judge, train, unlearn, invert]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.__name__)
 def test_another_number_of_samples_compiles_nothing_of_weight(entry, classifier):
     entry(classifier, 9)

@@ -96,6 +96,7 @@ def test_logits_are_those_of_the_function():
     assert ju.evaluate(classifier, data, [1]).per_class.shape == (CLASSES,)
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_layer_inputs_moments_and_certificates_are_those_of_the_weights():
     classifier, images = frozen(), samples().images
@@ -134,6 +135,7 @@ def test_moments_do_not_depend_on_the_devices():
         np.testing.assert_allclose(sharded[name].gram, moment.gram, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["unsc", "covarnav"])
 def test_methods_forget_and_leave_state_and_apply_alone(trained, method):
     data = samples(64)

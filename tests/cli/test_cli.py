@@ -194,6 +194,7 @@ def test_neither_order_nor_company_changes_a_method(finished, tmp_path):
     assert not (tmp_path / "two" / "proxies.png").exists()
 
 
+@pytest.mark.long
 def test_several_classes_and_a_rate_by_hand(finished, tmp_path):
     flags = ("--config", finished.out / "config.json", "--forget", 3, 5)
     flags += ("--methods", "unprojected", "--learning-rates")
@@ -250,6 +251,7 @@ def test_a_killed_run_is_taken_up_where_it_was(finished, tmp_path, trained):
     assert found == {name for name in files if name.split(".")[0] not in left}
 
 
+@pytest.mark.long
 def test_an_interrupted_run_is_taken_up_with_its_pictures(
     finished, tmp_path, monkeypatch, capsys, trained
 ):

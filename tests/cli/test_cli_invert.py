@@ -23,6 +23,8 @@ from jaxunlearn.inversion import ImageAdam, ImagePrior
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import load_classifier, save_classifier
 
+pytestmark = pytest.mark.long
+
 # Always eighteen images, so that one program serves nearly all.
 STEPS, EACH = 60, 2
 SHORT = ("--steps", STEPS, "--images-per-class", EACH)
@@ -179,7 +181,6 @@ def test_it_shows_its_steps_its_terms_and_a_table(ran, tmp_path, capsys):
     assert shown.out.endswith(f"Written to {tmp_path / 'out'}.\n")
 
 
-@pytest.mark.long
 def test_an_interrupted_inversion_goes_on_to_the_same_bytes(
     ran, inverted, tmp_path, capsys, monkeypatch
 ):

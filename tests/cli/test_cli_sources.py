@@ -17,6 +17,8 @@ from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.models import torch_weights
 from jaxunlearn.models.files import load_classifier
 
+pytestmark = pytest.mark.long
+
 WIDTH = ("--options", "width=2")
 SHORT = ("--recipe.epochs", 1, "--methods", "unprojected")
 SHORT += ("--learning-rates", "--unprojected.steps", 2)
@@ -49,7 +51,6 @@ def run_folder(images, tmp_path_factory):
     return out
 
 
-@pytest.mark.long
 @pytest.mark.core
 def test_a_run_takes_arrays_and_options_of_the_network(run_folder, images):
     metrics = json.loads((run_folder / "metrics.json").read_text())
@@ -96,7 +97,6 @@ def test_a_run_starts_from_a_saved_classifier(run_folder, tmp_path, monkeypatch)
     assert cli("run", "--config", out / "config.json", "--out", tmp_path / "b") == 0
 
 
-@pytest.mark.long
 def test_a_run_starts_from_pytorch_parameters(images, tmp_path):
     options = {"width": 4}
     model = models.create("resnet18", num_classes=3, **options)

@@ -12,6 +12,8 @@ from jaxunlearn.datasets import load
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import load_classifier
 
+pytestmark = pytest.mark.long
+
 TINY = (
     *("--recipe.epochs", "2", "--options", "width=4", "--unsc.steps", "3"),
     *("--learning-rates", "0.1", "1"),
@@ -66,7 +68,6 @@ def test_a_sweep_leaves_a_folder_with_all_classifiers(finished):
     assert found["learning_rate"] in (0.1, 1.0)
 
 
-@pytest.mark.long
 def test_each_class_from_a_checkpoint_prints_a_table(finished, tmp_path, capsys):
     flags = ("--checkpoint", finished / "original.safetensors", "--out", tmp_path / "x")
     method = ("--unsc.steps", "3", "--learning-rates", "--unsc.learning-rate", "1")

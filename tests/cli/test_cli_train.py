@@ -23,6 +23,8 @@ from jaxunlearn.models.files import load_classifier
 from jaxunlearn.training.checkpoints import Checkpoints
 from jaxunlearn.training.recipe import Recipe
 
+pytestmark = pytest.mark.long
+
 TINY = ("--options", "width=2", "--recipe.epochs", 2)
 # Twenty steps an epoch.
 STEPS = 20
@@ -318,7 +320,6 @@ def test_every_option_has_a_sentence_in_the_help(capsys):
         assert f"--recipe.{field.name.replace('_', '-')}" in text
 
 
-@pytest.mark.long
 def test_a_training_killed_again_and_again_ends_with_the_same_bytes(tmp_path):
     env = environment(tmp_path / "cache")
 

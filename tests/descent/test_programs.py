@@ -111,6 +111,7 @@ def test_arrays_closed_over_are_arguments():
         assert one.run(other.consts, X + 1).tolist() == [5, 4, 9]
 
 
+@pytest.mark.long
 def test_a_program_does_not_keep_the_arrays_alive():
     def closing_over(array):
         traced = as_program(lambda x: x * array, X)

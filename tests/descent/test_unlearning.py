@@ -137,6 +137,7 @@ def path(request, monkeypatch):
 # What it computes
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize(("batch_size", "soft"), [(5, False), (12, True)])
 def test_it_is_the_loop_that_one_writes_by_hand(path, batch_size, soft):

@@ -83,6 +83,7 @@ def mixed_means(classifier, images):
     return {p: tape.gram(p) / tape.count(p) for p in tape.paths()}, logits
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("kept", [None, ("grouped", "blocks")])
 def test_the_moment_term_is_the_distance_of_mean_outer_products_of_rows(kept):

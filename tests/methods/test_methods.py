@@ -160,6 +160,7 @@ def test_a_method_is_a_frozen_dataclass_listed_by_its_name(name):
     assert isinstance(kind.changes_network, bool)
 
 
+@pytest.mark.long
 @every_method
 def test_structure_and_types_are_kept(toy, name):
     before, after = toy.classifier, toy.result(name).classifier

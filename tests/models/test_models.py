@@ -298,6 +298,7 @@ TINY = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", models.names())
 def test_every_kernel_is_a_layer_and_nothing_else_is(name):
     image_shape, options = TINY[name]

@@ -20,6 +20,8 @@ import jaxunlearn as ju
 from jaxunlearn import models
 from jaxunlearn.models.torch_weights import from_torch, to_torch
 
+pytestmark = pytest.mark.long
+
 CLASSES = 7
 TOLERANCE = 1e-4
 
@@ -161,7 +163,6 @@ def assert_agree(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.long
 @each_case
 def test_logits_agree_in_both_directions(torch, case):
     twin, x = case.build(), images(case)

@@ -13,6 +13,8 @@ from processes import run_processes
 import jaxunlearn as ju
 from jaxunlearn.nullspace import streaming
 
+pytestmark = pytest.mark.long
+
 TRANSFORMS = ["shard_map", "pmap"]
 CLASSES = 6
 
@@ -58,7 +60,6 @@ def assert_same(found, expected):
         assert error <= 1e-6, path
 
 
-@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize(
     ("devices", "axis", "batch_size", "transform"),
@@ -171,7 +172,6 @@ def child(index, folder):
     np.savez(f"{folder}/{index}-classes.npz", **flat(by_class))
 
 
-@pytest.mark.long
 @pytest.mark.core
 def test_processes_with_unequal_shares_find_what_one_finds(tmp_path):
     """Six images and seventeen, other classes, and other numbers of batches."""

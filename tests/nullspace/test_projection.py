@@ -272,6 +272,7 @@ def test_no_optimiser_before_it_leaks(name):
     assert np.any(total["dense"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lbfgs", "polyak sgd", "momo"])
 def test_optimisers_that_ask_for_the_loss_work_before_it(name):
     optimiser = {

@@ -338,6 +338,7 @@ def test_row_subspaces_are_the_right_singular_vectors(dtype):
         assert record.basis.dtype == record.spectrum.dtype == dtype
 
 
+@pytest.mark.long
 def test_rows_and_moments_agree_on_spectra_and_spans():
     network, images = small()
     by_rows = row_subspaces(network, images, energy=0.9)
@@ -355,6 +356,7 @@ def test_rows_and_moments_agree_on_spectra_and_spans():
     jax.tree.map(compare, by_rows, by_moments, is_leaf=is_leaf)
 
 
+@pytest.mark.long
 def test_rows_do_not_depend_on_batches():
     network, images = small()
     whole = row_subspaces(network, images, rank=4)
@@ -384,6 +386,7 @@ def test_rows_resolve_what_a_moment_cannot(sigma, rank):
         assert ranks(squared["Dense_0"]["kernel"]) == [3]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_energy_one_takes_the_rounding_of_rows_for_nothing(dtype):
     rng = np.random.default_rng(1)

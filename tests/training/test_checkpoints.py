@@ -26,6 +26,8 @@ from jaxunlearn.tasks import Data
 from jaxunlearn.training import Recipe, fit
 from jaxunlearn.training.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.long
+
 KEY = jax.random.key(0)
 # Three steps an epoch.
 RECIPE = Recipe(epochs=4, batch_size=10, learning_rate=0.05, crop_padding=1, flip=True)
@@ -239,7 +241,6 @@ def train(
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("slow", [True, False])
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
@@ -292,7 +293,6 @@ def test_with_nothing_to_resume_it_starts_anew(tmp_path):
     assert_same_bits(anew, train())
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("stop_at", [4, 8, 13, 16])
 def test_early_stopping_resumes_with_its_best_epoch_and_its_patience(tmp_path, stop_at):
     rng = np.random.default_rng(0)
@@ -496,7 +496,6 @@ np.savez(folder + "/result.npz", *plain)
 """
 
 
-@pytest.mark.long
 def test_a_killed_training_ends_with_the_bits_of_one_that_was_not(tmp_path):
     script = tmp_path / "child.py"
     script.write_text(CHILD)

@@ -496,6 +496,7 @@ def test_each_step_is_logged_once_with_its_rate_and_each_epoch_with_its_accuracy
     np.testing.assert_allclose(records[-1]["validation_accuracy"], accuracy)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_eight_devices_train_as_one_does(kind):
     mesh = jax.make_mesh((8,), ("data",))
