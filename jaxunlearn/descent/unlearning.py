@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -163,7 +164,9 @@ def unlearn(
     order_key, augment_key = jax.random.split(key)
     watch = Stopwatch()
     with watch.stage("steps"):
-        batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), images.dtype)
+        # NumPy's float64 is float32 to JAX, unless x64 is on.
+        kind = jnp.result_type(images)
+        batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), kind)
         check_targets(targets, n, logits_shape(classifier, batch).shape[1])
         targets = np.asarray(targets)
         if targets.ndim == 1:
@@ -171,7 +174,8 @@ def unlearn(
         # Several devices are each sent their share of every minibatch.
         put = jax.device_put if mesh is None else np.asarray
         arrays = put(images), put(targets)
-        wanted = jax.ShapeDtypeStruct((size, *targets.shape[1:]), arrays[1].dtype)
+        kind = jnp.result_type(targets)
+        wanted = jax.ShapeDtypeStruct((size, *targets.shape[1:]), kind)
         step, carry, constants = begin(
             *(classifier, batch, wanted, optimizer),
             key=augment_key,

@@ -160,8 +160,10 @@ class Stack:
         one, images = self._requests[0], self._images
         return begin(
             self._classifier,
-            jax.ShapeDtypeStruct((size, *images.shape[1:]), images.dtype),
-            jax.ShapeDtypeStruct((size, *one.targets.shape[1:]), one.targets.dtype),
+            jax.ShapeDtypeStruct((size, *images.shape[1:]), jnp.result_type(images)),
+            jax.ShapeDtypeStruct(
+                (size, *one.targets.shape[1:]), jnp.result_type(one.targets)
+            ),
             method.optimizer(one.projection),
             key=self._augment_key,
             loss=cross_entropy,

@@ -306,3 +306,18 @@ def test_refusals(change, error, sentence, mlp, data):
     requests, method = asked.pop("requests"), asked.pop("method")
     with pytest.raises(error, match=sentence):
         ju.sweep(mlp, data, requests, method, key=KEY, **asked)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("requests", ["each", [[0]]])
+@pytest.mark.parametrize("targets", ["nearest-retained", "retained-probabilities"])
+def test_float64_images_of_numpy_are_taken_without_a_warning(requests, targets):
+    """One request and many; newer versions of JAX warn of types that they narrow."""
+    images = np.random.default_rng(0).normal(size=(12, 2, 2, 1))
+    model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    variables = model.init(jax.random.key(0), images.astype(np.float32))
+    classifier, data = ju.freeze(model, variables), ju.Data(images, np.arange(12) % 3)
+    method = ju.UNSC(steps=2, targets=targets)
+    results = ju.forget(method, classifier, data, requests, key=jax.random.key(1))
+    assert len(results) == len(requests if requests != "each" else range(3))
+    assert all(np.isfinite(result.trace.losses).all() for result in results)
