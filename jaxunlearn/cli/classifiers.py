@@ -26,7 +26,7 @@ from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, Task, split_by_class
 
 # What records hold elsewhere than under the name that a trace gives it.
-_SEPARATE = ("proxies", "tuned", "trials")
+_SEPARATE = ("proxies", "trials")
 
 
 class RunClassifiers:
@@ -71,7 +71,7 @@ class RunClassifiers:
         """One method's classifier, made from the original."""
 
         def make(progress):
-            result = self._forget(self._settings.settings_of(name), progress)
+            result = self._forget(name, self._settings.settings_of(name), progress)
             trace, write = result.trace, self._folder.write
             if (proxies := trace.proxies) is not None:
                 seed = self._settings.seed
@@ -105,7 +105,7 @@ class RunClassifiers:
             )
             progress("statistics", 1, 1)
             ceiling = dataclasses.replace(method, stand_in="retained")
-            result = self._forget(ceiling, progress)
+            result = self._forget("covarnav", ceiling, progress)
             judged = {"original": self._original, "mesh": mesh}
             request = self._splits["test"], self._settings.forget
             return to_dict(quality) | {
@@ -151,7 +151,7 @@ class RunClassifiers:
             **costs,
         }
 
-    def _forget(self, method: Any, progress) -> Result:
+    def _forget(self, name: str, method: Any, progress) -> Result:
         settings, like = self._settings, self._original.preprocess
 
         def train(data, key):
@@ -163,7 +163,7 @@ class RunClassifiers:
             self._original,
             dataclasses.replace(self._task, train=train),
             validation=self._splits["validation"],
-            grid=settings.learning_rates,
+            grid=settings.grid_of(name),
             key=keys(settings.seed)[1],
             progress=progress,
             mesh=self._mesh,

@@ -105,16 +105,21 @@ def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     headings = [f"{m.heading} {m.unit}".strip() for m in METRICS.values()]
     rows = table(title, ["classifier"], [*headings, "seconds", "compile", "rate"])
     for name, record in records.items():
-        seconds, rate = record["seconds"], record["learning_rate"]
+        seconds, tuned = record["seconds"], record["tuned"].items()
         spent = sum(seconds[s] for s in seconds if s not in _APART)
         rows.add_row(
             name,
             *(metric.text(value_of(record, n)) for n, metric in METRICS.items()),
             f"{spent:.1f}",
             f"{seconds['compile']:.1f}",
-            "" if rate is None else f"{rate:g}",
+            ", ".join(_assigned(field, value) for field, value in tuned),
         )
     return rows
+
+
+def _assigned(field: str, value: float) -> str:
+    """A tuned value; a learning rate stands for itself."""
+    return f"{value:g}" if field == "learning_rate" else f"{field} {value:g}"
 
 
 def legend() -> str:

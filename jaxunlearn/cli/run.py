@@ -187,9 +187,7 @@ def _write(
     """The files that need all of the run: configuration, metrics, accuracies."""
     config = settings.to_dict()
     for name in settings.methods:
-        rate = records[title_of(name)]["learning_rate"]
-        if rate is not None:
-            config[name.replace("-", "_")]["learning_rate"] = rate
+        config.get(name.replace("-", "_"), {}).update(records[title_of(name)]["tuned"])
     folder.write_json("config.json", config)
     metrics = {
         "classifiers": records,

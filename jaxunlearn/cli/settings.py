@@ -34,8 +34,12 @@ Model = Annotated[str, "NAME"]
 Rates = Annotated[tuple[float, ...], "RATE"]
 
 
-# Those that start from the classifier that there is; the others train from scratch.
-UNLEARNING = [n for n, m in methods.by_name.items() if getattr(m, "tuned", None)]
+# Those that start from the classifier that there is.
+UNLEARNING = [
+    name
+    for name, method in methods.by_name.items()
+    if not getattr(method, "from_scratch", False)
+]
 
 _PerMethod = dataclasses.make_dataclass(
     "_PerMethod",
@@ -56,7 +60,8 @@ class MethodSettings(Command, _PerMethod):
     Attributes:
       learning_rates: the grid from which every method that descends takes its rate:
         the smallest whose Acc_r - Acc_f on validation data is within a point of the
-        best. Empty: each method keeps its own, such as --unsc.learning-rate.
+        best. Empty: each method keeps its own, such as --unsc.learning-rate. A method
+        that tunes another field has a grid of its own, unless that is given by hand.
     """
 
     learning_rates: Rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -65,14 +70,14 @@ class MethodSettings(Command, _PerMethod):
     def from_flags(cls, given: Mapping[str, Any]) -> Command:
         """Refuses a rate by hand that the grid would override without a word."""
         settings = super().from_flags(given)
-        for name in UNLEARNING:
-            field = methods.by_name[name].tuned
-            by_hand = field in given.get(name.replace("-", "_"), {})
-            if by_hand and settings.learning_rates:
+        for name, method in methods.by_name.items():
+            by_hand = "learning_rate" in given.get(name.replace("-", "_"), {})
+            tuned = getattr(method, "tuned", None) == "learning_rate"
+            if tuned and by_hand and settings.learning_rates:
                 msg = (
-                    f"--{name}.{field.replace('_', '-')} has no effect next to a grid, "
-                    "from which every method takes its rate: change the grid, or empty "
-                    "it with --learning-rates and nothing after it."
+                    f"--{name}.learning-rate has no effect next to a grid, from which "
+                    "every method takes its rate: change the grid, or empty it with "
+                    "--learning-rates and nothing after it."
                 )
                 raise ValueError(msg)
         return settings
@@ -88,6 +93,15 @@ class MethodSettings(Command, _PerMethod):
         """The method of this name, as it is set."""
         own = getattr(self, name.replace("-", "_"), None)
         return methods.by_name[name]() if own is None else own
+
+    def grid_of(self, name: str) -> tuple[float, ...]:
+        """What the method of this name takes the field from that it tunes."""
+        kind, method = methods.by_name[name], self.settings_of(name)
+        tuned = getattr(kind, "tuned", None)
+        if tuned == "learning_rate":
+            return self.learning_rates
+        by_hand = tuned is None or getattr(method, tuned) != getattr(kind(), tuned)
+        return () if by_hand else kind.grid
 
     def check_rates(self) -> None:
         """Refuse a grid of which not every entry is a learning rate."""

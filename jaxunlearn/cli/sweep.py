@@ -158,7 +158,7 @@ class Sweep(MethodSettings, TrainingSettings):
                         self.settings_of(self.method),
                         key=keys(self.seed)[1],
                         validation=splits["validation"],
-                        rates=self.learning_rates,
+                        rates=self.grid_of(self.method),
                         how=self.how,
                         progress=move,
                     )

@@ -105,7 +105,7 @@ class Unlearn(MethodSettings):
                 classifier,
                 task,
                 validation=validation,
-                grid=self.learning_rates,
+                grid=self.grid_of(self.method),
                 key=keys(self.seed)[1],
                 progress=move,
             )

@@ -193,7 +193,9 @@ def cross_entropy(inputs: TermInputs) -> Float[Array, " n"]:
 def total_variation(inputs: TermInputs) -> Float[Array, " n"]:
     """`mean|dx| + mean|dy|`, whose mean over images is the mean over all pixels."""
     steps = (jnp.diff(inputs.images, axis=axis) for axis in (1, 2))
-    return sum(jnp.abs(step).mean(axis=(1, 2, 3)) for step in steps)
+    # Images of one row or one column have no neighbours that way.
+    means = [jnp.abs(s).mean(axis=(1, 2, 3)) for s in steps if s.size]
+    return sum(means, jnp.zeros(len(inputs.images)))
 
 
 def l2(inputs: TermInputs) -> Float[Array, " n"]:

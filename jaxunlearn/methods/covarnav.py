@@ -42,7 +42,7 @@ class CovarNav(ProjectedDescent):
       stand_in: what stands in for retained data. "inverted" is the method; the others
         tell how good that is: "retained" are equally many true images of each class,
         the ceiling, for which retained data are read; "uniform", "gaussian" and
-        "matched" are noise, the floor (`jaxunlearn.proxies.noise_images`).
+        "matched" are noise, the floor (`jaxunlearn.noise_images`).
 
     Source: arXiv 2311.12999.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def forget(
     *,
     key: Array,
     validation: Data | None = None,
-    grid: Sequence[float] | None = None,
+    grid: Iterable[float] | None = None,
     mesh: Mesh | None = None,
     progress: Progress = None,
 ) -> list[Result]:
@@ -118,8 +118,9 @@ def forget(
     [1, 1, 2]
     """
     given = {"key": key, "validation": validation, "mesh": mesh, "progress": progress}
+    rates = () if grid is None else grid
     return list(
-        sweep(classifier, train, requests, method, rates=grid or (), **given).results
+        sweep(classifier, train, requests, method, rates=rates, **given).results
     )
 
 
@@ -131,7 +132,7 @@ def sweep(
     *,
     key: Array,
     validation: Data | None = None,
-    rates: Sequence[float] = (),
+    rates: Iterable[float] = (),
     how: str = "auto",
     mesh: Mesh | None = None,
     progress: Progress = None,
@@ -195,7 +196,7 @@ def forget_task(
     *,
     key: Array,
     validation: Data | None = None,
-    grid: Sequence[float] | None = None,
+    grid: Iterable[float] | None = None,
     mesh: Mesh | None = None,
     progress: Progress = None,
 ) -> Result:
@@ -215,7 +216,7 @@ def _run(
     requests: Requests,
     key: Array,
     validation: Data | None,
-    grid: Sequence[float] | None,
+    grid: Iterable[float] | None,
     how: str | None,
     mesh: Mesh | None,
     progress: Progress,

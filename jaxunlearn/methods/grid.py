@@ -1,8 +1,10 @@
 """One field of a method, chosen on validation data by one rule for every method."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxunlearn.progress import Report
 from jaxunlearn.tasks import Data, split_by_class
@@ -29,7 +31,7 @@ def trial_records(
 
 def check_grid(
     method: Any,
-    grid: Sequence[float] | None,
+    grid: Iterable[float] | None,
     validation: Data | None,
     sets: Sequence[tuple[int, ...]],
 ) -> list[Any]:
@@ -38,11 +40,10 @@ def check_grid(
     Validation data must hold every forgotten class and others.
     """
     tuned = getattr(method, "tuned", None)
-    if not grid or tuned is None:
+    values = [] if grid is None else sorted(np.asarray(list(grid)).tolist())
+    if not values or tuned is None:
         return []
-    candidates = [
-        dataclasses.replace(method, **{tuned: value}) for value in sorted(grid)
-    ]
+    candidates = [dataclasses.replace(method, **{tuned: value}) for value in values]
     if validation is None:
         msg = "A grid is judged on validation data: pass validation=..., or no grid."
         raise ValueError(msg)

@@ -27,6 +27,7 @@ class Retrain:
     changes_state: ClassVar[bool] = True
     changes_network: ClassVar[bool] = False
     tuned: ClassVar[str | None] = None
+    from_scratch: ClassVar[bool] = True
 
     def __call__(
         self,

@@ -1,5 +1,6 @@
 """From images to second moments, subspaces and projections."""
 
+from jaxunlearn.nullspace.memory import class_passes as class_passes
 from jaxunlearn.nullspace.moments import Moment as Moment
 from jaxunlearn.nullspace.moments import class_moments as class_moments
 from jaxunlearn.nullspace.moments import second_moments as second_moments

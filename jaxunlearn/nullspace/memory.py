@@ -29,7 +29,7 @@ def check_moments(
         if held < 1
         else "Ask for fewer with classes=(...), whose last entry is all other classes "
         f"together: {-(-count // held)} passes of up to {held} classes would do. "
-        "class_passes says which."
+        "jaxunlearn.nullspace.class_passes says which."
     )
     msg = (
         f"Moments of {count} classes take {count * each:,} bytes on each of {devices} "
@@ -57,7 +57,22 @@ def class_passes(
 
     Nothing is computed. Each group of class ids is for `class_moments(..., classes=
     group)`, whose last entry is all other classes together; one group where all fit.
-    `limit` is bytes for one pass on each device, None for half of what is free now.
+
+    Args:
+      classifier: a `Classifier`.
+      images: as `class_moments` takes them; only their shape and type matter.
+      num_classes: how many classes there are.
+      mesh: as `class_moments` takes it.
+      limit: bytes for one pass on each device; None for half of what is free now.
+
+    Raises:
+      ValueError: not even one class and all others fit.
+
+    >>> import jaxunlearn as ju
+    >>> apply = lambda params, state, images: images.reshape(-1, 4) @ params
+    >>> classifier = ju.freeze(ju.Function(apply, jax.numpy.ones((4, 3))))
+    >>> class_passes(classifier, jax.numpy.ones((5, 2, 2, 1)), 5, limit=600)
+    [(0, 1, 2), (3, 4)]
     """
     if is_stream(images):
         images = first_images(classifier, images, labelled=True)

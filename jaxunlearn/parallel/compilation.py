@@ -26,11 +26,6 @@ def cache_compilations(folder: str | os.PathLike | None = None) -> Path:
 
     Raises:
       OSError: the folder cannot be made or written to.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
-    ...     cache_compilations(folder)
-    PosixPath('/tmp/tmp3fz2v0c1')
     """
     if folder is None:
         folder = jax.config.jax_compilation_cache_dir or _user_caches() / "jaxunlearn"

@@ -739,7 +739,7 @@ def test_any_method_goes_through_the_grid_for_one_and_many_requests(toy):
     train, given = sample(128, 0), {"key": KEY, "validation": toy.validation}
     results = ju.forget(Damped(1.0), toy.classifier, train, [[0], [2]], key=KEY)
     assert [r.trace.tuned for r in results] == [{"alpha": 1.0}] * 2
-    method, grid = Damped(1.0), [1e4, 1e-9, 1e3]
+    method, grid = Damped(1.0), np.array([1e4, 1e-9, 1e3])
     for requests in ("each", [[3]]):
         results = ju.forget(method, toy.classifier, train, requests, grid=grid, **given)
         for result in results:

@@ -260,7 +260,7 @@ def test_as_many_requests_at_once_as_memory_holds(
 
 
 def test_one_rate_is_chosen_for_all_on_validation_data(mlp, data):
-    rates = (0.3, 1e30, 3.0, 0.01)
+    rates = np.array([0.3, 1e30, 3.0, 0.01])
     swept = ju.sweep(mlp, data, SETS, unsc(), key=KEY, validation=data, rates=rates)
     # At the absurd rate losses are not finite: it is no candidate.
     assert [trial.value for trial in swept.trials] == [0.01, 0.3, 3.0]
