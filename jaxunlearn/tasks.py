@@ -19,10 +19,13 @@ class Data:
       images: `[n, h, w, c]`, uint8 or finite floats; kept where they are, on the host
         or on a device.
       labels: `[n]`, class numbers from 0; kept on the host as an int32 NumPy array.
+      class_names: what class 0, 1, ... is called, a tuple of strings, or None.
 
     Raises:
-      TypeError: images are neither uint8 nor floating point, labels are not integers.
-      ValueError: ranks or lengths are wrong, a label is negative, a pixel not finite.
+      TypeError: images are neither uint8 nor floating point, labels are not integers,
+        class names are not strings.
+      ValueError: ranks or lengths are wrong, a label is negative or has no name, two
+        classes have one name, a pixel is not finite.
 
     >>> len(Data(np.zeros((2, 8, 8, 1), np.uint8), [3, 5]))
     2
@@ -30,6 +33,7 @@ class Data:
 
     images: Any
     labels: Any
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self):
         images = self.images
@@ -38,6 +42,9 @@ class Data:
         labels = check_labels("labels", self.labels, images.shape[0])
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int32))
+        if self.class_names is not None:
+            names = _checked_names(self.class_names, labels)
+            object.__setattr__(self, "class_names", names)
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -132,7 +139,8 @@ def split_by_class(data: Data, forget_classes: Iterable) -> tuple[Data, Data]:
     check_leaves_some("forget_classes", classes, present)
     chosen = np.isin(data.labels, classes)
     forget, retain = (
-        Data(data.images[part], data.labels[part]) for part in (chosen, ~chosen)
+        Data(data.images[part], data.labels[part], data.class_names)
+        for part in (chosen, ~chosen)
     )
     return forget, retain
 
@@ -197,6 +205,28 @@ def _as_integers(classes, name):
             raise TypeError(msg)
         numbers.append(number)
     return tuple(numbers)
+
+
+def _checked_names(names, labels):
+    names = (names,) if isinstance(names, str) else tuple(names)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        msg = (
+            f"class_names must be strings; {wrong[0]!r} is a {type(wrong[0]).__name__}."  # noqa: E501
+        )
+        raise TypeError(msg)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"class_names must name each class once; {twice!r} is there twice."
+        raise ValueError(msg)
+    highest = int(labels.max(initial=-1))
+    if highest >= len(names):
+        msg = (
+            f"class_names names {len(names)} classes, and the labels go up to "
+            f"{highest}: give a name for each class from 0 to {highest}."
+        )
+        raise ValueError(msg)
+    return names
 
 
 def _check_pixels(images):

@@ -155,3 +155,22 @@ def test_a_split_makes_a_task():
 def test_wrong_splits_are_refused(classes, error, sentence):
     with pytest.raises(error, match=sentence):
         split_by_class(data(0, 1, 2, 2), classes)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "sentence"),
+    [
+        (["ant", 3], TypeError, "class_names must be strings; 3 is a int"),
+        (["ant", "ant"], ValueError, "'ant' is there twice"),
+        (["ant"], ValueError, "names 1 classes, and the labels go up to 1"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_refused(names, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Data(images(2), [0, 1], names)
+
+
+def test_class_names_travel_through_a_split():
+    data = Data(images(2), [0, 1], ["ant", "bee"])
+    parts = split_by_class(data, [1])
+    assert [part.class_names for part in parts] == [("ant", "bee")] * 2

@@ -34,7 +34,8 @@ class Lower:
     def __call__(self, classifier, task, *, key):
         (head,) = (name for name in classifier.params if name.startswith("Dense"))
         layer = dict(classifier.params[head])
-        layer["bias"] = layer["bias"].at[jnp.array(task.forget_classes)].add(-self.alpha)
+        forgotten = jnp.array(task.forget_classes)
+        layer["bias"] = layer["bias"].at[forgotten].add(-self.alpha)
         return Result(classifier.replace(params={**classifier.params, head: layer}))
 
 
