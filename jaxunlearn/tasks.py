@@ -33,7 +33,7 @@ class Data:
 
     images: Any
     labels: Any
-    class_names: Sequence[str] | None = None
+    class_names: Any = None
 
     def __post_init__(self):
         images = self.images
