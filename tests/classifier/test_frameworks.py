@@ -45,11 +45,24 @@ def keras_net(monkeypatch):
     return names, logits, {**kinds, "4": ("dense", 512), "5": None}
 
 
-@pytest.fixture(params=["equinox", "keras"])
+def haiku_net():
+    pytest.importorskip("haiku")
+    names = shown("Haiku")
+    apply = names["net"].apply
+    logits, _ = apply(names["params"], names["state"], IMAGES, is_training=False)
+    kinds = {"batch_norm/offset": None, "batch_norm/scale": None}
+    kinds |= {"conv2_d/b": None, "conv2_d/w": ("conv", 9)}
+    return names, logits, {**kinds, "linear/b": None, "linear/w": ("dense", 8)}
+
+
+@pytest.fixture(params=["equinox", "haiku", "keras"])
 def example(request, monkeypatch):
     """Names of the snippet, the framework's own logits, kind and fan-in by leaf."""
     if request.param == "equinox":
         yield equinox_net()
+        return
+    if request.param == "haiku":
+        yield haiku_net()
         return
     with jax.numpy_rank_promotion("allow"):  # Keras adds [k] to [n, k].
         yield keras_net(monkeypatch)
