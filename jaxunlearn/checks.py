@@ -1,6 +1,7 @@
 """Arguments refused in a sentence, before any compute."""
 
 import operator
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,37 @@ import optax
 def is_traced(tree: Any) -> bool:
     """Whether any leaf is a tracer, whose value is not known."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+class _Short(reprlib.Repr):
+    """Arrays as kind and shape; long objects by their type."""
+
+    def repr1(self, x, level):
+        if hasattr(x, "dtype") and getattr(x, "shape", ()):
+            return f"{x.dtype}{list(x.shape)}"
+        return super().repr1(x, level)
+
+    def repr_instance(self, x, level):
+        text = super().repr_instance(x, level)
+        return f"<{type(x).__name__}>" if "..." in text or "\n" in text else text
+
+
+_SHORT = _Short()
+_SHORT.maxlevel = 2
+_SHORT.maxlist = _SHORT.maxtuple = 12
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 120
+
+
+def short(value: Any) -> str:
+    """A `repr` for error sentences: of bounded length, and never of pixels.
+
+    >>> short([np.zeros((2, 3)), "cats"])
+    "[float64[2, 3], 'cats']"
+    """
+    try:
+        return _SHORT.repr(value)[:300]
+    except Exception:  # of a foreign `__repr__`, or of an int of 10,000 digits
+        return f"<{type(value).__name__}>"
 
 
 def as_integer(value: Any) -> int | None:
@@ -171,3 +203,42 @@ def check_finite(images: Any) -> None:
             f"images, the first at index {wrong[0]}. Remove or replace them."
         )
         raise ValueError(msg)
+
+
+def check_channels(
+    images: Any, channels: int | None = None, *, name: str = "images"
+) -> None:
+    """Refuse `[n, h, w, c]` whose last axis does not look like that of the channels.
+
+    Raises:
+      ValueError: the last axis is not `channels`, or without such a number neither 1, 3
+        nor 4. The sentence says which transposition looks right.
+
+    >>> check_channels(np.zeros((2, 8, 8, 3)))
+    >>> check_channels(np.zeros((2, 8, 8, 12)), channels=12)
+    """
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        hint = f" Grey images need a last axis: {name}[..., None]." * (len(shape) == 3)
+        msg = f"{name} must be [n, h, w, c]; their shape is {shape}.{hint}"
+        raise ValueError(msg)
+    usual = (1, 3, 4) if channels is None else (check_count("channels", channels),)
+    if shape[-1] in usual:
+        return
+    # Channels first, and images behind each other as MATLAB has them.
+    orders = [order for axis, order in _ORDERS.items() if shape[axis] in usual]
+    if orders:
+        moved = [shape[axis] for axis in orders[0]]
+        cure = f"{name}.transpose{orders[0]}, of shape {moved}, looks right"
+    else:
+        cure = "no other axis looks like that of the channels"
+    wanted = " or ".join(map(str, usual))
+    say = f"; say channels={shape[-1]} if they are" if channels is None else ""
+    msg = (
+        f"{name} must be [n, h, w, c] with {wanted} channels; their shape is {shape}, "
+        f"which would be {shape[-1]} channels{say}. Otherwise {cure}."
+    )
+    raise ValueError(msg)
+
+
+_ORDERS = {1: (0, 2, 3, 1), 2: (3, 0, 1, 2)}

@@ -1,6 +1,8 @@
 """What is to be forgotten: labelled images, and the request made on them."""
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxunlearn.checks import as_integer, check_count, check_finite, check_labels
+from jaxunlearn.checks import as_integer, check_count, check_finite, check_labels, short
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -189,19 +191,116 @@ def check_classes(
     return classes
 
 
-def _as_integers(classes, name):
-    try:
-        elements = None if isinstance(classes, str) else list(classes)
-    except TypeError:
-        elements = None
-    if elements is None:
-        msg = f"{name} must be a sequence of class numbers, such as [3]; it is {classes!r}."  # noqa: E501
+def class_numbers(
+    requested: Any,
+    class_names: Sequence[str] | None,
+    num_classes: int | None = None,
+    *,
+    name: str = "forget_classes",
+) -> tuple[int, ...]:
+    """Class numbers of what a person asks for: numbers, also as text, and names.
+
+    `number:4` and `name:4` say which of the two is meant. They are needed where a class
+    is called by a number that is not its own, as those of the folders 10, 20 and 30.
+
+    Raises:
+      TypeError: `requested` is no sequence, or holds other than integers and strings.
+      ValueError: there is no such class, one is named twice, or a bare number could be
+        either of two.
+
+    >>> class_numbers(["bee", 0], ["ant", "bee"])
+    (1, 0)
+    >>> class_numbers(["name:30", "number:0"], ["10", "20", "30"])
+    (2, 0)
+    """
+    names = list(class_names or ())
+    count = num_classes or len(names) or None
+    numbers = [
+        _class_number(asked, names, count, name) for asked in _elements(requested, name)
+    ]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            msg = f"{name} names {_called(number, names)} twice: {short(requested)}."
+            raise ValueError(msg)
+    return tuple(numbers)
+
+
+def _class_number(asked, names, count, name):
+    """The number of one class."""
+    kind, colon, text = str(asked).partition(":")
+    if as_integer(asked) is None and not isinstance(asked, str):
+        msg = (
+            f"{name} must hold class numbers or names; {short(asked)} is a "
+            f"{type(asked).__name__}."
+        )
         raise TypeError(msg)
+    if not colon or kind not in ("name", "number"):
+        kind, text = "", str(asked).strip()
+    number = int(text) if re.fullmatch(r"-?\d{1,18}", text) else None
+    strangers = [n for i, n in enumerate(names) if n.isdecimal() and int(n) != i]
+    if not kind and number is not None and strangers:
+        readings = [
+            f"number:{text}, {_called(number, names)}"
+            if 0 <= number < len(names)
+            else f"number:{text}, of which there is none",
+            f"name:{text}, {_called(names.index(text), names)}"
+            if text in names
+            else f"name:{text}, of which there is none",
+        ]
+        msg = (
+            f"{text} in {name} has two readings, since there are classes called "
+            f"{_listed(strangers)} that do not have these numbers: write "
+            f"{' or '.join(readings)}."
+        )
+        raise ValueError(msg)
+    if kind != "name" and number is not None:
+        if number < 0 or (count is not None and number >= count):
+            known = "from 0 on" if count is None else f"0 to {count - 1}"
+            msg = (
+                f"{name} names class {number}, which does not exist: the classes are "
+                f"{known}."
+            )
+            raise ValueError(msg)
+        return number
+    if kind != "number" and text in names:
+        return names.index(text)
+    close = difflib.get_close_matches(text, names, 1)
+    known = f"the classes are {_listed(names)}" if names else "they have numbers alone"
+    msg = (
+        f"{name} asks for {short(asked)}, and there is no such class: {known}."
+        f"{f' Is {close[0]!r} meant?' if close else ''}"
+    )
+    raise ValueError(msg)
+
+
+def _called(number, names):
+    """A class by its number, and by its name where it has one."""
+    return f"class {number}" + (f" ({names[number]!r})" if number < len(names) else "")
+
+
+def _listed(items):
+    """At most a dozen of them."""
+    more = f" and {len(items) - 12} more" if len(items) > 12 else ""
+    return ", ".join(str(item)[:40] for item in items[:12]) + more
+
+
+def _elements(classes, name):
+    """The elements of a sequence that is no string."""
+    try:
+        if not isinstance(classes, str | bytes):
+            return list(classes)
+    except TypeError:
+        pass
+    msg = f"{name} must be a sequence of class numbers, such as [3]; it is {short(classes)}."  # noqa: E501
+    raise TypeError(msg)
+
+
+def _as_integers(classes, name):
     numbers = []
-    for c in elements:
+    for c in _elements(classes, name):
         number = as_integer(c)
         if number is None:
-            msg = f"{name} must hold integers; {c!r} is a {type(c).__name__}."
+            msg = f"{name} must hold integers; {short(c)} is a {type(c).__name__}."
             raise TypeError(msg)
         numbers.append(number)
     return tuple(numbers)

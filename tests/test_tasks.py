@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
+from jaxunlearn.tasks import Data, Task, check_classes, class_numbers, split_by_class
 
 
 def images(n, shape=(4, 4, 1)):
@@ -174,3 +174,52 @@ def test_class_names_travel_through_a_split():
     data = Data(images(2), [0, 1], ["ant", "bee"])
     parts = split_by_class(data, [1])
     assert [part.class_names for part in parts] == [("ant", "bee")] * 2
+
+
+INSECTS = ("ant", "bee", "cicada")
+NUMBERED = ("10", "20", "30")
+
+
+@pytest.mark.parametrize(
+    ("requested", "names", "numbers"),
+    [
+        ([2, 0], None, (2, 0)),
+        (["2", np.int64(0)], INSECTS, (2, 0)),
+        (["bee", "2"], INSECTS, (1, 2)),
+        (["name:bee", "number:2"], INSECTS, (1, 2)),
+        (["name:20", "number:2"], NUMBERED, (1, 2)),
+        (["01", "10"], [f"{i:02}" for i in range(12)], (1, 10)),
+        (["fruit fly: wild"], ["fruit fly: wild", "bee"], (0,)),
+        ([], INSECTS, ()),
+    ],
+)
+def test_classes_are_asked_for_by_number_or_name(requested, names, numbers):
+    assert class_numbers(requested, names) == numbers
+
+
+@pytest.mark.parametrize(
+    ("requested", "names", "error", "sentence"),
+    [
+        (
+            [2],
+            NUMBERED,
+            ValueError,
+            r"number:2, class 2 \('30'\) or name:2, of .*",
+        ),
+        (["20"], NUMBERED, ValueError, r"number:20, of .* name:20, class 1 \('20'\)"),
+        (["1"], ["01", "1"], ValueError, r"number:1, class 1 .* or name:1, class 1"),
+        (["wasp"], INSECTS, ValueError, "'wasp', .* are ant, bee, cicada"),
+        (["Bee"], INSECTS, ValueError, "Is 'bee' meant"),
+        (["bee"], None, ValueError, "they have numbers alone"),
+        ([3], INSECTS, ValueError, "class 3, which does not exist: .* 0 to 2"),
+        ([-1], None, ValueError, "class -1, which does not exist: .* from 0 on"),
+        (["bee", 1], INSECTS, ValueError, r"class 1 \('bee'\) twice"),
+        ([1.0], INSECTS, TypeError, "numbers or names; 1.0 is a float"),
+        ([True], INSECTS, TypeError, "numbers or names; True is a bool"),
+        ("37", INSECTS, TypeError, "a sequence of class numbers.* it is '37'"),
+        (None, INSECTS, TypeError, "a sequence of class numbers.* it is None"),
+    ],
+)
+def test_classes_that_are_not_clear_are_refused(requested, names, error, sentence):
+    with pytest.raises(error, match=sentence):
+        class_numbers(requested, names, name="--forget")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from jaxunlearn.checks import check_channels as check_channels
 from jaxunlearn.classifier.classifier import Preprocess
 from jaxunlearn.datasets import location, pixels, tfds
 from jaxunlearn.datasets.digits import Digits
