@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -90,9 +91,18 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(to_json(value) + "\n", encoding="utf-8")
 
 
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if all goes well."""
+    """A temporary name beside `path` that becomes `path` if all goes well.
+
+    On the disk, too: a name never outlives a power cut without its content.
+    """
     if not path.parent.is_dir():
         msg = f"There is no folder {path.parent} to write {path.name} into."
         raise FileNotFoundError(msg)
@@ -100,9 +110,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    # Not every system opens a folder, nor syncs one.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _encode(value: Any) -> Any:

@@ -1,7 +1,9 @@
 """Records as plain values: there, back, and what is refused."""
 
 import dataclasses
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,6 +12,7 @@ import pytest
 
 from jaxunlearn.serialization import (
     atomic_write,
+    checksum,
     from_dict,
     read_json,
     to_dict,
@@ -176,3 +179,20 @@ def test_json_is_written_whole_with_a_line_break_at_its_end(tmp_path):
 def test_what_is_no_value_is_refused():
     with pytest.raises(TypeError, match="cannot be written as JSON"):
         to_dict({"augment": object()})
+
+
+def test_a_checksum_is_that_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"bits")
+    assert checksum(tmp_path / "a") == hashlib.sha256(b"bits").hexdigest()
+
+
+def test_content_and_name_are_on_the_disk_in_this_order(tmp_path, monkeypatch):
+    done, replace = [], os.replace
+
+    def note(descriptor):
+        done.append(Path(f"/dev/fd/{descriptor}").resolve().name)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", lambda *a: (done.append("name"), replace(*a)))
+    write_json(tmp_path / "a.json", {})
+    assert done == [f".a-{os.getpid()}.json", "name", tmp_path.name]

@@ -48,6 +48,7 @@ class Card:
       size: height and width that its images were resized to, if they were.
       split_seed: which samples of it were for validation.
       forgotten: the classes that it has forgotten.
+      class_names: one for each class, where they have any.
     """
 
     model: str
@@ -59,6 +60,12 @@ class Card:
     size: tuple[int, int] | None = None
     split_seed: int = 0
     forgotten: tuple[int, ...] = ()
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            msg = f"class_names must be one for each of the {self.num_classes} classes; there are {len(self.class_names)}."  # noqa: E501
+            raise ValueError(msg)
 
 
 def save(

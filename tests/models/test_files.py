@@ -32,6 +32,7 @@ CARD = Card(
     dataset="digits",
     split_seed=4,
     forgotten=(1,),
+    class_names=("ant", "bee", "cat"),
 )
 KERNEL = "params/Dense_0/kernel"
 
@@ -94,7 +95,7 @@ def test_a_card_needs_only_what_rebuilds_the_network(tmp_path):
 
 
 def test_a_classifier_of_another_network_is_not_saved(tmp_path):
-    card = dataclasses.replace(CARD, num_classes=4)
+    card = dataclasses.replace(CARD, num_classes=4, class_names=None)
     with pytest.raises(
         ValueError, match=r"Dense_0/bias is float32\[3\] .* float32\[4\]"
     ):
@@ -151,9 +152,14 @@ def test_tensors_must_be_those_of_the_network(saved, tmp_path, tensors, sentence
         ({"model": ...}, "model is missing"),
         ({"model": 3}, "model must be a string; it is 3"),
         ({"num_classes": "ten"}, "num_classes must be an integer; it is 'ten'"),
-        ({"num_classes": 5}, r"float32\[3\] and should be float32\[5\]"),
+        (
+            {"num_classes": 5, "class_names": None},
+            r"float32\[3\] and should be float32\[5\]",
+        ),
         ({"options": {"depth": 3}}, "no option 'depth'"),
         ({"options": 3}, "options must be an object"),
+        ({"class_names": ["ant", "bee"]}, "for each of the 3 classes; there are 2"),
+        ({"class_names": "ant"}, "class_names must be a list with a string .* or null"),
         ({"image_shape": [8, 8]}, "image_shape must be a list of 3"),
         ({"image_shape": [0, 8, 1]}, "image_shape must be positive"),
         ({"image_shape": [8, 8, 2]}, r"float32\[3,3,1,2\] .* float32\[3,3,2,2\]"),
