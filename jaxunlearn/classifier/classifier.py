@@ -15,9 +15,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from jaxunlearn.checks import is_traced
 from jaxunlearn.classifier.flax_network import of_linen, of_nnx
 from jaxunlearn.classifier.function import Function, of_function
 from jaxunlearn.classifier.network import Network
+
+# How far outside [0, 1] pixels may lie: half precision rounds, resizing overshoots.
+_MARGIN = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +88,8 @@ class Classifier:
         Raises:
           TypeError: images are integers and there is no `Preprocess`, or complex; or
             the network returns no array, or none of floats.
-          ValueError: images are not `[n, h, w, c]`, or there is not one row of logits
-            for each.
+          ValueError: images are not `[n, h, w, c]`, or floats clearly outside [0, 1]
+            where there is a `Preprocess`; or there is not one row of logits for each.
         """
         return self.logits(self.prepare(images))
 
@@ -127,7 +131,10 @@ jax.tree_util.register_dataclass(
 
 
 def check_images(images: Array | np.ndarray, preprocess: Preprocess | None) -> None:
-    """Refuse images of the wrong rank, type or number of channels, in a sentence."""
+    """Refuse images of the wrong rank, type, number of channels or pixel range.
+
+    The range is that of floats for a `Preprocess`; of traced images it is not known.
+    """
     shape, dtype = jnp.shape(images), jnp.result_type(images)
     if len(shape) != 4:
         msg = f"images must be [n, h, w, c]; their shape is {shape}. A single image needs a leading axis: images[None]."  # noqa: E501
@@ -151,6 +158,25 @@ def check_images(images: Array | np.ndarray, preprocess: Preprocess | None) -> N
                 f"their shape is {shape}."
             )
             raise ValueError(msg)
+    if dtype != jnp.uint8 and not is_traced(images):
+        _check_range(images)
+
+
+def _check_range(images) -> None:
+    if 0 in jnp.shape(images) or not getattr(images, "is_fully_addressable", True):
+        return
+    images = images if isinstance(images, jax.Array) else np.asarray(images)
+    low, high = float(images.min()), float(images.max())
+    # NaN and infinite pixels are told apart by whoever looks for them.
+    finite = np.isfinite([low, high]).all()
+    if finite and (low < -_MARGIN or high > 1 + _MARGIN):
+        msg = (
+            "This classifier has a Preprocess, for which floats are pixels in [0, 1]; "
+            f"these images range from {low:.4g} to {high:.4g}. Pass pixels of 0 to 255 "
+            "as uint8 or divided by 255; give back images that are standardised "
+            "already (images * std + mean), or freeze without preprocess."
+        )
+        raise ValueError(msg)
 
 
 # How each kind of model is taken apart: into network, params and state.

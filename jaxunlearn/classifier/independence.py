@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxunlearn.checks import check_finite, is_traced
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, check_images
 
 
 def check_program(classifier: Classifier, images: Any) -> None:
@@ -16,7 +16,7 @@ def check_program(classifier: Classifier, images: Any) -> None:
 
     Nothing is checked on values inside a transformation, where there are none.
     """
-    classifier.prepare(images[:1])
+    check_images(images, classifier.preprocess)
     if jnp.shape(images)[0] == 0:
         msg = "images are empty: at least one is needed."
         raise ValueError(msg)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxunlearn import parallel
 from jaxunlearn.checks import check_labels
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, check_images
 from jaxunlearn.metrics.accuracy import class_accuracy, confusion_matrix
 from jaxunlearn.tasks import Data, check_classes
 
@@ -169,6 +169,7 @@ def logits(
     n = images.shape[0] if images.ndim else 0
     if n == 0:
         return np.zeros((0, num_classes(classifier, images)), np.float32)
+    check_images(images, classifier.preprocess)
     batch_size = min(batch_size, 1 << (n - 1).bit_length())
     parallel.check_transform(transform, mesh)
     mesh = parallel.mesh_for_rows(mesh)

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import Moment, layer_sums, moments_of, sum_shapes
 from jaxunlearn.checks import check_finite
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, check_images
 from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.parallel import Transform
 
@@ -50,7 +50,7 @@ def first_images(classifier: Classifier, images: Images, *, labelled: bool) -> A
 
 
 def full_batches(
-    images: Images, slots: Any, batch_size: int
+    classifier: Classifier, images: Images, slots: Any, batch_size: int
 ) -> Iterator[tuple[Any, int, int]]:
     """`(batch_size images, how many of them are real, the slot of all)`.
 
@@ -71,6 +71,7 @@ def full_batches(
     pending: dict[int, np.ndarray] = {}
     for item in images:
         batch, labels = _split(item, slots is not None)
+        check_images(batch, classifier.preprocess)
         check_finite(batch)
         count = len(batch)
         where = np.zeros(count, int) if slots is None else slots(labels, count)
@@ -144,7 +145,7 @@ def stream_grams(
     classifier = parallel.place_whole(classifier, own)
     add = functools.partial(_add, mesh=own, transform=transform)
     running: list[Array] = []
-    for batch, real, slot in full_batches(images, slots, size):
+    for batch, real, slot in full_batches(classifier, images, slots, size):
         mask = (np.arange(size) < real).astype(np.float32)
         rows = parallel.place_rows((batch, mask), own)
         sums, done = add(sums, (classifier, np.int32(slot)), *rows)

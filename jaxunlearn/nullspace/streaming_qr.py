@@ -74,7 +74,7 @@ def row_subspaces(
     check_count("batch_size", batch_size)
     first_images(classifier, images, labelled=False)
     last = None
-    for batch, real, _ in full_batches(images, None, batch_size):
+    for batch, real, _ in full_batches(classifier, images, None, batch_size):
         rows = _layer_inputs(classifier, batch[:real])
         last = map_leaves(absorb, LayerInput, "the layer inputs", rows)
 
