@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import Moment
 from jaxunlearn.capture.layout import Layout, path_name
-from jaxunlearn.nullspace import linalg
+from jaxunlearn.nullspace.linalg import eigenpairs, float64, merged_pairs
 from jaxunlearn.nullspace.rank_rules import RankRule, choose_rule
 from jaxunlearn.nullspace.trees import (
     check_concrete,
@@ -145,8 +145,7 @@ def subspaces(
     (1, 2, 1)
     """
     rule = choose_rule(energy, rank, protected_fraction, rtol)
-    # All are checked before the first is decomposed.
-    grams: list[np.ndarray] = []
+    grams: dict[str, np.ndarray] = {}
 
     def check(name: str, moment: Moment) -> None:
         check_concrete(name, moment.gram, "choosing ranks")
@@ -159,20 +158,11 @@ def subspaces(
                 "Raise rtol, or use row_subspaces, which never squares them."
             )
             raise ValueError(msg)
-        grams.extend(host_grams(name, moment))
+        grams[name] = host_grams(name, moment).reshape(moment.gram.shape)
 
-    def kept(gram: np.ndarray, device: jax.Device) -> Pair:
-        return kept_pair(linalg.eigenpairs(gram, device), rule, gram.dtype)
-
+    # All are checked before the first is decomposed.
     map_leaves(check, Moment, "moments", moments)
-    pairs = iter(parallel.spread(kept, grams, [len(g) ** 3 for g in grams], mesh))
-
-    def basis(name: str, moment: Moment) -> Subspace:
-        shape = moment.gram.shape[:-1]
-        own = [next(pairs) for _ in range(math.prod(shape[:-1]))]
-        return from_pairs(own, shape, moment.gram.dtype, moment.layout)
-
-    return map_leaves(basis, Moment, "moments", moments)
+    return _decomposed((Moment, "moments", moments), grams, eigenpairs, rule, mesh)
 
 
 def merge_subspaces(
@@ -229,21 +219,28 @@ def merge_subspaces(
             bases.extend(basis.reshape(lead, *basis.shape[-3:]))
         columns[name] = np.concatenate(bases, axis=-1)
 
-    def kept(group: np.ndarray, device: jax.Device) -> Pair:
-        return kept_pair(linalg.merged_pairs(group, device), rule, group.dtype)
-
     others = {f"trees[{index}]": tree for index, tree in enumerate(trees) if index}
     map_leaves(join, Subspace, "trees[0]", trees[0], **others)
-    every = [group for groups in columns.values() for group in groups]
-    sizes = [len(group) ** 2 * max(group.shape) for group in every]
+    first = (Subspace, "trees[0]", trees[0])
+    return _decomposed(first, columns, merged_pairs, rule, mesh)
+
+
+def _decomposed(like, matrices, pairs_of, rule: RankRule, mesh) -> PyTree:
+    """Like params: what the rule keeps of each leaf's `[*lead, d, n]`, by its path."""
+    every = [ms[i] for ms in matrices.values() for i in np.ndindex(ms.shape[:-2])]
+    sizes = [len(matrix) ** 2 * max(matrix.shape) for matrix in every]
+
+    def kept(matrix: np.ndarray, device: jax.Device) -> Pair:
+        return kept_pair(pairs_of(matrix, device), rule, matrix.dtype)
+
     pairs = iter(parallel.spread(kept, every, sizes, mesh))
 
-    def basis(name: str, first: Subspace) -> Subspace:
-        groups = columns.pop(name)
-        own = [next(pairs) for _ in groups]
-        return from_pairs(own, groups.shape[:2], groups.dtype, first.layout)
+    def record(name: str, first: Moment | Subspace) -> Subspace:
+        whole = matrices.pop(name)
+        own = [next(pairs) for _ in range(math.prod(whole.shape[:-2]))]
+        return from_pairs(own, whole.shape[:-1], whole.dtype, first.layout)
 
-    return map_leaves(basis, Subspace, "trees[0]", trees[0])
+    return map_leaves(record, *like)
 
 
 def host_grams(name: str, moment: Moment) -> np.ndarray:
@@ -283,7 +280,7 @@ def from_pairs(
     spectra, bases = zip(*pairs, strict=True)
     width = max(basis.shape[1] for basis in bases)
     padded = [np.pad(b, ((0, 0), (0, width - b.shape[1]))) for b in bases]
-    with linalg.float64():
+    with float64():
         basis = jnp.asarray(np.stack(padded).reshape(*shape, width), dtype)
         spectrum = jnp.asarray(np.stack(spectra).reshape(shape)).astype(dtype)
     return Subspace(basis, spectrum, layout)
