@@ -4,26 +4,29 @@ import dataclasses
 import functools
 import math
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PyTree
 
-from jaxunlearn.capture.grams import gram_shapes, layer_sums
+from jaxunlearn import parallel
+from jaxunlearn.capture.grams import gram_shapes, layer_sums, layouts
 from jaxunlearn.capture.layers import layer_table
 from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier, Preprocess
 from jaxunlearn.classifier.network import Network
-from jaxunlearn.descent.cpu_convolution import in_pieces
 from jaxunlearn.descent.losses import cross_entropy
+from jaxunlearn.descent.step import update_params
 from jaxunlearn.inversion import ImagePrior, inversion_terms
 from jaxunlearn.nullspace import linalg
 from jaxunlearn.nullspace.memory import tree_bytes
-from jaxunlearn.nullspace.projector import Projector, project
+from jaxunlearn.nullspace.projection import project_to_null_space
 from jaxunlearn.nullspace.rank_rules import RankRule
+from jaxunlearn.nullspace.subspace import Subspace
 
 # Operations of a symmetric eigenvalue problem with all vectors, in units of d^3, and
 # the d^2 float64 numbers that it holds: the gram, its vectors, their workspace.
@@ -91,6 +94,8 @@ class StagePlan:
 
     FLOPs and seconds are those of all runs of its program, without compilation; None
     where nothing was measured. Bytes are arguments, results and what lies between.
+    Where they are more than what is free, `fitting_batch` is how many images of a batch
+    would fit, 0 if not even one would; otherwise it is None.
     """
 
     name: str
@@ -98,14 +103,16 @@ class StagePlan:
     flops: float
     bytes: int
     seconds: float | None
+    fitting_batch: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class RequestPlan:
-    """The layers and the stages of a request."""
+    """The layers and the stages of a request, and the bytes that are free for it."""
 
     layers: tuple[LayerPlan, ...]
     stages: tuple[StagePlan, ...]
+    free_bytes: int
 
 
 def abstract_classifier(
@@ -124,6 +131,7 @@ def plan(
     *,
     compile: bool = False,
     measure: bool = False,
+    free_bytes: int | None = None,
 ) -> RequestPlan:
     """Layers, operations, memory and time of a request; leaves may be shapes.
 
@@ -134,31 +142,25 @@ def plan(
     as much. With `compile` it is what the compiled programs ask for. Ranks that the
     data decide are taken for `d / 2`, where a projection is dearest. With `measure`
     three runs of each compiled program on zeros are timed, and one decomposition of
-    each size of a layer.
+    each size of a layer, of stages that fit into `free_bytes`: by default what is free
+    on this machine's device.
     """
     classifier = jax.eval_shape(lambda classifier: classifier, classifier)
     dtype = jnp.float32 if classifier.preprocess is None else jnp.uint8
     image = np.zeros((1, *image_shape), dtype)
-    planner = _Planner(classifier, image, workload, compile, measure)
-    stages = [
-        (planner.inversion, workload.inverted),
-        (planner.statistics, workload.images),
-        (planner.subspaces, workload.images),
-        (planner.steps, workload.steps),
-    ]
-    done = tuple(stage() for stage, count in stages if count)
-    return RequestPlan(planner.layers, done)
+    free = parallel.free_memory() if free_bytes is None else free_bytes
+    planner = _Planner(classifier, image, workload, compile, measure, free)
+    return RequestPlan(planner.layers, tuple(planner.stages()), free)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Planner:
-    """One method for each stage."""
-
     classifier: Classifier
     image: np.ndarray
     workload: Workload
     compile: bool
     measure: bool
+    free: int
 
     @functools.cached_property
     def layers(self) -> tuple[LayerPlan, ...]:
@@ -176,25 +178,41 @@ class _Planner:
             layers.append(LayerPlan(record.path, str(record.kind), *sizes, flops))
         return tuple(layers)
 
-    def inversion(self) -> StagePlan:
+    def stages(self) -> Iterator[StagePlan]:
         work = self.workload
-        size = min(work.inversion_batch_size, work.inverted)
+        share = math.ceil(work.images / work.sets)
+        inverted = min(work.inversion_batch_size, work.inverted)
+        for stage_of, count, size in (
+            (self.inversion, work.inverted, inverted),
+            (self.statistics, work.images, min(work.batch_size, share)),
+            (self.subspaces, work.images, 1),
+            (self.steps, work.steps, work.step_batch_size),
+        ):
+            if count == 0:
+                continue
+            stage = stage_of(size)
+            if stage.bytes > self.free:
+                one = stage_of(1).bytes
+                each = (stage.bytes - one) / max(1, size - 1)
+                room = 1 + (self.free - one) / each if one <= self.free else 0
+                stage = dataclasses.replace(stage, fitting_batch=int(room))
+            yield stage
+
+    def inversion(self, size: int) -> StagePlan:
+        work = self.workload
         runs = math.ceil(work.inverted / size) * work.inversion_steps
         images, labels = self._batch(size)
-        images = jax.ShapeDtypeStruct(images.shape, jnp.float32)
+        images = _shape(*images.shape)
         arguments = (self.classifier, images, labels)
         # Its two averages, and the images that come out.
         adam = 3 * tree_bytes(images)
         outputs = self._outputs(size)
         return self._stage("inversion", runs, _image_gradient, arguments, adam, outputs)
 
-    def statistics(self) -> StagePlan:
+    def statistics(self, size: int) -> StagePlan:
         work = self.workload
-        share = math.ceil(work.images / work.sets)
-        size = min(work.batch_size, share)
-        masks = jax.ShapeDtypeStruct((size,), jnp.float32)
-        arguments = (self.classifier, self._batch(size)[0], masks)
-        runs = work.sets * math.ceil(share / size)
+        arguments = (self.classifier, self._batch(size)[0], _shape(size))
+        runs = work.sets * math.ceil(math.ceil(work.images / work.sets) / size)
         # Carried from batch to batch: sums, and what compensates them.
         sums = 2 * work.sets * tree_bytes(jax.eval_shape(layer_sums, *arguments))
         widths = (r.g * r.rows * (r.d + r.out) for r in self.layers)
@@ -204,7 +222,8 @@ class _Planner:
         each = forward + sum(layer.moment_flops for layer in self.layers)
         return dataclasses.replace(stage, flops=work.images * each)
 
-    def subspaces(self) -> StagePlan:
+    def subspaces(self, size: int) -> StagePlan:
+        del size
         sets, seconds = self.workload.sets, None
         flops = _EIGH_FLOPS * sum(r.g * r.d**3 for r in self.layers)
         moments = sum(r.moment_bytes for r in self.layers)
@@ -213,45 +232,53 @@ class _Planner:
         # Bases as they come, and the records made of them.
         held = sets * (moments + 2 * bases)
         held += _EIGH_MATRICES * 8 * max((r.d**2 for r in self.layers), default=0)
-        if self.measure:
+        if self.measure and held <= self.free:
             times = {d: _eigh_seconds(d) for d in {r.d for r in self.layers}}
             seconds = sets * sum(r.g * times[r.d] for r in self.layers)
         return StagePlan("subspaces", sets, float(sets * flops), held, seconds)
 
-    def steps(self) -> StagePlan:
-        size = self.workload.step_batch_size
-        moments = gram_shapes(self.classifier, self.image)
-        rule = self.workload.rule
-        projectors = [moment and _projector(moment, rule) for moment in moments]
-        arguments = (self.classifier, projectors, *self._batch(size))
+    def steps(self, size: int) -> StagePlan:
+        def basis(layout):
+            g, d = layout.groups, layout.fan_in
+            rank = self.workload.rule.upper_bound(d)
+            # No more than half: the complement takes over.
+            width = min(rank, d - rank) if rank < d else d // 2
+            return Subspace(_shape(g, d, width), _shape(g, d), layout)
+
+        bases = jax.tree.map(basis, layouts(self.classifier, self.image))
+        arguments = (self.classifier, bases, *self._batch(size))
         between = self._outputs(size) + tree_bytes(self.classifier.params)
-        runs = self.workload.steps
-        return self._stage("steps", runs, _step, arguments, 0, between)
+        return self._stage("steps", self.workload.steps, _step, arguments, 0, between)
 
     def _stage(self, name, runs, function, arguments, held, between) -> StagePlan:
         """Of a program; `held` beside it, and `between` its arguments and results."""
         seconds = None
         lowered = jax.jit(function).lower(*arguments)
+        held += tree_bytes((arguments, jax.eval_shape(function, *arguments)))
         if self.compile or self.measure:
             program = lowered.compile()
             memory = program.memory_analysis()
             # Not every backend tells.
             between = between if memory is None else memory.temp_size_in_bytes
-            if self.measure:
+            if self.measure and held + between <= self.free:
                 zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), arguments)
                 seconds = runs * _seconds(3, program, *zeros)
-        results = jax.eval_shape(function, *arguments)
-        needed = tree_bytes((arguments, results)) + held + int(between)
-        return StagePlan(name, runs, runs * _flops(lowered), needed, seconds)
+        return StagePlan(
+            name, runs, runs * _flops(lowered), int(held + between), seconds
+        )
 
     def _batch(self, size):
         """Images and labels."""
-        images = jax.ShapeDtypeStruct((size, *self.image.shape[1:]), self.image.dtype)
-        return images, jax.ShapeDtypeStruct((size,), jnp.int32)
+        images = _shape(size, *self.image.shape[1:], dtype=self.image.dtype)
+        return images, _shape(size, dtype="int32")
 
     def _outputs(self, size: int) -> int:
         """Bytes of what all weights give, and of its gradients."""
         return 8 * size * sum(r.g * r.rows * r.out for r in self.layers)
+
+
+def _shape(*sizes: int, dtype: Any = "float32") -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def _flops(lowered: jax.stages.Lowered) -> float:
@@ -284,28 +311,17 @@ def _image_gradient(classifier: Classifier, images: Any, labels: Any) -> Any:
     return jax.grad(total)(images)
 
 
-def _step(classifier: Classifier, projectors: PyTree, images: Any, labels: Any) -> Any:
-    """One projected step of SGD."""
+def _step(classifier: Classifier, bases: PyTree, images: Any, labels: Any) -> Any:
+    """The parameters after one projected step of SGD."""
+    optimizer = optax.chain(optax.sgd(0.1), project_to_null_space(bases))
 
     def loss(params):
-        logits_of = in_pieces(Classifier.__call__)
-        logits = logits_of(classifier.replace(params=params), images)
-        return cross_entropy(logits, labels).mean()
+        logits = classifier.replace(params=params)(images)
+        return cross_entropy(logits, labels).mean(), None
 
-    leaves, structure = jax.tree.flatten(classifier.params)
-    updates = jax.tree.leaves(jax.grad(loss)(classifier.params))
-    moved = [
-        leaf if projector is None else leaf - project(projector, update)
-        for leaf, projector, update in zip(leaves, projectors, updates, strict=True)
-    ]
-    return jax.tree.unflatten(structure, moved)
+    def update(gradients, state, params, value, value_fn):
+        del value, value_fn
+        return optimizer.update(gradients, state, params)
 
-
-def _projector(gram: Any, rule: RankRule) -> Projector:
-    """As shapes."""
-    g, d = gram.layout.groups, gram.layout.fan_in
-    rank = rule.upper_bound(d)
-    # No more than half: the complement takes over.
-    width = min(rank, d - rank) if rank < d else d // 2
-    matrix = jax.ShapeDtypeStruct((g, d, width), gram.gram.dtype)
-    return Projector(matrix, jax.ShapeDtypeStruct((g,), jnp.bool_), gram.layout)
+    params = classifier.params
+    return update_params(loss, params, optimizer.init(params), update)[0][0]

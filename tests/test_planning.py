@@ -1,5 +1,7 @@
 """What plans say, against the programs themselves."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -133,6 +135,29 @@ def test_every_stage_is_timed_when_asked(network):
         assert 0 < stage.seconds < 60
     once = Workload(images=0, steps=1, step_batch_size=16)
     assert stages_of(network, once, measure=True)["steps"].seconds < 60
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_stage_that_does_not_fit_names_the_batch_that_would(network, compile):
+    whole = plan(network, SHAPE, WORKLOAD, compile=compile)
+    assert all(stage.fitting_batch is None for stage in whole.stages)
+    sizes = {stage.name: stage.bytes for stage in whole.stages}
+    for name in ("inversion", "statistics", "steps"):
+        limit = {"compile": compile, "free_bytes": sizes[name] - 1}
+        stages = stages_of(network, WORKLOAD, **limit)
+        fitting = stages[name].fitting_batch
+        assert 0 < fitting < 16, name
+        counts = ("inversion_batch_size", "batch_size", "step_batch_size")
+        smaller = dataclasses.replace(WORKLOAD, **dict.fromkeys(counts, fitting))
+        if not compile:
+            assert stages_of(network, smaller, **limit)[name].fitting_batch is None
+
+
+def test_nothing_fits_into_nothing_and_nothing_is_timed(network):
+    stages = stages_of(network, WORKLOAD, measure=True, free_bytes=10)
+    assert {stage.fitting_batch for stage in stages.values()} == {0}
+    assert {stage.seconds for stage in stages.values()} == {None}
 
 
 def test_parameters_may_be_there(network):

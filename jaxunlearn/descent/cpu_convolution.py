@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxunlearn import parallel
@@ -66,15 +67,23 @@ class PiecewiseConvolution:
 
     def __call__(self, x, kernel):
         """`[n, p, q, o]`."""
-        return _convolution(self, x, kernel)
+
+        @jax.custom_vjp
+        def convolution(*operands):
+            return self.whole(*operands)
+
+        def backward(operands, g):
+            x, kernel = operands
+            (d_x,) = jax.linear_transpose(lambda x: self.whole(x, kernel), x)(g)
+            return d_x, self.kernel_gradient(x, g, kernel)
+
+        convolution.defvjp(lambda *given: (self.whole(*given), given), backward)
+        return convolution(x, kernel)
 
     def whole(self, x, kernel):
         """XLA's own."""
         return lax.conv_general_dilated(
-            x,
-            kernel,
-            self.strides,
-            self.padding,
+            *(x, kernel, self.strides, self.padding),
             rhs_dilation=self.dilation,
             dimension_numbers=lax.ConvDimensionNumbers(*_LAYOUT),
             precision=self.precision,
@@ -91,54 +100,25 @@ class PiecewiseConvolution:
         if len(x) * each <= _WHOLE * unit:
             return jax.linear_transpose(lambda k: self.whole(x, k), kernel)(g)[0]
 
-        taps = list(itertools.product(*map(range, kernel.shape[:2])))
+        def met(tap, axis):
+            """Where one tap of the kernel lies on a padded map."""
+            first, stride = tap * self.dilation[axis], self.strides[axis]
+            return slice(first, first + (g.shape[1 + axis] - 1) * stride + 1, stride)
 
         def piece(x, g):
             x = jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
-            columns = g.reshape(-1, g.shape[3])
-            met = [self._met(x, tap, g.shape) for tap in taps]
+            rows = [x[:, met(k, 0), met(l, 1)] for k, l in np.ndindex(kernel.shape[:2])]
             if x.shape[3] < _NARROW:
-                met = [jnp.concatenate(met, axis=-1)]
-            products = [
-                jnp.matmul(
-                    part.reshape(-1, part.shape[3]).T, columns, precision=self.precision
-                )
-                for part in met
-            ]
+                rows = [jnp.concatenate(rows, axis=-1)]
+            columns = g.reshape(-1, g.shape[3])
+            rows = [x.reshape(-1, x.shape[3]).T for x in rows]
+            products = [jnp.matmul(r, columns, precision=self.precision) for r in rows]
             return jnp.stack(products).reshape(kernel.shape)
 
         whole, rest = _cut((x, g), max(1, int(_PIECE * unit / each)))
         start = jnp.zeros_like(kernel)
         total, _ = lax.scan(lambda t, xg: (t + piece(*xg), None), start, whole)
         return total if rest is None else total + piece(*rest)
-
-    def _met(self, x, tap, shape):
-        """What one tap of the kernel meets of a padded map."""
-        rows, columns = (
-            slice(t * d, t * d + (n - 1) * s + 1, s)
-            for t, d, s, n in zip(
-                tap, self.dilation, self.strides, shape[1:3], strict=True
-            )
-        )
-        return x[:, rows, columns]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolution(kind, x, kernel):
-    return kind.whole(x, kernel)
-
-
-def _forward(kind, x, kernel):
-    return kind.whole(x, kernel), (x, kernel)
-
-
-def _backward(kind, operands, g):
-    x, kernel = operands
-    (d_x,) = jax.linear_transpose(lambda x: kind.whole(x, kernel), x)(g)
-    return d_x, kind.kernel_gradient(x, g, kernel)
-
-
-_convolution.defvjp(_forward, _backward)
 
 
 def _cut(arrays, most):

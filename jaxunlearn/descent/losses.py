@@ -23,9 +23,3 @@ def cross_entropy(logits: Float[Array, "n k"], targets: Array) -> Float[Array, "
     # `optax.losses.safe_softmax_cross_entropy` has a derivative of its own, for which
     # `as_program` could not tell that two losses are equal.
     return -(targets * jnp.where(targets > 0, log_probabilities, 0)).sum(axis=1)
-
-
-def no_augmentation(key: Array, images: Float[Array, "n h w c"]):
-    """The images as they are."""
-    del key
-    return images

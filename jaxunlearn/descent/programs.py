@@ -20,6 +20,8 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend import core
 
+from jaxunlearn.capture.jaxprs import open_jaxpr
+
 # Kept alive by those who use them, among them JAX's caches of compiled programs.
 _SHARED = weakref.WeakValueDictionary()
 
@@ -51,7 +53,7 @@ def as_program(
     jaxpr = closed.replace(consts=()) if closed is closed.jaxpr else closed.jaxpr
     try:
         key = (jax.tree.structure(args), structure, _jaxpr_key(jaxpr))
-    except _NotComparableError:
+    except TypeError:
         return by_identity(function, shapes, identity)
 
     def run(consts, *args, **_):
@@ -74,10 +76,6 @@ def by_identity(
     return Program(run, (), shapes)
 
 
-class _NotComparableError(Exception):
-    pass
-
-
 def _jaxpr_key(jaxpr) -> Hashable:
     """Inputs, equations and outputs, variables numbered in order of appearance."""
     numbers: dict[Any, int] = {}
@@ -91,31 +89,30 @@ def _jaxpr_key(jaxpr) -> Hashable:
             return _static_key(x.aval), _array_key(x.val)
         return numbers[x]
 
-    inputs = tuple(name(v) for v in (*jaxpr.constvars, *jaxpr.invars))
+    inputs = tuple(map(name, (*jaxpr.constvars, *jaxpr.invars)))
     equations = tuple(
         (
             eqn.primitive,
-            tuple(atom(v) for v in eqn.invars),
-            tuple(name(v) for v in eqn.outvars),
+            tuple(map(atom, eqn.invars)),
+            tuple(map(name, eqn.outvars)),
             _static_key(eqn.params),
             # Where to compute and which generator of random bits.
             repr(eqn.ctx),
         )
         for eqn in jaxpr.eqns
     )
-    return inputs, equations, tuple(atom(v) for v in jaxpr.outvars)
+    return inputs, equations, tuple(map(atom, jaxpr.outvars))
 
 
 def _static_key(value: Any) -> Hashable:
     """A parameter of an equation; types tell `1`, `1.0` and `True` apart."""
-    if hasattr(value, "eqns"):
-        return "jaxpr", _jaxpr_key(value), _static_key(getattr(value, "consts", ()))
-    if hasattr(value, "jaxpr") and hasattr(value, "consts"):
-        return "closed", _jaxpr_key(value.jaxpr), _static_key(value.consts)
-    if isinstance(value, tuple | list):
-        return type(value), tuple(_static_key(v) for v in value)
+    jaxpr, consts = open_jaxpr(value)
+    if hasattr(jaxpr, "eqns"):
+        return "jaxpr", _jaxpr_key(jaxpr), _static_key(tuple(consts))
     if isinstance(value, dict):
-        return dict, tuple((k, _static_key(v)) for k, v in sorted(value.items()))
+        value = tuple(sorted(value.items()))
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_static_key, value))
     if isinstance(value, float):
         # Tells 0.0 from -0.0, and equals itself where it is not a number.
         return float, value.hex()
@@ -123,21 +120,15 @@ def _static_key(value: Any) -> Hashable:
         return _array_key(value)
     # Functions compared by identity, which a trace may make anew. (Of a mesh there is
     # only ever one like it, and it is callable because it decorates.)
-    by_identity = callable(value) and type(value).__eq__ is object.__eq__
-    if by_identity and not isinstance(value, jax.sharding.Mesh):
-        raise _NotComparableError
-    if hasattr(value, "call_wrapped"):
-        raise _NotComparableError
-    try:
-        hash(value)
-    except TypeError:
-        raise _NotComparableError from None
+    anew = callable(value) and type(value).__eq__ is object.__eq__
+    if (anew and not isinstance(value, jax.sharding.Mesh)) or hasattr(
+        value, "call_wrapped"
+    ):
+        raise TypeError(value)
+    hash(value)
     return type(value), value
 
 
 def _array_key(value: Any) -> Hashable:
-    try:
-        array = np.asarray(value)
-    except TypeError:  # Random keys.
-        raise _NotComparableError from None
+    array = np.asarray(value)  # Of random keys a TypeError.
     return array.dtype, array.shape, array.tobytes()

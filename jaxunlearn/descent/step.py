@@ -16,7 +16,7 @@ from jaxunlearn import parallel
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.cpu_convolution import in_pieces
-from jaxunlearn.descent.losses import Augment, Loss, no_augmentation
+from jaxunlearn.descent.losses import Augment, Loss
 from jaxunlearn.descent.optimizers import start_optimizer
 from jaxunlearn.descent.programs import as_program
 
@@ -106,7 +106,7 @@ def begin(
     that is not one float for each sample.
     """
     batch, n = jax.eval_shape(to_pixels, images), images.shape[0]
-    augmented = as_program(augment or no_augmentation, key, batch)
+    augmented = as_program(augment or (lambda _, images: images), key, batch)
     if not _fits(augmented.shapes, (n, None, None, None), batch.dtype):
         msg = (
             "augment must return images as it is given them, "

@@ -28,7 +28,8 @@ class Stopwatch:
         self._open: list[str] = []
         self._since = 0.0
         self._thread: int | None = None
-        # Disjoint stretches of compilation since `_since`, in order.
+        # Stretches of compilation since `_since`: of a function traced inside another
+        # its own, and the other's that covers it.
         self._compiling: list[tuple[float, float]] = []
 
     @property
@@ -70,24 +71,16 @@ class Stopwatch:
         """Give the time since the last charge to the innermost open stage."""
         now = time.perf_counter()
         if self._open:
-            compiling = sum(end - start for start, end in self._compiling)
-            self._seconds["compile"] += compiling
-            rest = now - self._since - compiling
+            rest, covered = now - self._since, self._since
+            for start, end in sorted(self._compiling):
+                more = max(0.0, end - max(start, covered))
+                self._seconds["compile"] += more
+                rest, covered = rest - more, max(end, covered)
             self._seconds[self._open[-1]] += max(rest, 0.0)
         self._since, self._compiling = now, []
 
     def _listen(self, event: str, duration_secs: float, **_) -> None:
-        """Note a stretch of compilation that ends now.
-
-        JAX reports a function traced inside another first and then the outer one, whose
-        stretch covers it; compilation on other threads is not time of this stage.
-        """
-        if event not in _COMPILING or threading.get_ident() != self._thread:
-            return
-        end = time.perf_counter()
-        start = max(end - duration_secs, self._since)
-        while self._compiling and self._compiling[-1][0] >= start:
-            self._compiling.pop()
-        if self._compiling:
-            start = max(start, self._compiling[-1][1])
-        self._compiling.append((start, max(start, end)))
+        # Compilation on other threads is not time of this stage.
+        if event in _COMPILING and threading.get_ident() == self._thread:
+            end = time.perf_counter()
+            self._compiling.append((end - duration_secs, end))

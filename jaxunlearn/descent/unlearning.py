@@ -157,8 +157,13 @@ def unlearn(
     mesh = parallel.mesh_for_rows(mesh)
     check_optimizer(optimizer)
     check_key(key)
-    images = _checked_images(images, classifier)
+    images = images if isinstance(images, Array) else np.asarray(images)
+    check_images(images, classifier.preprocess)
+    check_finite(images)
     n = len(images)
+    if n == 0:
+        msg = "images are empty: there is nothing to unlearn. Pass at least one image."
+        raise ValueError(msg)
     size = _BATCH_SIZE if batch_size is None else check_count("batch_size", batch_size)
     size = min(n, size)
     order_key, augment_key = jax.random.split(key)
@@ -214,13 +219,3 @@ def _tell(callback, first, losses):
         for step, value in enumerate(finite, start=first):
             callback(step, value)
     check_losses(losses, first, _ADVICE)
-
-
-def _checked_images(images, classifier) -> Array | np.ndarray:
-    images = images if isinstance(images, Array) else np.asarray(images)
-    check_images(images, classifier.preprocess)
-    if len(images) == 0:
-        msg = "images are empty: there is nothing to unlearn. Pass at least one image."
-        raise ValueError(msg)
-    check_finite(images)
-    return images
