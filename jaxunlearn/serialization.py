@@ -38,11 +38,14 @@ def to_json(value: Any) -> str:
     )
 
 
-def from_dict(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
+def from_dict(record: Any, stored: Any, where: str = "") -> Any:
     """The dataclass `record`, or an instance of it with the stored values set.
 
     `where`, with a dot at its end, stands before a field's name in errors.
     """
+    if not isinstance(stored, Mapping):
+        msg = f"{where[:-1] or 'The record'} must be an object; it is {stored!r}."
+        raise ValueError(msg)
     kinds = typing.get_type_hints(record if isinstance(record, type) else type(record))
     fields = {field.name: field for field in dataclasses.fields(record)}
     values = {}
@@ -72,15 +75,25 @@ def from_dict(record: Any, stored: Mapping[str, Any], where: str = "") -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as error:
         msg = f"{path} cannot be read ({error.strerror})."
         raise ValueError(msg) from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str | bytes, what: str) -> dict[str, Any]:
+    """The JSON object in a text, which errors call `what`."""
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        msg = f"{what} is nested too deep to be JSON of a record."
+        raise ValueError(msg) from error
     except ValueError as error:
-        msg = f"{path} is no JSON ({error})."
+        msg = f"{what} is no JSON ({error})."
         raise ValueError(msg) from error
     if not isinstance(value, dict):
-        msg = f"{path} must hold a JSON object; it holds a {type(value).__name__}."
+        msg = f"{what} must hold a JSON object; it holds a {type(value).__name__}."
         raise ValueError(msg)
     return value
 
@@ -132,6 +145,11 @@ def _encode(value: Any) -> Any:
         return value.tolist()
     msg = f"{value!r} cannot be written as JSON."
     raise TypeError(msg)
+
+
+def _refuse(constant: str) -> None:
+    msg = f"{constant} is no number there"
+    raise ValueError(msg)
 
 
 def _decode(kind: type, value: Any) -> Any:

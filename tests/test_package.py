@@ -34,7 +34,7 @@ FLOORS = [
 # These know of no more than this, so that unlearning and training stay apart.
 ALONE = {
     "datasets": {"checks", "classifier", "parallel", "tasks"},
-    "models": {"capture", "classifier", "serialization", "tasks"},
+    "models": {"capture", "checks", "classifier", "parallel", "serialization"},
     "training": {
         *("augmentation", "capture", "checks", "classifier", "descent", "metrics"),
         *("parallel", "progress", "serialization", "tasks"),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
+from jaxunlearn.checks import check_choice, check_count
 from jaxunlearn.models import torch_weights as torch_weights
 from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN
@@ -59,9 +60,7 @@ def create(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     8
     """
     kinds = _options(name)
-    if num_classes < 1:
-        msg = f"num_classes must be at least 1; it is {num_classes}."
-        raise ValueError(msg)
+    check_count("num_classes", num_classes)
     for option, value in options.items():
         _check_option(name, kinds, option, value)
     module, fixed = _BY_NAME[name]
@@ -112,9 +111,7 @@ def recognise(module: Any) -> dict[str, Any] | None:
 
 def _options(name: str) -> dict[str, Any]:
     """The types of the fields that `create` leaves open."""
-    if name not in _BY_NAME:
-        msg = f"There is no model {name!r}; there are: {', '.join(names())}."
-        raise ValueError(msg)
+    check_choice("The name of the model", name, names())
     module, fixed = _BY_NAME[name]
     # Linen adds the first two to the fields of every module.
     hidden = {"parent", "name", "num_classes", *fixed}
@@ -130,10 +127,7 @@ def _check_option(name, kinds, option, value):
         raise TypeError(msg)
     kind = kinds[option]
     if typing.get_origin(kind) is Literal:
-        allowed = typing.get_args(kind)
-        if value not in allowed:
-            msg = f"{option} of the model {name} must be one of {', '.join(allowed)}; it is {value!r}."  # noqa: E501
-            raise ValueError(msg)
+        check_choice(f"{option} of the model {name}", value, typing.get_args(kind))
         return
     if type(value) is not kind and not (kind is float and type(value) is int):
         msg = f"{option} of the model {name} must be of type {kind.__name__}; it is {value!r}."  # noqa: E501

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -19,12 +17,11 @@ from flax.traverse_util import unflatten_dict
 
 from jaxunlearn import models
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
+from jaxunlearn.models.shapes import variable_shapes
 from jaxunlearn.models.tensors import (
     check_tensors,
     describe,
     from_tensors,
-    named,
-    read_header,
     read_tensors,
     to_tensors,
     write_tensors,
@@ -63,9 +60,22 @@ class Card:
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
+        for name in ("image_shape", "size"):
+            sides = getattr(self, name) or (1,)
+            if min(sides) < 1:
+                msg = f"{name} must be positive; it is {list(sides)}."
+                raise ValueError(msg)
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             msg = f"class_names must be one for each of the {self.num_classes} classes; there are {len(self.class_names)}."  # noqa: E501
             raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    """`Preprocess` as it is stored."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def save(
@@ -143,7 +153,7 @@ def save_classifier(path: str | Path, classifier: Classifier, card: Card | None)
     """Write parameters, state and what rebuilds the network, all or nothing."""
     tensors = to_tensors({"params": classifier.params, "state": classifier.state})
     if card is not None:
-        _check_card(card, _create(card), tensors)
+        _checked_network(card, tensors)
     write_tensors(Path(path), tensors, _entries(card, classifier.preprocess))
 
 
@@ -164,11 +174,11 @@ def versions() -> dict[str, str]:
 
 def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
     """Card and pixels of a `.safetensors` file, None where another library wrote it."""
-    header = read_header(path)
-    if header is None:
+    _, entries = read_tensors(path)
+    if entries is None:
         return None
     with _prefixed(path):
-        preprocess, card = _described(header)
+        preprocess, card = _described(entries)
         return _complete(card), preprocess
 
 
@@ -180,15 +190,17 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
 
 
 def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
-    tensors, header = read_tensors(path)
+    tensors, entries = read_tensors(path)
+    if entries is None:
+        msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
+        raise ValueError(msg)
     with _prefixed(path):
-        preprocess, card = _described(header)
+        preprocess, card = _described(entries)
         if model is None and card is None:
             msg = "No model is given, and models.create makes none like it: load(path, model)."  # noqa: E501
             raise ValueError(msg)
         if model is None:
-            model = _create(card)
-            _check_card(card, model, tensors)
+            model = _checked_network(card, tensors)
         if isinstance(model, nn.Module):
             # A linen module has no parameters, whose names could be compared.
             variables = unflatten_dict(jax.tree.map(jnp.asarray, tensors), sep="/")
@@ -196,7 +208,7 @@ def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
             return freeze(model, variables, preprocess=preprocess), card
         blank = freeze(model, preprocess=preprocess)
         tree = {"params": blank.params, "state": blank.state}
-        _check_network(tensors, to_tensors(tree))
+        _check_tensors(tensors, to_tensors(tree))
         return blank.replace(**from_tensors(tensors, tree)), card
 
 
@@ -215,12 +227,12 @@ def _entries(card: Card | None, preprocess: Preprocess | None) -> dict[str, Any]
     return (to_dict(card) or {}) | {"preprocess": to_dict(preprocess)}
 
 
-def _described(header: str) -> tuple[Preprocess | None, Card | None]:
-    """The way back from `_entries`, as JSON."""
-    entries = dict(json.loads(header))
+def _described(entries: dict[str, Any]) -> tuple[Preprocess | None, Card | None]:
+    """The way back from `_entries`."""
     fields = entries.pop("preprocess")
-    preprocess = None if fields is None else Preprocess(**fields)
-    return preprocess, from_dict(Card, entries) if entries else None
+    if fields is not None:
+        fields = Preprocess(**vars(from_dict(_Pixels, fields, "preprocess.")))
+    return fields, from_dict(Card, entries) if entries else None
 
 
 def _complete(card: Card | None) -> Card:
@@ -234,24 +246,19 @@ def _complete(card: Card | None) -> Card:
     return card
 
 
-def _create(card: Card) -> nn.Module:
-    return models.create(card.model, num_classes=card.num_classes, **card.options)
+def _checked_network(card: Card, tensors: dict[str, np.ndarray]) -> nn.Module:
+    """The card's network; refuses tensors that are not its for the card's images."""
+    model = models.create(card.model, num_classes=card.num_classes, **card.options)
+    if card.image_shape is not None:
+        shapes = variable_shapes(model, card.image_shape)
+        named = {
+            p if p.startswith("params/") else f"state/{p}": s for p, s in shapes.items()
+        }
+        _check_tensors(tensors, named)
+    return model
 
 
-def _check_card(card: Card, model: nn.Module, tensors: dict[str, np.ndarray]) -> None:
-    """Refuse tensors that are not of the network for images of the card's shape."""
-    if card.image_shape is None:
-        return
-    if min(card.image_shape) < 1:
-        msg = f"image_shape must be positive; it is {list(card.image_shape)}."
-        raise ValueError(msg)
-    network = freeze(model, {"params": {}}).network
-    init = functools.partial(network.init, image_shape=card.image_shape)
-    params, state = jax.eval_shape(init, jax.random.key(0))
-    _check_network(tensors, named({"params": params, "state": state}))
-
-
-def _check_network(tensors: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
+def _check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
     what = "The tensors are not those of the network"
     advice = "Give the model and the image_shape that they were made with."
     check_tensors(what, describe(tensors), describe(expected), advice)

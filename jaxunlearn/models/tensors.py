@@ -1,9 +1,8 @@
 """Trees of arrays as named tensors in `.safetensors` files, with a header and a sum."""
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxunlearn.capture.layout import path_name
-from jaxunlearn.serialization import atomic_write
+from jaxunlearn.serialization import atomic_write, parse_json
 
 # The entry of the file's own header, as JSON, and the checksum in it: with two entries
 # the order, and so the file, would not be the same every time.
@@ -32,7 +31,8 @@ def named(tree: PyTree) -> dict[str, Any]:
 def to_tensors(tree: PyTree) -> dict[str, np.ndarray]:
     """The arrays of a tree by their paths; of a random key its data."""
     arrays = jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
-    return {name: np.ascontiguousarray(leaf) for name, leaf in named(arrays).items()}
+    # Not ascontiguousarray, which makes one dimension of none.
+    return {n: np.asarray(leaf, order="C") for n, leaf in named(arrays).items()}
 
 
 def from_tensors(tensors: dict[str, np.ndarray], tree: PyTree) -> Any:
@@ -86,68 +86,42 @@ def write_tensors(
     """Tensors, and JSON entries in the header, all or nothing."""
     from safetensors.numpy import save
 
-    header = json.dumps(entries, allow_nan=False)
-    entries = {**entries, _SUM: _checksum(header, tensors)}
+    entries = {**entries, _SUM: _checksum(entries, tensors)}
     metadata = {_HEADER: json.dumps(entries, allow_nan=False)}
     with atomic_write(path) as temporary:
         temporary.write_bytes(save(tensors, metadata))
 
 
-def read_header(path: Path) -> str | None:
-    """The entries of a file, as JSON; None where another library wrote it."""
-    with open_safetensors(path) as file:
-        header = (file.metadata() or {}).get(_HEADER)
-    return None if header is None else _parted(header)[0]
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """Tensors and entries of a file; None for these where another library wrote it."""
+    tensors, metadata = read_safetensors(path)
+    if _HEADER not in metadata:
+        return tensors, None
+    entries = parse_json(metadata[_HEADER], f"The card in {path}")
+    if entries.pop(_SUM, None) != _checksum(entries, tensors):
+        msg = f"{path} is damaged: its checksum is not that of its content. Write it anew."  # noqa: E501
+        raise ValueError(msg)
+    return tensors, entries
 
 
-def _parted(header: str) -> tuple[str, str]:
-    """The entries without the checksum, and that, or "" if there is none."""
-    try:
-        entries = dict(json.loads(header))
-    except (ValueError, TypeError):
-        return header, ""  # said where the entries are read
-    checksum = entries.pop(_SUM, "")
-    return json.dumps(entries), checksum
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and header of any such file."""
+    from safetensors import SafetensorError, safe_open
 
-
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Tensors and entries of a file that this library wrote."""
     if not path.is_file():
         msg = f"There is no file {path}: give the path of a .safetensors file."
         raise FileNotFoundError(msg)
-    with open_safetensors(path) as file:
-        metadata, tensors = file.metadata() or {}, all_tensors(file)
-    header = metadata.get(_HEADER)
-    if header is None:
-        msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
-        raise ValueError(msg)
-    header, checksum = _parted(header)
-    if checksum not in ("", _checksum(header, tensors)):
-        msg = f"{path} is damaged: its checksum is not that of its content. Write it anew."  # noqa: E501
-        raise ValueError(msg)
-    return tensors, header
-
-
-@contextlib.contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """A file for reading."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="numpy") as file:
-            yield file
+            names = file.keys()
+            return {n: file.get_tensor(n) for n in names}, file.metadata() or {}
     except SafetensorError as error:
         msg = f"{path} is no whole safetensors file ({error}): write it anew."
         raise ValueError(msg) from error
 
 
-def all_tensors(file: Any) -> dict[str, np.ndarray]:
-    """Those of an open safetensors file, by name."""
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def _checksum(header: str, tensors: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(header.encode())
+def _checksum(entries: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps(entries).encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
         digest.update(tensors[name].tobytes())

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.models.tensors import all_tensors, open_safetensors
+from jaxunlearn.models.tensors import read_safetensors
 
 # Training scripts put the weights under these, wrappers put these before every name.
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -50,14 +50,15 @@ def to_float32(name: str, tensor: Any) -> np.ndarray:
 
 
 def _read_file(path):
-    readers = {".pt": _read_torch, ".pth": _read_torch, ".safetensors": _read_safe}
-    if path.suffix not in readers:
-        msg = f"{path} must end in {', '.join(readers)}."
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    if path.suffix not in (".pt", ".pth"):
+        msg = f"{path} must end in .pt, .pth, .safetensors."
         raise ValueError(msg)
     if not path.is_file():
         msg = f"There is no file {path}."
         raise FileNotFoundError(msg)
-    return readers[path.suffix](path)
+    return _read_torch(path)
 
 
 def _read_torch(path):
@@ -80,8 +81,3 @@ def _read_torch(path):
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         msg = f"{path} is no whole file of a state_dict ({reason}): write it anew."
         raise ValueError(msg) from error
-
-
-def _read_safe(path):
-    with open_safetensors(path) as file:
-        return all_tensors(file)

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import unfreeze
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 
-from jaxunlearn.models.tensors import check_tensors, shown
+from jaxunlearn.models.shapes import variable_shapes
+from jaxunlearn.models.tensors import check_tensors, named, shown
 from jaxunlearn.models.torch_maps import fitting_sides, flattened
 from jaxunlearn.models.torch_names import namings
 from jaxunlearn.models.torch_source import read_tensors, to_float32
@@ -26,9 +26,8 @@ _LEAVES = {
     "var": "running_var",
 }
 
-# In which order PyTorch takes our axes, and we theirs, by how many there are.
-_THEIR_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
-_OUR_AXES = {4: (2, 3, 1, 0), 2: (1, 0)}
+# In which order PyTorch takes our axes, by how many there are.
+_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 
 
 class _Leaf(NamedTuple):
@@ -37,28 +36,27 @@ class _Leaf(NamedTuple):
     path: str
     name: str
     shape: Shape
-    flat: Shape | None  # (h, w, c) of the flattened map that a matrix meets
+    kernel: Shape  # of a matrix that meets a flattened map (h, w, c, out), else `shape`
+
+    @property
+    def axes(self) -> Shape:
+        """Ours in their order."""
+        return _AXES.get(len(self.kernel), tuple(range(len(self.kernel))))
 
     @property
     def torch_shape(self) -> Shape:
-        """Of the same leaf in PyTorch."""
-        axes = _THEIR_AXES.get(len(self.shape), range(len(self.shape)))
-        return tuple(self.shape[axis] for axis in axes)
+        """Of the same leaf in PyTorch, where it is flattened again."""
+        turned = tuple(self.kernel[axis] for axis in self.axes)
+        return turned if self.kernel == self.shape else (turned[0], self.shape[0])
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
         """Their array in our order."""
-        if self.flat is None:
-            return array.transpose(_OUR_AXES.get(array.ndim, range(array.ndim)))
-        h, w, c = self.flat
-        rows = array.reshape(-1, c, h, w).transpose(2, 3, 1, 0)
-        return rows.reshape(self.shape)
+        turned = array.reshape([self.kernel[axis] for axis in self.axes])
+        return turned.transpose(np.argsort(self.axes)).reshape(self.shape)
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Our array in their order."""
-        if self.flat is None:
-            return array.transpose(_THEIR_AXES.get(array.ndim, range(array.ndim)))
-        rows = array.reshape(*self.flat, -1).transpose(3, 2, 0, 1)
-        return rows.reshape(self.torch_shape)
+        return array.reshape(self.kernel).transpose(self.axes).reshape(self.torch_shape)
 
 
 def from_torch(
@@ -189,29 +187,23 @@ def to_torch(
 
 
 def _shapes(model, image_shape) -> dict[str, Shape]:
-    """What the model's variables are, by path."""
-    fits = isinstance(image_shape, tuple | list) and len(image_shape) == 3
-    if not fits or not all(isinstance(n, int) and n > 0 for n in image_shape):
-        msg = f"image_shape must be (h, w, c), positive integers; it is {image_shape}."
-        raise ValueError(msg)
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return {path: leaf.shape for path, leaf in _flat(variables).items()}
+    shapes = variable_shapes(model, image_shape)
+    return {path: leaf.shape for path, leaf in shapes.items()}
 
 
 def _leaves(shapes, layers: dict[str, str], maps) -> list[_Leaf]:
     """The model's variables, in PyTorch's order."""
     leaves = []
     for layer, name in layers.items():
-        if f"params/{layer}" in shapes:  # a leaf without a layer, as tokens are
-            path = f"params/{layer}"
-            leaves.append(_Leaf(path, name, shapes[path], None))
-        for ours, theirs in _LEAVES.items():
+        # A leaf without a layer, as tokens are, comes by itself.
+        for ours, theirs in {"": "", **_LEAVES}.items():
             collection = "batch_stats" if ours in ("mean", "var") else "params"
-            path = f"{collection}/{layer}/{ours}"
-            if path in shapes:
-                flat = maps.get(layer) if ours == "kernel" else None
-                leaves.append(_Leaf(path, f"{name}.{theirs}", shapes[path], flat))
+            path = "/".join(filter(None, (collection, layer, ours)))
+            if path not in shapes:
+                continue
+            shape, flat = shapes[path], maps.get(layer) if ours == "kernel" else None
+            kernel = shape if flat is None else (*flat, shape[-1])
+            leaves.append(_Leaf(path, f"{name}.{theirs}".rstrip("."), shape, kernel))
     return leaves
 
 
@@ -232,5 +224,4 @@ def _flat(variables: Any) -> dict[str, Any]:
     if not isinstance(variables, Mapping):
         msg = f"variables must be a dictionary, as model.init returns it; this is a {type(variables).__name__}. Of a classifier give thaw(classifier)."  # noqa: E501
         raise TypeError(msg)
-    tree: Any = variables
-    return flatten_dict(nn.meta.unbox(unfreeze(tree)), sep="/")
+    return named(nn.meta.unbox(unfreeze(variables)))

@@ -1,7 +1,6 @@
 """Saved classifiers come back bit by bit, and damaged files are refused by name."""
 
 import dataclasses
-import json
 
 import flax.linen as nn
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import jaxunlearn as ju
@@ -19,9 +17,11 @@ from jaxunlearn.models.files import (
     Card,
     load,
     load_classifier,
+    read_card,
     save,
     save_classifier,
 )
+from jaxunlearn.models.tensors import read_tensors, write_tensors
 
 CARD = Card(
     model="smallcnn",
@@ -59,19 +59,16 @@ def saved(tmp_path_factory):
 
 
 def altered(saved, folder, *, tensors=None, header=None, **fields):
-    """A copy of the file with other tensors, or other entries of its card."""
-    with safe_open(saved, "numpy") as opened:
-        found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        card = json.loads(opened.metadata()["jaxunlearn"])
-    card.pop("sha256")  # of what is altered here
-    for name, value in (tensors or {}).items():
-        found[name] = value
-    card |= fields
+    """A file with other tensors, or other entries of its card, and their checksum."""
+    found, card = read_tensors(saved)
+    found, card = {**found, **(tensors or {})}, {**card, **fields}
     for entries in (found, card):
         for name in [n for n, value in entries.items() if value is ...]:
             del entries[name]
     path = folder / "altered.safetensors"
-    save_file(found, path, {"jaxunlearn": json.dumps(card)} | (header or {}))
+    write_tensors(path, found, card)
+    if header is not None:
+        save_file(found, path, {"jaxunlearn": header})
     return path
 
 
@@ -148,7 +145,7 @@ def test_tensors_must_be_those_of_the_network(saved, tmp_path, tensors, sentence
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"model": "gone"}, "There is no model 'gone'; there are: .*smallcnn"),
+        ({"model": "gone"}, "must be one of .*'smallcnn'.*; it is 'gone'"),
         ({"model": ...}, "model is missing"),
         ({"model": 3}, "model must be a string; it is 3"),
         ({"num_classes": "ten"}, "num_classes must be an integer; it is 'ten'"),
@@ -164,11 +161,10 @@ def test_tensors_must_be_those_of_the_network(saved, tmp_path, tensors, sentence
         ({"image_shape": [0, 8, 1]}, "image_shape must be positive"),
         ({"image_shape": [8, 8, 2]}, r"float32\[3,3,1,2\] .* float32\[3,3,2,2\]"),
         ({"novel": 1}, "There is no novel"),
-        ({"preprocess": {"mean": 1}}, "std"),
-        ({"preprocess": {"mean": 1, "std": 0}}, "std must be positive"),
-        ({"preprocess": 3}, "altered"),
-        ({"header": {"jaxunlearn": "{"}}, "altered"),
-        ({"header": {"jaxunlearn": "[]"}}, "altered"),
+        ({"preprocess": {"mean": [1]}}, "preprocess.std is missing"),
+        ({"preprocess": {"mean": [1], "std": [0]}}, "std must be positive"),
+        ({"preprocess": 3}, "preprocess must be an object; it is 3"),
+        ({"preprocess": {"mean": ["1"], "std": [1]}}, "preprocess.mean must be a list"),
     ],
 )
 def test_a_card_must_describe_a_network(saved, tmp_path, fields, sentence):
@@ -176,6 +172,23 @@ def test_a_card_must_describe_a_network(saved, tmp_path, fields, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         load_classifier(path)
     assert str(raised.value).startswith(f"{path} holds no classifier")
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "must hold a JSON object; it holds a list"),
+        ('{"options": ' * 100_000 + "1" + "}" * 100_000, "is nested too deep"),
+        ('{"num_classes": NaN}', "is no JSON .*NaN"),
+        ("{}", "is damaged: its checksum is not that of its content"),
+    ],
+)
+def test_a_card_must_be_whole(saved, tmp_path, header, sentence):
+    path = altered(saved, tmp_path, header=header)
+    for read in (load_classifier, read_card):
+        with pytest.raises(ValueError, match=f"altered.safetensors {sentence}"):
+            read(path)
 
 
 def test_a_missing_folder_is_named(tmp_path):

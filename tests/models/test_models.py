@@ -214,7 +214,7 @@ def test_all_cnn_drops_nothing_by_default():
 @pytest.mark.parametrize(
     ("name", "options", "error", "sentence"),
     [
-        ("resnet19", {}, ValueError, "no model 'resnet19'; there are: .*resnet18"),
+        ("resnet19", {}, ValueError, "one of .*'resnet18'.*; it is 'resnet19'"),
         ("lenet5", {"width": 3}, TypeError, "lenet5 has no option 'width'; .*: none"),
         ("vit", {"width": 3}, TypeError, "it has: size, patch, depth, dropout"),
         (
@@ -232,8 +232,13 @@ def test_all_cnn_drops_nothing_by_default():
             ValueError,
             "positive and finite; it is 0",
         ),
-        ("resnet18", {"stem": "c"}, ValueError, "one of cifar, imagenet; it is 'c'"),
-        ("vit", {"size": 3}, ValueError, "one of tiny, small, base; it is 3"),
+        (
+            "resnet18",
+            {"stem": "c"},
+            ValueError,
+            "one of 'cifar', 'imagenet'; it is 'c'",
+        ),
+        ("vit", {"size": 3}, ValueError, "one of 'tiny', 'small', 'base'; it is 3"),
         ("vgg11", {"batch_norm": 1}, TypeError, "must be of type bool; it is 1"),
         ("vgg11", {"dropout": 1.0}, ValueError, r"must be in \[0, 1\); it is 1.0"),
         (
@@ -274,7 +279,7 @@ def test_options_are_read_from_texts():
         (["width=wide"], TypeError, "must be of type int; it is 'wide'"),
         (["width=1.5"], TypeError, "must be of type int; it is 1.5"),
         (["depth=3"], TypeError, "no option 'depth'"),
-        (["stem=3"], ValueError, "one of cifar, imagenet; it is 3"),
+        (["stem=3"], ValueError, "one of 'cifar', 'imagenet'; it is 3"),
     ],
 )
 def test_texts_that_are_no_options_are_refused(texts, error, sentence):
