@@ -5,12 +5,9 @@ from pathlib import Path
 
 from jaxunlearn.checks import check_channels as check_channels
 from jaxunlearn.classifier.classifier import Preprocess
-from jaxunlearn.datasets import location, pixels, tfds
-from jaxunlearn.datasets.digits import Digits
-from jaxunlearn.datasets.folders import Folder
-from jaxunlearn.datasets.npz import Npz
+from jaxunlearn.datasets import digits, folders, location, npz, pixels, tfds
 from jaxunlearn.datasets.preparation import prepare as prepare
-from jaxunlearn.datasets.splits import Source, check_split
+from jaxunlearn.datasets.splits import Source, check_split, select
 from jaxunlearn.datasets.streams import stream as stream
 from jaxunlearn.tasks import Data
 
@@ -65,8 +62,8 @@ def load(
     >>> load("digits", "test").images.shape
     (364, 8, 8, 1)
     """
-    labels, shape, batches = _samples(name, split, data_dir, seed, size)
-    return Data(pixels.collect(batches, len(labels), shape), labels)
+    source, labels, samples = _samples(name, split, data_dir, seed, size)
+    return Data(pixels.collect(samples, len(labels)), labels, source.class_names)
 
 
 def preprocess(
@@ -86,8 +83,8 @@ def preprocess(
     """
     if _plain(name) in _KNOWN:
         return Preprocess(*_KNOWN[_plain(name)][1:])
-    samples = _samples(name, "train", data_dir, seed, size)
-    return Preprocess(*pixels.mean_and_std(samples.batches))
+    _, labels, samples = _samples(name, "train", data_dir, seed, size)
+    return Preprocess(*pixels.mean_and_std(pixels.in_batches(samples, len(labels))))
 
 
 def num_classes(
@@ -100,7 +97,7 @@ def num_classes(
     """
     if _plain(name) in _KNOWN:
         return _KNOWN[_plain(name)][0]
-    return _find(name, data_dir).num_classes()
+    return _find(name, data_dir).num_classes
 
 
 def class_names(
@@ -111,14 +108,16 @@ def class_names(
     >>> class_names("digits")[:3]
     ['0', '1', '2']
     """
-    return _find(name, data_dir).class_names()
+    source = _find(name, data_dir)
+    return list(source.class_names or ()) or [str(c) for c in range(source.num_classes)]
 
 
 def _samples(name, split, data_dir, seed, size):
-    """One split, of which there is at least one sample."""
+    """The labels and images of one split, of which there is at least one sample."""
     check_split(split, seed, size)
-    samples = _find(name, data_dir).samples(split, seed, size)
-    if not len(samples.labels):
+    source = _find(name, data_dir)
+    part, chosen, labels = select(source, split, seed)
+    if not len(labels):
         reason = (
             ": a tenth of each class is drawn for it, and none has ten samples"
             if split == "validation"
@@ -126,7 +125,7 @@ def _samples(name, split, data_dir, seed, size):
         )
         msg = f"The split {split!r} of {name} is empty{reason}."
         raise ValueError(msg)
-    return samples
+    return source, labels, source.samples(part, chosen, size)
 
 
 def _plain(name):
@@ -138,15 +137,15 @@ def _find(name: str | os.PathLike, data_dir: str | os.PathLike | None) -> Source
     """Where the images of that name are."""
     name = os.fspath(name)
     if name == "digits":
-        return Digits()
+        return digits.source()
     if name.endswith(".npz"):
-        return Npz(Path(name))
+        return npz.source(Path(name))
     prepared = location.find(name, data_dir)
     if prepared is not None:
-        return tfds.Prepared(name, prepared)
+        return tfds.source(name, prepared)
     known = _plain(name) in _KNOWN
     if Path(name).is_dir() and not known:
-        return Folder(Path(name))
+        return folders.source(Path(name))
     if known or (data_dir is not None and location.is_name(name)):
         where = location.directory(data_dir)
         msg = (

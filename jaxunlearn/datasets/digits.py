@@ -9,27 +9,22 @@ are for training (126 to 132 a class).
 
 import numpy as np
 
-from jaxunlearn.datasets.pixels import resize
-from jaxunlearn.datasets.splits import Samples, Source, every_fifth, members
+from jaxunlearn.datasets.pixels import of_array
+from jaxunlearn.datasets.splits import Source
 
 
-class Digits(Source):
+def source() -> Source:
     """The digits, in scikit-learn's order.
 
     The 17 grey levels `v` of the original become `round(255 v / 16)`, ties to even (the
     only one, v = 8, becomes 128): 0, 16, 32, 48, 64, 80, 96, 112, 128, 143, 159, ...
     """
+    from sklearn.datasets import load_digits
 
-    def samples(self, split: str, seed: int, size: tuple[int, int] | None) -> Samples:
-        """See `Source.samples`."""
-        from sklearn.datasets import load_digits
+    levels, labels = load_digits(return_X_y=True)
+    images = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
 
-        pixels, labels = load_digits(return_X_y=True)
-        chosen = members(split, labels, seed, every_fifth(labels))
-        images = np.rint(pixels[chosen] * (255 / 16)).astype(np.uint8)
-        images = resize(images.reshape(-1, 8, 8, 1), size)
-        return Samples(labels[chosen], images.shape[1:], iter([images]))
+    def samples(part, chosen, size):
+        return of_array(images[chosen], size)
 
-    def class_names(self) -> list[str]:
-        """See `Source.class_names`."""
-        return [str(digit) for digit in range(10)]
+    return Source("The set of digits", {}, lambda part: labels, samples, 10)

@@ -1,7 +1,6 @@
 """From encoded images to arrays of bytes."""
 
 import io
-import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,10 +13,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxunlearn import parallel
+from jaxunlearn.datasets.splits import Samples
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-
-Shape = tuple[int, ...]  # height, width, channels
 
 # Read and decoded at a time: images, and bytes.
 BATCH = 512
@@ -50,35 +48,37 @@ def decode(
 
 
 def resize(
-    images: UInt8[np.ndarray, "n _ _ c"], size: tuple[int, int] | None
-) -> UInt8[np.ndarray, "n _ _ c"]:
+    image: UInt8[np.ndarray, "_ _ c"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "_ _ c"]:
     """Bilinear resizing, plane by plane; shrinking averages over all pixels."""
     # Pillow rather than jax.image: integer arithmetic, the same on every machine.
     from PIL import Image
 
-    if size is None or size == images.shape[1:3]:
-        return images
-    n, _, _, c = images.shape
-    resized = np.empty((n, *size, c), np.uint8)
-    for i, j in itertools.product(range(n), range(c)):
+    def resized(plane):
         # Pillow wants rows without gaps between pixels.
-        plane = Image.fromarray(np.ascontiguousarray(images[i, :, :, j]))
-        plane = plane.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        resized[i, :, :, j] = np.asarray(plane)
-    return resized
+        plane = Image.fromarray(np.ascontiguousarray(plane))
+        return plane.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+
+    return np.stack([resized(plane) for plane in np.moveaxis(image, -1, 0)], -1)
 
 
-def in_batches(
-    read: Callable[[range], Sequence[Any]],
-    decode: Callable[[Any], UInt8[np.ndarray, "_ _ _"]],
-    n: int,
-    shape: Shape,
-    describe: Callable[[int], str],
-) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
-    """Decode `n` images, a few hundred at a time, fewer of large ones.
+def of_array(
+    images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | None
+) -> Samples:
+    """Samples of what is in memory already."""
+    h, w, c = images.shape[1:]
+    same = size is None or size == (h, w)
+    return Samples(
+        (*(size or (h, w)), c),
+        lambda numbers: images[numbers.start : numbers.stop],
+        (lambda image: image) if same else partial(resize, size=size),
+        str,
+    )
 
-    `read` gives encoded images by number, and `describe` names one for an error.
-    """
+
+def in_batches(samples: Samples, n: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    """Decode `n` images, a few hundred at a time, fewer of large ones."""
+    shape, read, decode, describe = samples
     step = min(BATCH, max(1, _AT_A_TIME // math.prod(shape)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, n, step):
@@ -119,23 +119,22 @@ def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
             raise ValueError(msg)
 
 
-def collect(
-    batches: Iterable[UInt8[np.ndarray, "_ h w c"]], n: int, shape: Shape
-) -> UInt8[np.ndarray, "n h w c"]:
-    """Put batches into one array, so that no image is kept twice.
+def collect(samples: Samples, n: int) -> UInt8[np.ndarray, "n h w c"]:
+    """All images in one array, none of them kept twice.
 
     Refused where that would fill more than half of the memory.
     """
-    needed, present = n * math.prod(shape), parallel.host_memory()
+    needed, present = n * math.prod(samples.shape), parallel.host_memory()
     if needed > present / 2:
         msg = (
-            f"{n} images of shape {shape} take {needed / 1e9:.1f} GB, and this machine "
-            f"has {present / 1e9:.1f} GB of memory: give a smaller size=(height, "
-            "width), or read the images of a folder in batches with datasets.stream."
+            f"{n} images of shape {samples.shape} take {needed / 1e9:.1f} GB, and this "
+            f"machine has {present / 1e9:.1f} GB of memory: give a smaller "
+            "size=(height, width), or read the images of a folder in batches with "
+            "datasets.stream."
         )
         raise ValueError(msg)
-    images, start = np.empty((n, *shape), np.uint8), 0
-    for batch in batches:
+    images, start = np.empty((n, *samples.shape), np.uint8), 0
+    for batch in in_batches(samples, n):
         images[start : start + len(batch)] = batch
         start += len(batch)
     return images
@@ -160,4 +159,6 @@ def mean_and_std(
 
 
 def _length(encoded):
-    return len(encoded) if isinstance(encoded, bytes) else encoded.stat().st_size
+    if isinstance(encoded, Path):
+        return encoded.stat().st_size
+    return len(encoded) if isinstance(encoded, bytes) else 0

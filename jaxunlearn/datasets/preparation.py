@@ -71,19 +71,7 @@ def _builder(name, where):
         reason = (whole.partition('}": ')[2] or whole).splitlines()[0]
         msg = f"TensorFlow Datasets cannot prepare {name!r}: {reason}"
         raise ValueError(msg) from error
-    features = builder.info.features
-    if not isinstance(features, tensorflow_datasets.features.FeaturesDict):
-        features = {}
-    kinds = {
-        "image": tensorflow_datasets.features.Image,
-        "label": tensorflow_datasets.features.ClassLabel,
-    }
-    fitting = {
-        name
-        for name, feature in features.items()
-        if isinstance(feature, kinds.get(name, ()))
-    }
-    tfds.check_features(name, list(features), fitting)
+    tfds.check_features(name, builder.info.features.to_json())
     return builder
 
 

@@ -1,65 +1,135 @@
 """Which samples are for training, which for validation, which for the test."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
+from jaxunlearn.checks import as_integer, check_choice, short
+
 SPLITS = ("train", "validation", "test")
+
+_CALLED = {
+    "train": ("train",),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test",),
+}
 
 
 class Samples(NamedTuple):
-    """One split, whose images are yet to be read.
+    """Images that are yet to be read.
 
     Attributes:
-      labels: `[n]`.
       shape: (h, w, c) of each image.
-      batches: the images in the order of the labels, uint8 `[b, h, w, c]` at a time.
+      read: the encoded images of these numbers.
+      decode: one of them, as uint8 `[h, w, c]`.
+      describe: what an image of this number is called.
     """
 
-    labels: Int[np.ndarray, " n"]
     shape: tuple[int, ...]
-    batches: Iterator[UInt8[np.ndarray, "b h w c"]]
+    read: Callable[[range], Sequence[Any]]
+    decode: Callable[[Any], UInt8[np.ndarray, "h w c"]]
+    describe: Callable[[int], str]
 
 
-class Source:
-    """Labelled images somewhere."""
+class Source(NamedTuple):
+    """Labelled images somewhere.
 
-    def samples(self, split: str, seed: int, size: tuple[int, int] | None) -> Samples:
-        """One split, resized to `size` if there is one."""
-        raise NotImplementedError
+    Attributes:
+      where: begins sentences about it.
+      parts: what it calls each split that it has; empty where it is not split.
+      labels: those of all samples of a part; of "" where there are none.
+      samples: of a part, those of some numbers, resized to a size if there is one.
+      num_classes: how many classes there are.
+      class_names: what they are called, in the order of their numbers, if anything.
+      left_out: what looks as if it could be part of it, and is not read.
+    """
 
-    def class_names(self) -> list[str]:
-        """What the classes are called, in the order of their numbers."""
-        raise NotImplementedError
+    where: str
+    parts: dict[str, str]
+    labels: Callable[[str], Int[np.ndarray, " n"]]
+    samples: Callable[[str, Int[np.ndarray, " m"], Any], Samples]
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
 
-    def num_classes(self) -> int:
-        """How many classes there are; no image is read."""
-        return len(self.class_names())
 
-
-def check_split(split: str, seed: int, size: tuple[int, int] | None) -> None:
+def check_split(split: Any, seed: Any, size: Any) -> None:
     """Refuse what no source can answer."""
     if split not in SPLITS:
-        msg = f"There is no split {split!r}; the splits are {', '.join(SPLITS)}."
-        raise ValueError(msg)
-    if seed < 0:
+        check_choice("split", split, SPLITS)
+    if (as_integer(seed) or 0) < 0:
         msg = f"seed must be 0 or more; it is {seed}."
         raise ValueError(msg)
     if size is not None and (len(size) != 2 or min(size) < 1):
-        msg = f"size must be (height, width), both at least 1; it is {size}."
+        msg = f"size must be (height, width), both at least 1; it is {short(size)}."
         raise ValueError(msg)
+
+
+def splits_among(names: Iterable[str], where: str) -> dict[str, str]:
+    """`{split: its name}` of those names that are called as a split is."""
+    found: dict[str, str] = {}
+    for name in names:
+        for split, called in _CALLED.items():
+            if name.lower() not in called:
+                continue
+            if split in found:
+                msg = (
+                    f"{where} has {found[split]} and {name}, and either may be what is "
+                    f"for {split}: leave one of them out."
+                )
+                raise ValueError(msg)
+            found[split] = name
+    return found
+
+
+def select(
+    source: Source, split: str, seed: int
+) -> tuple[str, Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+    """The part that holds a split, and the numbers and labels of its samples there.
+
+    A source that is not split gives every fifth sample of a class to the test. One
+    without `test` has its `validation` in its place. Without another `validation`, a
+    tenth of each class of what is for training is drawn for it.
+    """
+    where, parts = source.where, dict(source.parts)
+    if source.left_out:
+        msg = f"{where} is read without {', '.join(source.left_out)}."
+        warnings.warn(msg, stacklevel=3)
+    if parts and "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+        if split == "test":
+            msg = (
+                f"{where} has no test split: {parts['test']} is used as test, and a "
+                "tenth of train for validation."
+            )
+            warnings.warn(msg, stacklevel=3)
+    needed = split if split == "test" else "train"
+    if parts and needed not in parts:
+        msg = (
+            f"{where} has {' and '.join(parts.values())}, but no "
+            f"{' or '.join(_CALLED[needed])}, from which {split} is taken."
+        )
+        raise ValueError(msg)
+    part = parts.get(split, parts.get("train", ""))
+    labels = source.labels(part)
+    whole = split in parts and (split != "train" or "validation" in parts)
+    if whole:
+        return part, np.arange(len(labels)), labels
+    test = np.zeros(len(labels), bool) if parts else every_fifth(labels)
+    chosen = np.flatnonzero(members(split, labels, seed, test))
+    return part, chosen, labels[chosen]
 
 
 def members(
     split: str,
     labels: Int[np.ndarray, " n"],
     seed: int,
-    test: Bool[np.ndarray, " n"] | None = None,
+    test: Bool[np.ndarray, " n"],
 ) -> Bool[np.ndarray, " n"]:
     """Which samples a split has; a tenth of each class outside `test` is validation."""
-    test = np.zeros(len(labels), bool) if test is None else test
     generator = np.random.default_rng(seed)
     validation = np.zeros(len(labels), bool)
     for c in np.unique(labels):

@@ -1,17 +1,15 @@
 """A folder of images in batches, for what does not fit into memory."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int, Int32, UInt8
 
-from jaxunlearn.datasets import pixels
-from jaxunlearn.datasets.folders import Folder
-from jaxunlearn.datasets.splits import check_split
+from jaxunlearn.datasets import folders, pixels
+from jaxunlearn.datasets.splits import Samples, check_split, select
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,22 +17,22 @@ class Stream:
     """Batches `(images, labels)` of a folder, the same in every pass.
 
     Attributes:
-      files: in the order of the passes.
-      labels: of the files.
-      image_shape: (h, w, c) of each image.
+      samples: the images of the folder.
+      numbers: which of them, in the order of the passes.
+      labels: of those.
       batch_size: images in each batch; the last one may have fewer.
       workers: threads that decode ahead.
     """
 
-    files: tuple[Path, ...]
+    samples: Samples
+    numbers: Int[np.ndarray, " n"]
     labels: Int32[np.ndarray, " n"]
-    image_shape: tuple[int, ...]
     batch_size: int
     workers: int
 
     def __len__(self) -> int:
         """How many batches there are."""
-        return -(-len(self.files) // self.batch_size)
+        return -(-len(self.labels) // self.batch_size)
 
     def __iter__(
         self,
@@ -45,14 +43,14 @@ class Stream:
             prefetch_buffer_size=max(2 * self.batch_size, self.workers),
         )
         # Threads rather than processes: Pillow decodes outside Python's lock.
-        images = grain.MapDataset.range(len(self.files)).map(self._decoded)
+        images = grain.MapDataset.range(len(self.labels)).map(self._decoded)
         return iter(images.to_iter_dataset(ahead).batch(self.batch_size))
 
     def _decoded(self, index: int) -> tuple[UInt8[np.ndarray, "h w c"], np.int32]:
-        h, w, c = self.image_shape
-        file = self.files[index]
-        decode = functools.partial(pixels.decode, channels=c, size=(h, w))
-        return pixels.named(decode, str(file), file), self.labels[index]
+        i = int(self.numbers[index])
+        _, read, decode, describe = self.samples
+        image = pixels.named(decode, describe(i), *read(range(i, i + 1)))
+        return image, self.labels[index]
 
 
 def stream(
@@ -114,9 +112,11 @@ def stream(
     if not 0 <= index < count:
         msg = f"process must be (index, count) with index below count; it is {process}."
         raise ValueError(msg)
-    files, labels, shape = Folder(Path(path)).listing(split, seed, size)
-    mine = slice(index, None, count)
-    return Stream(tuple(files[mine]), labels[mine], shape, batch_size, workers)
+    source = folders.source(Path(path))
+    part, chosen, labels = select(source, split, seed)
+    samples = source.samples(part, chosen, size)
+    mine = np.arange(index, len(labels), count)
+    return Stream(samples, mine, labels[mine], batch_size, workers)
 
 
 def _grain():

@@ -3,7 +3,6 @@
 Records are read in batches, in the array_record format; pixels are decoded by Pillow.
 """
 
-import dataclasses
 import functools
 import json
 import sys
@@ -12,28 +11,28 @@ from pathlib import Path
 import numpy as np
 
 from jaxunlearn.datasets import pixels
-from jaxunlearn.datasets.splits import Samples, Source, members
+from jaxunlearn.datasets.splits import Samples, Source, splits_among
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared(Source):
+def source(name: str, folder: Path) -> Source:
     """A set on disk, asked for by `name`; its `dataset_info.json` is in `folder`."""
+    where = f"The data set {name!r} in {folder}"
+    info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
+    file = folder / "features.json"
+    features = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    channels, num_classes = check_features(name, features)
+    file = folder / "label.labels.txt"
+    names = tuple(file.read_text("utf-8").splitlines()) if file.is_file() else None
 
-    name: str
-    folder: Path
-
-    def samples(self, split: str, seed: int, size: tuple[int, int] | None) -> Samples:
-        """See `Source.samples`. Train and validation are the set's own `train`."""
-        self._check_features()
-        part = self._part(split)
-        labels = _labels(self.folder.resolve(), part)
-        if len(labels) and labels.min() < 0:
-            msg = f"The split {part!r} of {self.name!r} holds samples without a label."
+    def labels(part):
+        values = _labels(folder.resolve(), part)
+        if values.min(initial=0) < 0:
+            msg = f"The split {part!r} of {name!r} holds samples without a label."
             raise ValueError(msg)
-        test = np.full(len(labels), split == "test")
-        chosen = np.flatnonzero(members(split, labels, seed, test))
-        records = _records(self.folder, part)
-        channels = self._image()["channels"]
+        return values
+
+    def samples(part, chosen, size):
+        records = _records(folder, part)
 
         def read(numbers):
             return [r["image"] for r in _take(records, chosen[numbers])]
@@ -42,70 +41,25 @@ class Prepared(Source):
             return pixels.decode(encoded, channels, size)
 
         def describe(i):
-            return f"Sample {chosen[i]} of the split {part!r} of {self.name!r}"
+            return f"Sample {chosen[i]} of the split {part!r} of {name!r}"
 
         shape = (*(size or (0, 0)), channels)
         if size is None and len(chosen):
             shape = pixels.named(decode, describe(0), *read(range(1))).shape
-        batches = pixels.in_batches(read, decode, len(chosen), shape, describe)
-        return Samples(labels[chosen], shape, batches)
+        return Samples(shape, read, decode, describe)
 
-    def num_classes(self) -> int:
-        """See `Source.num_classes`."""
-        self._check_features()
-        return int(self._features()["label"]["classLabel"]["numClasses"])
-
-    def class_names(self) -> list[str]:
-        """See `Source.class_names`."""
-        file = self.folder / "label.labels.txt"
-        if not file.is_file():
-            return [str(c) for c in range(self.num_classes())]
-        return file.read_text(encoding="utf-8").splitlines()
-
-    def _part(self, split):
-        """The set's own split that samples are taken from."""
-        info = json.loads((self.folder / "dataset_info.json").read_text("utf-8"))
-        parts = [part["name"] for part in info["splits"]]
-        wanted = ("test", "validation") if split == "test" else ("train",)
-        for name in wanted:
-            if name in parts:
-                return name
-        msg = (
-            f"The data set {self.name!r} in {self.folder} has no split "
-            f"{' or '.join(wanted)}, from which {split} is taken; it has "
-            f"{', '.join(parts) or 'none'}."
-        )
-        raise ValueError(msg)
-
-    def _features(self):
-        file = self.folder / "features.json"
-        features = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-        return features.get("featuresDict", {}).get("features", {})
-
-    def _image(self):
-        """Kind and shape of the images."""
-        image = self._features()["image"]["image"]
-        shape = [int(n) for n in image.get("shape", {}).get("dimensions", [])]
-        channels = shape[2] if len(shape) == 3 and shape[2] > 0 else 3
-        return {"dtype": image.get("dtype", "uint8"), "channels": channels}
-
-    def _check_features(self):
-        features = self._features()
-        kinds = {"image": "image", "label": "classLabel"}
-        fitting = {f for f, kind in kinds.items() if kind in features.get(f, {})}
-        check_features(self.name, list(features), fitting)
-        image = self._image()
-        if image["dtype"] != "uint8" or image["channels"] not in pixels.MODES:
-            msg = (
-                f"The images of the data set {self.name!r} are {image['dtype']} with "
-                f"{image['channels']} channels; uint8 with 1, 3 or 4 are read."
-            )
-            raise ValueError(msg)
+    parts = splits_among([part["name"] for part in info["splits"]], where)
+    return Source(where, parts, labels, samples, num_classes, names)
 
 
-def check_features(name: str, features: list[str], fitting: set[str]) -> None:
-    """Refuse a set unless both its image and its label are `fitting`."""
-    wrong = [feature for feature in ("image", "label") if feature not in fitting]
+def check_features(name: str, features: dict) -> tuple[int, int]:
+    """Channels and number of classes, of the content of a `features.json`.
+
+    Refuses a set that is not one of labelled images.
+    """
+    features = features.get("featuresDict", {}).get("features", {})
+    kinds = {"image": "image", "label": "classLabel"}
+    wrong = [f for f, kind in kinds.items() if kind not in features.get(f, {})]
     if wrong:
         msg = (
             f"The data set {name!r} is not one of labelled images: it needs an image "
@@ -114,6 +68,17 @@ def check_features(name: str, features: list[str], fitting: set[str]) -> None:
             f"{', '.join(features) or 'unnamed'}."
         )
         raise ValueError(msg)
+    image = features["image"]["image"]
+    shape = [int(n) for n in image.get("shape", {}).get("dimensions", [])]
+    channels = shape[2] if len(shape) == 3 and shape[2] > 0 else 3
+    dtype = image.get("dtype", "uint8")
+    if dtype != "uint8" or channels not in pixels.MODES:
+        msg = (
+            f"The images of the data set {name!r} are {dtype} with {channels} "
+            "channels; uint8 with 1, 3 or 4 are read."
+        )
+        raise ValueError(msg)
+    return channels, int(features["label"]["classLabel"]["numClasses"])
 
 
 def _records(folder, part):
