@@ -55,6 +55,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
 def _builder(name, where):
     """TensorFlow Datasets' own code for a set, once it is known to be of use."""
     import tensorflow_datasets
+    from google.protobuf import json_format
 
     try:
         builder = tensorflow_datasets.builder(
@@ -71,7 +72,8 @@ def _builder(name, where):
         reason = (whole.partition('}": ')[2] or whole).splitlines()[0]
         msg = f"TensorFlow Datasets cannot prepare {name!r}: {reason}"
         raise ValueError(msg) from error
-    tfds.check_features(name, builder.info.features.to_json())
+    features = json_format.MessageToDict(builder.info.features.to_proto())
+    tfds.check_features(name, features)
     return builder
 
 

@@ -1,6 +1,7 @@
 """Preparing a set: the sentences without TensorFlow, the whole way with it."""
 
 import importlib.util
+import types
 import warnings
 
 import numpy as np
@@ -68,6 +69,30 @@ def shapes():
                 yield n, {"image": np.full((4, 4, 3), n, np.uint8), "label": n % 2}
 
     return JaxunlearnShapes
+
+
+@pytest.mark.parametrize(
+    ("sides", "answer"),
+    [((4, 4, 3), None), ((None, None, 1), None), ((4, 4, 7), "uint8 with 7 channels")],
+)
+def test_features_are_judged_before_anything_is_downloaded(
+    tmp_path, monkeypatch, sides, answer
+):
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=sides),
+            "label": tfds.features.ClassLabel(names=["a", "b"]),
+        }
+    )
+    builder = types.SimpleNamespace(info=types.SimpleNamespace(features=features))
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: builder)
+    if answer is None:
+        assert preparation._builder("made", tmp_path) is builder
+    else:
+        with pytest.raises(ValueError, match=answer):
+            preparation._builder("made", tmp_path)
 
 
 @needs_tensorflow
