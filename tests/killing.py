@@ -68,7 +68,7 @@ def moments(folder, draw):
     def writing():
         there = folder / "checkpoints"
         names = [p.name for p in there.iterdir()] if there.is_dir() else []
-        return any("orbax-checkpoint-tmp" in n for n in names)
+        return any(name.startswith(".") for name in names)
 
     yield after_steps(draw.randrange(15, 40))
     yield writing

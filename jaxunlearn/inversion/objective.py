@@ -14,6 +14,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from jaxunlearn.capture.convolution import widened
 from jaxunlearn.capture.grams import captured_gram
 from jaxunlearn.capture.layers import layers
 from jaxunlearn.capture.walk import Capture, capture
@@ -124,7 +125,7 @@ def term_values(
 ) -> dict[str, Array]:
     """Unweighted values of all terms for which there is something to compare with."""
     captured = capture(classifier, classifier.prepare(images))
-    logits = _at_least_float32(captured.logits)
+    logits = widened(captured.logits)
     inputs = TermInputs(
         classifier, images, labels, references, captured, logits, axis_name
     )
@@ -208,7 +209,7 @@ def competition(inputs: TermInputs) -> Float[Array, " n"] | None:
     student = inputs.references.student
     if student is None:
         return None
-    other = _at_least_float32(student(inputs.images))
+    other = widened(student(inputs.images))
     return 1 - _jensen_shannon(inputs.logits, other) / np.log(2)
 
 
@@ -223,14 +224,14 @@ def feature(inputs: TermInputs) -> Float[Array, ""] | None:
     leaves = jax.tree.leaves(inputs.classifier.state)
     distance = jnp.zeros(())
     for key, layer in captured.normalisations.items():
-        rows = _at_least_float32(captured.operands[key][0])
+        rows = widened(captured.operands[key][0])
         # Axes of the statistics: slices of a scan, then those of the layer itself.
         slices = [i + 1 for i, kind in enumerate(layer.scans) if kind == "groups"]
         kept = (*slices, *(a + 1 + len(layer.scans) for a in layer.axes))
         over = tuple(a for a in range(rows.ndim) if a not in kept)
         statistics = _mean_and_variance(rows, over, inputs.axis_name)
         for batch, index in zip(statistics, (layer.mean, layer.variance), strict=True):
-            running = _at_least_float32(leaves[index])
+            running = widened(leaves[index])
             gap = (batch.reshape(running.shape) - running) ** 2
             norms = gap.reshape(*gap.shape[: len(slices)], -1).sum(-1)
             distance += jnp.sqrt(norms + 1e-12).sum()
@@ -304,7 +305,3 @@ def _mean_and_variance(rows, over, axis_name):
     # Devices hold equally many images.
     whole = lax.pmean(mean, axis_name)
     return whole, lax.pmean(variance + jnp.square(mean - whole), axis_name)
-
-
-def _at_least_float32(array):
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))

@@ -1,13 +1,13 @@
 """Checkpoints of a training, whole or not there, and checked before they are read.
 
-orbax writes them, each under a temporary name until all of it is there. It restores a
-flipped byte silently, hence `checksums.json` with the SHA-256 of every other file. That
-is written last: without it a checkpoint counts as damaged.
+orbax writes the arrays, and would restore a flipped byte silently: hence
+`checksums.json`, with the SHA-256 of every other file.
 """
 
 import hashlib
 import logging
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +17,21 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxunlearn.capture.layout import path_name
+from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.serialization import read_json, to_dict, to_json
+from jaxunlearn.serialization import (
+    checksum,
+    read_json,
+    sync_folder,
+    to_dict,
+    write_json,
+)
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 
-_SUMS = "checksums.json"
+_ARRAYS, _FACTS, _SUMS = "arrays", "facts.json", "checksums.json"
 
 
 class Checkpoint(NamedTuple):
@@ -38,9 +45,9 @@ class Checkpoint(NamedTuple):
         """The saved tree, given one of its structure, shapes and dtypes."""
         import orbax.checkpoint as ocp
 
-        items = {"arrays": ocp.args.StandardRestore(_with_elements(like))}
-        with _manager(self.folder.parent) as manager:
-            tree = manager.restore(self.step, args=ocp.args.Composite(**items)).arrays
+        wanted = ocp.args.StandardRestore(_with_elements(like))
+        with _checkpointer() as reader:
+            tree = reader.restore(self.folder / _ARRAYS, args=wanted)
         return jax.tree.map(lambda old, new: old if new is None else new, like, tree)
 
 
@@ -51,11 +58,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 3):
-        if keep < 1:
-            msg = f"keep must be at least 1 checkpoint; it is {keep}."
-            raise ValueError(msg)
         # orbax takes absolute paths alone.
-        self.folder, self.keep = Path(folder).absolute(), keep
+        self.folder, self.keep = Path(folder).absolute(), check_count("keep", keep)
         if self.folder.exists() and not self.folder.is_dir():
             msg = f"{self.folder} is a file: checkpoints need a folder."
             raise ValueError(msg)
@@ -72,22 +76,22 @@ class Checkpoints:
 
         Training waits: else a kill could cost it more than the steps since the last.
         """
-        import orbax.checkpoint as ocp
-
-        items = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(_with_elements(tree)),
-            facts=ocp.args.JsonSave(to_dict(facts)),
-        )
-        with _manager(self.folder, cleanup_tmp_directories=True) as manager:
-            # Training has come here from an earlier one: later ones are damaged.
-            for later in self.steps():
-                if later >= step:
-                    manager.delete(later)
-            manager.save(step, args=items)
-            place = self.folder / str(step)
-            (place / _SUMS).write_text(to_json(_checksums(place)), encoding="utf-8")
-            for old in self.steps()[: -self.keep]:
-                manager.delete(old)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".*-unfinished"):
+            shutil.rmtree(left)
+        place = self.folder / f".{step}-unfinished"
+        with _checkpointer() as writer:
+            writer.save(place / _ARRAYS, _with_elements(tree))
+        write_json(place / _FACTS, facts)
+        write_json(place / _SUMS, _checksums(place))
+        # Training has come here from an earlier one: later ones are damaged.
+        for later in self.steps():
+            if later >= step:
+                shutil.rmtree(self.folder / str(later))
+        place.rename(self.folder / str(step))
+        sync_folder(self.folder)
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.folder / str(old))
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint or None; a warning for each damaged newer one."""
@@ -107,11 +111,63 @@ class Checkpoints:
         return newest
 
 
-def _manager(folder, **options):
+def open_checkpoints(
+    folder: str | Path | None, every: int | None, resume: bool, keep: int
+) -> Checkpoints | None:
+    """Those of a folder in which a training may begin or go on, as `fit` is told."""
+    if folder is None and (resume or every is not None):
+        name = "resume" if resume else "checkpoint_every"
+        msg = f"{name} has no effect without checkpoint_dir: name a folder."
+        raise ValueError(msg)
+    if every is not None and every < 1:
+        msg = f"checkpoint_every must be at least 1 step; it is {every}."
+        raise ValueError(msg)
+    if folder is None:
+        return None
+    checkpoints = Checkpoints(folder, keep=keep)
+    steps = checkpoints.steps()
+    if steps and not resume:
+        msg = (
+            f"{checkpoints.folder} holds checkpoints (the newest is {steps[-1]}): go "
+            "on from there with resume=True, or choose an empty folder."
+        )
+        raise ValueError(msg)
+    return checkpoints
+
+
+def newest_of(
+    checkpoints: Checkpoints, *, training: dict[str, Any], made_with: dict[str, Any]
+) -> Checkpoint | None:
+    """The newest whole one, which must be of this training; None where there is none.
+
+    A warning says where other means have made it.
+    """
+    newest = checkpoints.newest()
+    if newest is None:
+        return None
+    others = differences(newest.facts.get("training", {}), training)
+    if others:
+        msg = (
+            f"{newest.folder} is a checkpoint of another training, which differs in "
+            f"{'; '.join(others)}: give the settings of that one, or choose another "
+            "folder."
+        )
+        raise ValueError(msg)
+    changes = differences(newest.facts.get("made_with", {}), made_with)
+    if changes and not newest.facts["numbers"][-1]:  # whether it was finished
+        _log.warning(
+            "%s was made with other means, which differ in %s: the result will not "
+            "agree to the last bit.",
+            newest.folder,
+            "; ".join(changes),
+        )
+    return newest
+
+
+def _checkpointer():
     import orbax.checkpoint as ocp
 
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, **options)
-    return ocp.CheckpointManager(folder, options=options)
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
 def _with_elements(tree):
@@ -121,28 +177,20 @@ def _with_elements(tree):
 
 def _checked_facts(folder):
     """The facts in a checkpoint's folder, if all of it is what was written."""
-    import orbax.checkpoint as ocp
-
     written, present = read_json(folder / _SUMS), _checksums(folder)
     for name in {**written, **present}:
         if written.get(name) != present.get(name):
             what = "not what was written" if name in present else "missing"
             msg = f"{name} is {what}"
             raise ValueError(msg)
-    with _manager(folder.parent) as manager:
-        items = ocp.args.Composite(facts=ocp.args.JsonRestore())
-        return manager.restore(int(folder.name), args=items).facts
+    return read_json(folder / _FACTS)
 
 
 def _checksums(folder):
     """SHA-256 of every file in a folder, by its name, but that of the checksums."""
-    sums = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name != _SUMS:
-            with path.open("rb") as file:
-                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {path.relative_to(folder).as_posix(): checksum(path) for path in files}
+    return {name: value for name, value in sums.items() if name != _SUMS}
 
 
 def fingerprint(

@@ -4,13 +4,14 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxunlearn import parallel
 from jaxunlearn.checks import check_labels
@@ -21,17 +22,52 @@ from jaxunlearn.classifier.classifier import (
     freeze,
 )
 from jaxunlearn.classifier.function import UNTRAINABLE, Function
-from jaxunlearn.metrics.evaluation import num_classes
+from jaxunlearn.descent.loop import (
+    chunk_length,
+    gather_minibatches,
+    minibatches,
+    own_copy,
+    run_steps,
+)
+from jaxunlearn.descent.step import check_losses, check_parameters
+from jaxunlearn.metrics.evaluation import evaluate, num_classes
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data
-from jaxunlearn.training.checkpoints import Checkpoints, differences, fingerprint
-from jaxunlearn.training.loop import LoopState, run_epochs
+from jaxunlearn.training.checkpoints import (
+    fingerprint,
+    newest_of,
+    open_checkpoints,
+)
 from jaxunlearn.training.recipe import Recipe
 from jaxunlearn.training.reports import Reports
 from jaxunlearn.training.step import begin
 
 # One name for all messages of a training.
 _log = logging.getLogger("jaxunlearn.training")
+
+
+class LoopState(NamedTuple):
+    """How far a training has come: arrays, then numbers, and all that it needs."""
+
+    carry: tuple[Classifier, PyTree]  # with the momentum
+    best: Classifier | None  # of the best epoch; None if the recipe has no patience
+    step: int = 0  # how many are done
+    accuracy: float = -1.0  # of `best` on validation data, in percent
+    epochs_since: int = 0  # how many epochs ago that was
+    finished: bool = False
+
+    def after_epoch(self, accuracy: float, patience: int) -> "LoopState":
+        """With the best epoch up to date; finished if it is `patience` epochs ago."""
+        if accuracy > self.accuracy:
+            best = own_copy(self.carry[0])
+            return self._replace(best=best, accuracy=accuracy, epochs_since=0)
+        since = self.epochs_since + 1
+        finished = self.finished or since >= patience
+        return self._replace(epochs_since=since, finished=finished)
+
+    def result(self) -> Classifier:
+        """The classifier, as of the best epoch where there is one."""
+        return self.carry[0] if self.best is None else self.best
 
 
 def fit(
@@ -112,7 +148,7 @@ def fit(
     (5, 10)
     """
     _check_data(train, validation, recipe)
-    checkpoints = _checkpoints(checkpoint_dir, checkpoint_every, resume, keep)
+    checkpoints = open_checkpoints(checkpoint_dir, checkpoint_every, resume, keep)
     check_images(train.images, preprocess)
     order_key, init_key, step_key = jax.random.split(key, 3)
     shape = train.images.shape[1:]
@@ -122,8 +158,8 @@ def fit(
             classes = num_classes(classifier, data.images)
             hint = f"The network has {classes} logits: make it wider."
             check_labels(f"labels of {name}", data.labels, len(data), classes, hint)
-    batch_size = min(recipe.batch_size, len(train))
-    mesh = parallel.mesh_for_batch(mesh, batch_size)
+    size = min(recipe.batch_size, len(train))
+    mesh = parallel.mesh_for_batch(mesh, size)
     if checkpoints is not None and mesh is not None and mesh.is_multi_process:
         msg = (
             "checkpoint_dir is for one process, and mesh holds devices of several: "
@@ -131,60 +167,76 @@ def fit(
         )
         raise ValueError(msg)
     step, carry, constants = begin(recipe, classifier, step_key, mesh)
-    best = None if recipe.patience is None else classifier
-    state, save = LoopState(carry, best), None
-    steps = len(train) // batch_size
+    state = LoopState(carry, None if recipe.patience is None else classifier)
+    identity = {}
     if checkpoints is not None:
         decisive = description, classifier, train, validation, recipe, key
         training, made_with = fingerprint(*decisive), parallel.machine(mesh)
         identity = {"training": training, "made_with": made_with}
-        state = _resumed(checkpoints, state, identity)
-        if state.finished:
-            _log.info("the training was finished after %d steps", state.step)
-            return state.result()
-        checkpoint_every = checkpoint_every or steps
+        newest = newest_of(checkpoints, **identity)
+        if newest is not None:
+            state = LoopState(*newest.arrays(state[:2]), *newest.facts["numbers"])
+            done = "the training was finished" if state.finished else "resuming"
+            _log.info("%s after %d steps", done, state.step)
+            if state.finished:
+                return state.result()
 
-        def save(state):
-            numbers = {"numbers": state[2:]}
-            checkpoints.save(state.step, state[:2], identity | numbers)
-
+    steps = len(train) // size  # in an epoch
+    total = recipe.epochs * steps
+    every = total
+    if checkpoints is not None:
+        every = checkpoint_every or steps
+    advice = (
+        f"The training has diverged. Lower the learning rate ({recipe.learning_rate}), "
+        f"or lengthen the warm-up ({recipe.warmup_epochs} epochs)."
+    )
+    feed = _feed(recipe, train, size, mesh, order_key)
+    # Where loops are slow, an interruption waits for one step alone.
+    slow = parallel.loops_are_slow()
+    chunk = 1 if slow else chunk_length(size * np.asarray(train.images[0]).nbytes)
+    carry = own_copy(parallel.place_whole(state.carry, mesh))
     with reporting(progress) as report:
-        reports = Reports(recipe, steps, batch_size, callback, log, report)
-        if not validation or (recipe.patience is None and not reports.wanted):
-            validation = None
-        state = run_epochs(
-            *(state, step, constants, recipe, train, validation, reports),
-            order_key=order_key,
-            every=checkpoint_every,
-            save=save,
+        reports = Reports(recipe, steps, size, callback, log, report)
+        judged = recipe.patience is not None or reports.wanted
+
+        def on_chunk(stop, carry, losses):
+            del carry
+            check_losses(losses, stop - len(losses), advice)
+            reports.losses(stop, losses)
+
+        while not state.finished:
+            first = state.step
+            stop = min(total, *(first - first % n + n for n in (steps, every)))
+            carry, _ = run_steps(
+                *(step, carry, constants),
+                start=first,
+                steps=stop - first,
+                feed=feed,
+                chunk=chunk,
+                ahead=True,
+                donate=True,
+                on_chunk=on_chunk,
+            )
+            state = state._replace(carry=carry, step=stop, finished=stop == total)
+            if stop % steps == 0:
+                accuracy = None
+                if validation and judged:
+                    evaluation = evaluate(carry[0], validation, (), mesh=mesh)
+                    accuracy = evaluation.retained_weighted
+                reports.epoch(stop // steps, accuracy)
+                if recipe.patience is not None:
+                    state = state.after_epoch(accuracy, recipe.patience)
+            if state.finished or stop % every == 0:
+                check_parameters(carry[0], advice)
+                if checkpoints is not None:
+                    facts = identity | {"numbers": state[2:]}
+                    checkpoints.save(stop, state[:2], facts)
+    if state.step < total:
+        _log.info(
+            "stopped after %d epochs without a better validation accuracy than %.2f %%",
+            *(state.epochs_since, state.accuracy),
         )
     return parallel.from_mesh(state.result(), mesh)
-
-
-def _resumed(checkpoints, start, identity) -> LoopState:
-    """The state in the newest checkpoint of this training, or its start."""
-    newest = checkpoints.newest()
-    if newest is None:
-        return start
-    others = differences(newest.facts.get("training", {}), identity["training"])
-    if others:
-        msg = (
-            f"{newest.folder} is a checkpoint of another training, which differs in "
-            f"{'; '.join(others)}: give the settings of that one, or choose another "
-            "folder."
-        )
-        raise ValueError(msg)
-    state = LoopState(*newest.arrays(start[:2]), *newest.facts["numbers"])
-    changes = differences(newest.facts.get("made_with", {}), identity["made_with"])
-    if changes and not state.finished:
-        _log.warning(
-            "%s was made with other means, which differ in %s: the result will not "
-            "agree to the last bit.",
-            newest.folder,
-            "; ".join(changes),
-        )
-    _log.info("resuming after %d steps", state.step)
-    return state
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -217,23 +269,17 @@ def _check_data(train, validation, recipe):
         raise ValueError(msg)
 
 
-def _checkpoints(folder, every, resume, keep) -> Checkpoints | None:
-    """Those of a folder, in which a training may begin or go on."""
-    if folder is None and (resume or every is not None):
-        name = "resume" if resume else "checkpoint_every"
-        msg = f"{name} has no effect without checkpoint_dir: name a folder."
-        raise ValueError(msg)
-    if every is not None and every < 1:
-        msg = f"checkpoint_every must be at least 1 step; it is {every}."
-        raise ValueError(msg)
-    if folder is None:
-        return None
-    checkpoints = Checkpoints(folder, keep=keep)
-    steps = checkpoints.steps()
-    if steps and not resume:
-        msg = (
-            f"{checkpoints.folder} holds checkpoints (the newest is {steps[-1]}): go "
-            "on from there with resume=True, or choose an empty folder."
-        )
-        raise ValueError(msg)
-    return checkpoints
+def _feed(recipe, train, size, mesh, key):
+    """Images and labels of each step, and its learning rate."""
+    order = minibatches(key, len(train), size, drop_remainder=True)
+    rates = recipe.learning_rates(len(train) // size)
+    # Each of several devices is sent its share of every minibatch, and holds no others.
+    put = jax.device_put if mesh is None else jax.device_get
+    arrays = put((train.images, train.labels))
+
+    def feed(first, stop):
+        # In a chunk, what lies behind the last step is not used.
+        indices = np.minimum(np.arange(first, stop), len(rates) - 1)
+        return gather_minibatches(arrays, order, mesh, first, stop), rates[indices]
+
+    return feed

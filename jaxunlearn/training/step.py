@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.augmentation import augment
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.descent.step import update_params
 from jaxunlearn.training.recipe import Recipe
 
@@ -52,10 +53,9 @@ class TrainingStep:
             logits, state = classifier.network.apply_train(
                 params, classifier.state, inputs, network_key
             )
-            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             targets = jax.nn.one_hot(labels, logits.shape[1], dtype=jnp.float32)
             targets = optax.smooth_labels(targets, label_smoothing)
-            return optax.softmax_cross_entropy(logits, targets).mean(), state
+            return cross_entropy(logits, targets).mean(), state
 
         def update(gradients, state, params, *_, **__):
             sgd = _sgd(rate, momentum, weight_decay, self.nesterov)

@@ -15,8 +15,7 @@ from jaxunlearn import datasets, models, parallel
 from jaxunlearn.descent import loop
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.tasks import Data, split_by_class
-from jaxunlearn.training import Recipe, fit
-from jaxunlearn.training import loop as training_loop
+from jaxunlearn.training import Recipe, fit, fitting
 from jaxunlearn.training import step as training_step
 
 KEY = jax.random.key(0)
@@ -568,7 +567,7 @@ def test_an_epoch_is_cut_into_chunks_whose_images_fit(monkeypatch):
         lengths.append((chunk, steps))
         return run_steps(*arguments, chunk=chunk, steps=steps, **options)
 
-    monkeypatch.setattr(training_loop, "run_steps", watch)
+    monkeypatch.setattr(fitting, "run_steps", watch)
     recipe = Recipe(epochs=2, batch_size=10)
     # On a CPU there is one step in a chunk.
     fit(Linear(), toy(90), recipe=recipe, key=KEY)
