@@ -34,31 +34,40 @@ _EIGH_FLOPS, _EIGH_MATRICES = 9, 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Workload:
-    """How much there is to do; a count of zero leaves its stage out.
+class Amounts:
+    """How much is done, and how much of it at once.
 
     Attributes:
-      images: that second moments are taken of.
       batch_size: images of a batch of moments.
-      sets: how many sets of images have moments and subspaces of their own, as the
-        retained classes in UNSC.
-      rule: how many directions are protected.
-      inverted: images that are inverted.
-      inversion_steps: for each batch of them.
+      inversion_steps: steps of the inversion of each batch.
       inversion_batch_size: images optimised together.
       steps: unlearning steps.
       step_batch_size: images of each.
     """
 
-    images: int
     batch_size: int = 256
-    sets: int = 1
-    rule: RankRule = RankRule("energy", 0.99)
-    inverted: int = 0
     inversion_steps: int = 500
     inversion_batch_size: int = 256
     steps: int = 100
     step_batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload(Amounts):
+    """How much there is to do; a count of zero leaves its stage out.
+
+    Attributes:
+      images: that second moments are taken of.
+      sets: how many sets of images have moments and subspaces of their own, as the
+        retained classes in UNSC.
+      rule: how many directions are protected.
+      inverted: images that are inverted.
+    """
+
+    images: int
+    sets: int = 1
+    rule: RankRule = RankRule("energy", 0.99)
+    inverted: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -9,7 +9,7 @@ from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.images import load_images, save_images
-from jaxunlearn.cli.plots import plot_images
+from jaxunlearn.cli.plots import plot_classes
 from jaxunlearn.cli.settings import keys
 from jaxunlearn.cli.sources import train_network, train_original
 from jaxunlearn.descent.stopwatch import Stopwatch
@@ -75,7 +75,8 @@ class RunClassifiers:
             trace, write = result.trace, self._folder.write
             if (proxies := trace.proxies) is not None:
                 seed = self._settings.seed
-                write("proxies.png", lambda path: plot_images(path, proxies))
+                shown = {"title": f"{name}: stand-ins for retained images"}
+                write("proxies.png", lambda path: plot_classes(path, proxies, **shown))
                 write("proxies.npz", lambda path: save_images(path, proxies, seed))
             trials = {"validation_trials": trial_records(trace.tuned, trace.trials)}
             return self._saved(title_of(name), result) | trials

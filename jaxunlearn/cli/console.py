@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -100,34 +101,40 @@ def table(title: str | None, names: Iterable[str], numbers: Iterable[str]) -> Ta
     return empty
 
 
+def metric_cells(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Heading and text of every metric, means over records as JSON files hold them.
+
+    Beside a metric stands the original's, where the records have it.
+    """
+    for name, metric in METRICS.items():
+        # An accuracy on test data, or an entry of its own.
+        values = [record["test"].get(name, record.get(name)) for record in records]
+        mean = None if None in values else np.mean(values)
+        yield f"{metric.heading} {metric.unit}".strip(), metric.text(mean)
+        if name in records[0].get("before", {}):
+            before = [record["before"][name] for record in records]
+            yield "before", metric.text(np.mean(before))
+
+
 def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """One row for each classifier, of what `metrics.json` holds of it."""
-    headings = [f"{m.heading} {m.unit}".strip() for m in METRICS.values()]
+    headings = [heading for heading, _ in metric_cells(list(records.values()))]
     rows = table(title, ["classifier"], [*headings, "seconds", "compile", "rate"])
     for name, record in records.items():
         seconds, tuned = record["seconds"], record["tuned"].items()
         spent = sum(seconds[s] for s in seconds if s not in _APART)
         rows.add_row(
             name,
-            *(metric.text(value_of(record, n)) for n, metric in METRICS.items()),
+            *(text for _, text in metric_cells([record])),
             f"{spent:.1f}",
             f"{seconds['compile']:.1f}",
-            ", ".join(_assigned(field, value) for field, value in tuned),
+            # A learning rate stands for itself.
+            ", ".join(f"{n} {x:g}" for n, x in tuned).removeprefix("learning_rate "),
         )
     return rows
-
-
-def _assigned(field: str, value: float) -> str:
-    """A tuned value; a learning rate stands for itself."""
-    return f"{value:g}" if field == "learning_rate" else f"{field} {value:g}"
 
 
 def legend() -> str:
     """What the columns of `METRICS` are."""
     lines = (f"{m.heading}: {m.legend}." for m in METRICS.values())
     return "\n".join(("On the test data:", *lines))
-
-
-def value_of(record: Mapping[str, Any], metric: str) -> float | None:
-    """Of one of `METRICS`: an accuracy on test data, or an entry of its own."""
-    return record["test"].get(metric, record.get(metric))

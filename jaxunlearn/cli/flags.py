@@ -22,6 +22,10 @@ import msgspec
 
 from jaxunlearn.serialization import describe
 
+# What other programs call these flags.
+_ELSEWHERE = {"lr": "learning-rates", "data": "dataset", "output": "out"}
+_ELSEWHERE |= {"arch": "model", "network": "model", "classes": "forget"}
+_ELSEWHERE |= {"ckpt": "checkpoint", "weights": "checkpoint", "force": "overwrite"}
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: ""}
 
 
@@ -36,10 +40,8 @@ class Command:
     # The fields (dotted where nested) that --help shows, in this order, and --help-all
     # before all others. None: all of them.
     first: ClassVar[tuple[str, ...]] = ()
-    # The names that fields take, for the help.
-    choices: ClassVar[Mapping[str, Iterable[str]]] = {}
-    # Fields that are no flags but words on their own.
-    positional: ClassVar[tuple[str, ...]] = ()
+    # A field that may also be given as a word by itself.
+    positional: ClassVar[str] = ""
     # Whether the programs that JAX compiles are kept for the next command.
     compiles: ClassVar[bool] = True
 
@@ -60,43 +62,47 @@ class Command:
         """The settings that flags ask for, nested as the fields are."""
         return _updated(cls.defaults(given), given)
 
+    def check(self) -> None:
+        """Refuse what can be refused before anything is read."""
+
     def run(self) -> None:
         """Do it."""
         raise NotImplementedError
 
 
 def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Command:
-    """The settings that `arguments` ask for.
-
-    Raises:
-      ValueError: a flag that there is not, one without its value or with one of the
-        wrong type, or a required one that is missing.
-      SystemExit: with status 0, after the help that was asked for.
-    """
-    flags = {".".join(flag.path): flag for flag in _flags(command)}
-    parser = _parser(name, command, list(flags.values()))
+    """The settings that `arguments` ask for; exits with 0 after help."""
+    flags = list(_flags(command))
+    parser = _parser(name, command, flags)
     known, unknown = parser.parse_known_args([_word(a) for a in arguments])
     texts = vars(known)
     asked = texts.pop("help", None)
+    if len(unknown) == 1 and command.positional and unknown[0][0] != "-":
+        texts.setdefault(command.positional, unknown.pop())
     if unknown:
-        raise ValueError(_unknown(name, unknown, [f.name for f in flags.values()]))
+        ahead = sorted(flags, key=lambda flag: flag.dest not in command.first)
+        raise ValueError(_unknown(name, unknown, [flag.name for flag in ahead]))
     given: dict[str, Any] = {}
-    for dotted, text in texts.items():
-        flag, inner = flags[dotted], given
+    for flag in (flag for flag in flags if flag.dest in texts):
+        inner = given
         for part in flag.path[:-1]:
             inner = inner.setdefault(part, {})
-        inner[flag.path[-1]] = _converted(flag, text)
-    if asked is None:
-        return command.from_flags(given)
-    print(_help(name, command, given, everything=asked == "all"))
-    raise SystemExit(0)
+        inner[flag.path[-1]] = _converted(flag, texts[flag.dest])
+    if asked is not None:
+        print(_help(name, command, given, everything=asked == "all"))
+        raise SystemExit(0)
+    needed = [f for f in flags if f.default is dataclasses.MISSING]
+    if missing := [f"{f.name} {f.metavar}" for f in needed if f.dest not in texts]:
+        msg = f"jaxunlearn {name} needs {', '.join(missing)}."
+        raise ValueError(msg)
+    return command.from_flags(given)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        lacks = re.match(r"argument (\S+): expected (?:one|(\d+)) argument", message)
-        needed = lacks and (f"{lacks[2]} values" if lacks[2] else "a value")
-        msg = f"{lacks[1]} needs {needed}." if lacks else f"{message}."
+        _, flag, reason = re.fullmatch(r"(argument (\S+): )?(.*)", message).groups()
+        needs = "needs a value" if reason.startswith("expected") else "takes no value"
+        msg = f"{flag} {needs}." if flag else f"{reason}."
         raise ValueError(msg)
 
 
@@ -105,6 +111,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         whole = {"break_on_hyphens": False, "break_long_words": False}
         return textwrap.wrap(text, width, **whole)
 
+    def _format_args(self, action: argparse.Action, default_metavar: Any) -> str:
+        return str(action.metavar or default_metavar)
+
 
 class _Flag(NamedTuple):
     path: tuple[str, ...]
@@ -112,11 +121,14 @@ class _Flag(NamedTuple):
     metavar: str
     text: str
     default: Any
-    positional: bool
+
+    @property
+    def dest(self) -> str:
+        return ".".join(self.path)
 
     @property
     def name(self) -> str:
-        return "" if self.positional else "--" + _hyphens(".".join(self.path))
+        return f"--{_hyphens(self.dest)}"
 
     @property
     def help(self) -> str:
@@ -136,21 +148,15 @@ class _Flag(NamedTuple):
 def _flags(record: Any, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
     """Of a dataclass, or of an instance of it, whose values are the defaults."""
     cls = record if isinstance(record, type) else type(record)
-    kinds = typing.get_type_hints(cls)
     annotated = typing.get_type_hints(cls, include_extras=True)
-    texts, choices = _documented(cls), getattr(cls, "choices", {})
+    kinds, texts = typing.get_type_hints(cls), _documented(cls)
     for field in dataclasses.fields(cls):
-        here = (*path, field.name)
-        default = getattr(record, field.name, dataclasses.MISSING)
+        here, name = (*path, field.name), field.name
+        default = getattr(record, name, dataclasses.MISSING)
         if dataclasses.is_dataclass(default):
             yield from _flags(default, here)
-            continue
-        metavar, text = _metavar(annotated[field.name]), texts.get(field.name, "")
-        if field.name in choices:
-            text = f"{text.rstrip('.')}: {', '.join(choices[field.name])}."
-        if metavar is not None:
-            positional = field.name in getattr(cls, "positional", ())
-            yield _Flag(here, kinds[field.name], metavar, text, default, positional)
+        elif (metavar := _metavar(annotated[name])) is not None:
+            yield _Flag(here, kinds[name], metavar, texts.get(name, ""), default)
 
 
 def _metavar(kind: Any) -> str | None:
@@ -181,10 +187,10 @@ def _parser(
 ) -> _Parser:
     """A parser of the flags; nested ones have a group of their own in its help."""
     width = min(shutil.get_terminal_size().columns, 100)
-    words = "".join(f" {word.upper()}" for word in command.positional)
+    word = command.positional and f" {command.positional.upper()}"
     examples = "\n  ".join(("examples:", *command.examples))
     parser = _Parser(
-        usage=f"jaxunlearn {name}{words} [FLAGS]",
+        usage=f"jaxunlearn {name}{word} [FLAGS]",
         description=f"{textwrap.fill(summary(command), width)}\n\n{examples}",
         add_help=False,
         allow_abbrev=False,
@@ -209,7 +215,7 @@ def _parser(
 
 
 def _add(group: Any, flag: _Flag, width: int) -> None:
-    dest, text = ".".join(flag.path), flag.help.replace("%", "%%")
+    text, metavar = flag.help.replace("%", "%%"), flag.metavar
     if flag.kind is bool:
         off = (*flag.path[:-1], f"no-{flag.path[-1]}")
         for name, value in ((flag.path, True), (off, False)):
@@ -217,55 +223,53 @@ def _add(group: Any, flag: _Flag, width: int) -> None:
                 f"--{_hyphens('.'.join(name))}",
                 action="store_const",
                 const=value,
-                dest=dest,
+                dest=flag.dest,
                 help=argparse.SUPPRESS if value is flag.default else text,
             )
         return
-    metavar, items = flag.metavar, _items(flag.kind)
     if len(flag.name) + len(metavar) + 5 > width:
         metavar, text = "CHOICE", f"{text} One of {metavar.replace('|', ', ')}."
-    if flag.positional:
-        group.add_argument(dest, metavar=metavar, nargs="?", help=text)
-        return
-    count = len(items) or None
-    if Ellipsis in items:
-        count = "*"
-    elif items:
-        metavar = tuple(metavar.split())
-    group.add_argument(flag.name, metavar=metavar, nargs=count, dest=dest, help=text)
+    items = _items(flag.kind)
+    given = {"metavar": metavar + " ..." * (Ellipsis in items), "help": text}
+    group.add_argument(flag.name, dest=flag.dest, nargs="*" if items else None, **given)
 
 
 def _help(
     name: str, command: type[Command], given: Mapping[str, Any], *, everything: bool
 ) -> str:
     """What people use first, or everything, with the defaults that hold."""
-    every = {".".join(f.path): f for f in _flags(command.defaults(given))}
+    every = {flag.dest: flag for flag in _flags(command.defaults(given))}
     ahead = [every.pop(field) for field in command.first]
     unused = command.unused(given)
     others = [flag for flag in every.values() if flag.path[0] not in unused]
     if everything or not ahead:
         return _parser(name, command, [*ahead, *others]).format_help()
-    more = list(dict.fromkeys(f.path[0] for f in others if len(f.path) > 1))
-    such = ", ".join(f"--{_hyphens(group)}.*" for group in more[:2])
-    epilog = f"All flags, such as {such}: jaxunlearn {name} --help-all"
+    epilog = f"All flags: jaxunlearn {name} --help-all"
     return _parser(name, command, ahead, epilog=epilog).format_help()
 
 
-def _converted(flag: _Flag, text: Any) -> Any:
-    """What a flag's words mean."""
+def _converted(flag: _Flag, words: Any) -> Any:
+    """What a flag's words mean; of several numbers or names, commas part them too."""
     optional = types.NoneType in typing.get_args(flag.kind)
-    if flag.kind is bool or (optional and text in ("None", ["None"])):
-        return text if flag.kind is bool else None
-    text = [t.strip() for t in text] if isinstance(text, list) else text.strip()
+    if flag.kind is bool:
+        return words
+    if optional and words in ("None", ["None"]):
+        return None
+    items = _items(flag.kind)
+    if items and items[0] is not str:
+        words = " ".join(words).replace(",", " ").split()
+    value = [w.strip() for w in words] if items else words.strip()
     try:
         return msgspec.convert(
-            text, flag.kind, strict=False, dec_hook=lambda kind, word: kind(word)
+            value, flag.kind, strict=False, dec_hook=lambda kind, word: kind(word)
         )
     except msgspec.ValidationError as error:
         wanted = f"must be {describe(flag.kind).removesuffix(' or null')}"
-        if items := _items(flag.kind):
-            wanted, text = f"takes values, each {describe(items[0])}", " ".join(text)
-        msg = f"{flag.name} {wanted}; it is {text!r}."
+        if items:
+            count = "" if Ellipsis in items else f"{len(items)} "
+            wanted = f"takes {count}values, each {describe(items[0])}"
+            value = " ".join(value)
+        msg = f"{flag.name} {wanted}; it is {value!r}."
         raise ValueError(msg) from error
 
 
@@ -277,18 +281,9 @@ def _updated(record: Any, given: Mapping[str, Any], where: str = "") -> Any:
         else value
         for name, value in given.items()
     }
-    if isinstance(record, type):
-        missing = [
-            f"{flag.name} {flag.metavar}".strip()
-            for flag in _flags(record)
-            if flag.default is dataclasses.MISSING and flag.path[0] not in values
-        ]
-        if missing:
-            msg = f"jaxunlearn {record.__name__.lower()} needs {', '.join(missing)}."
-            raise ValueError(msg)
-        return record(**values)
     try:
-        return dataclasses.replace(record, **values)
+        new = isinstance(record, type)
+        return record(**values) if new else dataclasses.replace(record, **values)
     except ValueError as error:
         said = str(error).removeprefix(f"{type(record).__name__}.")
         msg = f"--{_hyphens(where[:-1])}: {said}" if where else said
@@ -301,10 +296,15 @@ def _unknown(name: str, words: Sequence[str], known: Sequence[str]) -> str:
     if not words[0].startswith("-"):
         return f"jaxunlearn {name} takes no {words[0]!r}: {more}"
     word = words[0].partition("=")[0]
-    near = difflib.get_close_matches(word, known, 1) or [
-        flag for flag in known if flag.endswith(f".{word.removeprefix('--')}")
-    ]
-    nearest = f"; did you mean {' or '.join(near[:2])}?" if near else "."
+    plain = word.strip("-")
+    plain = _ELSEWHERE.get(plain, plain)
+    by_end: dict[str, list[str]] = {}
+    for flag in known:
+        by_end.setdefault(flag.rpartition(".")[2].strip("-"), []).append(flag)
+    ends = difflib.get_close_matches(plain, by_end, 2, 0.8)
+    near = [flag for end in ends for flag in by_end[end]][:3]
+    near = near or difflib.get_close_matches(f"--{plain}", known, 1)
+    nearest = f"; did you mean {' or '.join(near)}?" if near else "."
     return f"There is no flag {word}{nearest} {more}"
 
 

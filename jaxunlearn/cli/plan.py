@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from rich.table import Table
@@ -20,11 +21,11 @@ from jaxunlearn.cli.settings import (
     Folder,
     Model,
     check_forget,
-    check_names,
 )
 from jaxunlearn.models.files import Card, read_card
 from jaxunlearn.nullspace.rank_rules import choose_rule
 from jaxunlearn.planning import (
+    Amounts,
     LayerPlan,
     StagePlan,
     Workload,
@@ -38,13 +39,9 @@ _PIXELS = Preprocess(0.5, 0.5)
 # Those that say how many images they read or invert.
 _METHODS = [name for name, kind in methods.by_name.items() if hasattr(kind, "reads")]
 
-# Fields of a `Workload` that are flags of the same name.
-_PASSED = ("batch_size", "inversion_steps", "inversion_batch_size", "steps")
-_PASSED += ("step_batch_size",)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(Command):
+class Plan(Amounts, Command):
     """The memory and operations of a request, from shapes alone; its time on demand.
 
     Attributes:
@@ -58,13 +55,8 @@ class Plan(Command):
       images: how many retained images there are.
       forget: the classes to forget.
       method: says how many images are inverted, and of how many moments are taken.
-      batch_size: images of a batch of moments.
       images_per_class: inverted images of each retained class, where the method
         inverts any.
-      inversion_steps: steps of the inversion.
-      inversion_batch_size: images optimised together.
-      steps: unlearning steps.
-      step_batch_size: images of each.
       energy: protect this share of the inputs' energy; the default rule, with .99.
       rank: or so many directions of each layer.
       protected_fraction: or this share of a layer's directions.
@@ -78,7 +70,6 @@ class Plan(Command):
         "jaxunlearn plan --dataset digits --method unsc",
         "jaxunlearn plan --model resnet50 --image-shape 224 224 3 --num-classes 1000",
     )
-    choices = {"model": models.names(), "method": _METHODS}
 
     model: Model = "smallcnn"
     options: Annotated[tuple[str, ...], "NAME=VALUE"] = ()
@@ -89,13 +80,8 @@ class Plan(Command):
     num_classes: int | None = None
     images: int | None = None
     forget: Classes = (0,)
-    method: Annotated[str, "METHOD"] = "covarnav"
-    batch_size: int = Workload.batch_size
+    method: Literal[*_METHODS] = "covarnav"
     images_per_class: int = 32
-    inversion_steps: int = Workload.inversion_steps
-    inversion_batch_size: int = Workload.inversion_batch_size
-    steps: int = Workload.steps
-    step_batch_size: int = Workload.step_batch_size
     energy: float | None = None
     rank: int | None = None
     protected_fraction: float | None = None
@@ -115,13 +101,12 @@ class Plan(Command):
         return Workload(
             **kind(**given).reads(retained, num_classes - len(self.forget)),
             rule=choose_rule(*rules),
-            **{name: getattr(self, name) for name in _PASSED},
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(Amounts)},
         )
 
     def run(self) -> None:
         """Print the layers and the stages."""
         results, progress = consoles()
-        check_names("method to be planned", [self.method], _METHODS)
         card = None if self.checkpoint is None else _card(self.checkpoint)
         shape, classes, images = self.sizes(card)
         check_forget(self.forget, classes)
@@ -142,21 +127,12 @@ class Plan(Command):
             return
         results.print(_layers(request.layers))
         results.print(_stages(request.stages))
-        asked = self.compile or self.measure
-        seconds = (
-            "Compilation comes on top of the seconds."
-            if self.measure
-            else "For seconds: --measure."
-        )
-        results.print(
-            "rows: of one image. rank: by data, where these decide. Memory is "
-            + (
-                "what XLA\nasks for."
-                if asked
-                else "estimated\nfrom shapes; see --compile."
-            )
-            + f" {seconds}"
-        )
+        memory = "estimated from shapes; see --compile"
+        memory = "what XLA asks for" if self.compile or self.measure else memory
+        seconds = "Compilation comes on top of the seconds."
+        seconds = seconds if self.measure else "For seconds: --measure."
+        text = f"rows: of one image. rank: by data, where these decide. Memory is {memory}. {seconds}"  # noqa: E501
+        results.print(textwrap.fill(text, 80))
 
     def sizes(self, card: Card | None) -> tuple[tuple[int, ...], int, int]:
         """Shape of an image, number of classes, number of retained images."""
@@ -203,8 +179,8 @@ def _stages(stages: Sequence[StagePlan]) -> Table:
     rows = table("stages", ["stage"], ("runs", "FLOPs", "memory", "seconds"))
     for stage in stages:
         seconds = "" if stage.seconds is None else f"{stage.seconds:.3g}"
-        flops = f"{stage.flops:.2e}"
-        rows.add_row(stage.name, str(stage.runs), flops, _bytes(stage.bytes), seconds)
+        numbers = (str(stage.runs), f"{stage.flops:.2e}", _bytes(stage.bytes), seconds)
+        rows.add_row(stage.name, *numbers)
     return rows
 
 

@@ -16,42 +16,23 @@ _LARGEST = 40.0
 _DPI = 120
 
 # Neither grey nor white, as the edges of images may be.
-_BETWEEN = (0.6, 0.7, 0.85)
+_FRAME = (0.6, 0.7, 0.85)
 
 
-def plot_images(
-    path: Path,
-    data: Data,
-    *,
-    columns: int = 12,
-) -> None:
-    """A row of images for each class, written as a PNG."""
-    from matplotlib.figure import Figure
-
-    images, labels = _visible(data.images), data.labels
-    classes, counts = np.unique(labels, return_counts=True)
-    columns = min(columns, int(counts.max()))
-    height, width = images.shape[1:3]
-    # One picture of all: a matplotlib subplot for each image takes minutes.
-    gap = max(1, height // 16)
-    rows, row, column = len(classes), height + gap, width + gap
-    mosaic = np.empty((rows * row - gap, columns * column - gap, 3), np.float32)
-    mosaic[:] = _BETWEEN
-    for y, label in enumerate(classes):
-        for x, image in enumerate(images[labels == label][:columns]):
-            top, left = y * row, x * column
-            mosaic[top : top + height, left : left + width] = image
-    shape = np.array(mosaic.shape[1::-1])
-    size = shape * min(0.6 / width, _LARGEST / shape.max())
-    figure = Figure(figsize=(size[0] + 0.5, size[1] + 0.1), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(mosaic, interpolation="nearest", aspect="auto")
-    axes.set_xticks([])
-    axes.set_ylabel("class")
-    axes.set_yticks(np.arange(rows) * row + (height - 1) / 2, classes.tolist())
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    _save(figure, path)
+def plot_classes(path: Path, data: Data, *, title: str, most: int = 96) -> None:
+    """A contact sheet of the first images of each class."""
+    classes, counts = np.unique(data.labels, return_counts=True)
+    each = min(12, max(1, most // len(classes)), int(counts.max()))
+    shown = np.concatenate([np.flatnonzero(data.labels == c)[:each] for c in classes])
+    plot_sheet(
+        path,
+        np.asarray(data.images)[shown],
+        [f"class {c}" for c in data.labels[shown]],
+        title=title,
+        marked=np.zeros(len(shown), bool),
+        columns=each if each > 5 else 12,
+        most=most,
+    )
 
 
 def plot_sheet(
@@ -98,7 +79,7 @@ def plot_sheet(
             interpolation="nearest",
         )
         # An image may be white at its edges, as the page is.
-        axes.add_patch(Rectangle((x, y), wide, tall, fill=False, color=_BETWEEN))
+        axes.add_patch(Rectangle((x, y), wide, tall, fill=False, color=_FRAME))
         axes.text(
             x + wide / 2,
             y + tall + 0.04,

@@ -22,7 +22,7 @@ class Prepare(Command):
         "jaxunlearn prepare cifar10",
         "jaxunlearn prepare fashion_mnist --data-dir data",
     )
-    positional = ("name",)
+    positional = "name"
     compiles = False
 
     name: Annotated[str, "NAME"]

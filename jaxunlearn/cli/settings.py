@@ -5,13 +5,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from jaxunlearn import datasets, methods, models
+from jaxunlearn import datasets, methods, models, parallel
 from jaxunlearn.classifier.classifier import (
     Classifier,
     Preprocess,
@@ -21,7 +21,8 @@ from jaxunlearn.classifier.classifier import (
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.models.files import Card, save_with_card
+from jaxunlearn.methods.grid import TOLERANCE
+from jaxunlearn.models.files import Card, save_with_card, versions
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes
 from jaxunlearn.training.recipe import Recipe
@@ -30,21 +31,23 @@ Folder = Annotated[Path | None, "FOLDER"]
 File = Annotated[Path, "FILE"]
 Classes = Annotated[tuple[int, ...], "CLASS"]
 DataSet = Annotated[str, "NAME|FILE.npz|FOLDER"]
-Model = Annotated[str, "NAME"]
+Model = Literal[*models.names()]
+Method = Literal[*methods.by_name]
+# Those that start from the classifier that there is.
+UnlearningMethod = Literal[
+    *(n for n, m in methods.by_name.items() if not getattr(m, "from_scratch", False))
+]
 Rates = Annotated[tuple[float, ...], "RATE"]
 
+RATE_RULE = f"Acc_r - Acc_f on validation data is within {TOLERANCE:g} of the best"
 
-# Those that start from the classifier that there is.
-UNLEARNING = [
-    name
-    for name, method in methods.by_name.items()
-    if not getattr(method, "from_scratch", False)
-]
+# The field that holds a method's settings.
+_FIELDS = {name: name.replace("-", "_") for name in methods.by_name}
 
 _PerMethod = dataclasses.make_dataclass(
     "_PerMethod",
     [
-        (name.replace("-", "_"), method, method())
+        (_FIELDS[name], method, method())
         for name, method in methods.by_name.items()
         if dataclasses.fields(method)
     ],
@@ -71,7 +74,7 @@ class MethodSettings(Command, _PerMethod):
         """Refuses a rate by hand that the grid would override without a word."""
         settings = super().from_flags(given)
         for name, method in methods.by_name.items():
-            by_hand = "learning_rate" in given.get(name.replace("-", "_"), {})
+            by_hand = "learning_rate" in given.get(_FIELDS[name], {})
             tuned = getattr(method, "tuned", None) == "learning_rate"
             if tuned and by_hand and settings.learning_rates:
                 msg = (
@@ -87,11 +90,11 @@ class MethodSettings(Command, _PerMethod):
         """The settings of methods other than --methods or --method names."""
         named = given.get("methods") or given.get("method") or list(methods.by_name)
         named = [named] if isinstance(named, str) else named
-        return {n.replace("-", "_") for n in methods.by_name if n not in named}
+        return {_FIELDS[n] for n in _FIELDS if n not in named}
 
     def settings_of(self, name: str) -> Any:
         """The method of this name, as it is set."""
-        own = getattr(self, name.replace("-", "_"), None)
+        own = getattr(self, _FIELDS[name], None)
         return methods.by_name[name]() if own is None else own
 
     def grid_of(self, name: str) -> tuple[float, ...]:
@@ -103,8 +106,9 @@ class MethodSettings(Command, _PerMethod):
         by_hand = tuned is None or getattr(method, tuned) != getattr(kind(), tuned)
         return () if by_hand else kind.grid
 
-    def check_rates(self) -> None:
+    def check(self) -> None:
         """Refuse a grid of which not every entry is a learning rate."""
+        super().check()
         for rate in self.learning_rates:
             if not 0 < rate < math.inf:
                 msg = f"learning_rates must be positive and finite; one is {rate}."
@@ -112,7 +116,7 @@ class MethodSettings(Command, _PerMethod):
 
     def to_dict(self, used: Sequence[str], without: Sequence[str]) -> dict[str, Any]:
         """What decides about the result: settings of the methods used, and the rest."""
-        unused = {n.replace("-", "_") for n in methods.by_name if n not in used}
+        unused = self.unused({"methods": used})
         return {n: v for n, v in to_dict(self).items() if n not in {*unused, *without}}
 
 
@@ -121,8 +125,8 @@ class TrainingSettings(Command):
     """A data set, a network and how to train it.
 
     Attributes:
-      dataset: an .npz file, a folder with one folder of images a class, any image set
-        of TFDS that lies in --data-dir, or one of these.
+      dataset: an .npz file, a folder with one folder of images a class, or any image
+        set of TFDS that lies in --data-dir, such as cifar10; digits need no files.
       data_dir: where TFDS keeps its sets; by default $TFDS_DATA_DIR.
       size: height and width to resize the images to; by default they stay as they are.
       mean: mean of the pixels in units of [0, 1], one number or one a channel, to
@@ -134,8 +138,6 @@ class TrainingSettings(Command):
       split_seed: which samples are for validation; by default --seed.
       recipe: how the classifier is trained.
     """
-
-    choices = {"dataset": datasets.names(), "model": models.names()}
 
     dataset: DataSet = "digits"
     data_dir: Folder = None
@@ -155,6 +157,7 @@ class TrainingSettings(Command):
 
     def check(self) -> None:
         """Check what can be checked before any data are read."""
+        super().check()
         self.model_options()
         if bool(self.mean) != bool(self.std):
             msg = "--mean and --std go together: give both, or neither."
@@ -237,25 +240,21 @@ class TrainingSettings(Command):
         )
 
 
+def circumstances(splits: Mapping[str, Data]) -> dict[str, Any]:
+    """What a record says of where it comes from."""
+    return {
+        "samples": {split: len(data) for split, data in splits.items()},
+        "versions": versions(),
+        "device": parallel.device_kind(),
+        "devices": parallel.device_count(),
+        "processes": parallel.process_count(),
+    }
+
+
 def keys(seed: int) -> tuple[Array, Array]:
     """What the original is trained from, and what every method starts from."""
     original, method = jax.random.split(jax.random.key(seed))
     return original, method
-
-
-def check_names(what: str, names, known) -> None:
-    """Refuse unknown and repeated names, and none at all, listing the known ones."""
-    there = f"there are: {', '.join(known)}."
-    if not names:
-        msg = f"Give at least one {what}; {there}"
-        raise ValueError(msg)
-    for name in names:
-        if name not in known:
-            msg = f"There is no {what} {name!r}; {there}"
-            raise ValueError(msg)
-        if names.count(name) > 1:
-            msg = f"The {what} {name!r} is given more than once."
-            raise ValueError(msg)
 
 
 def check_seed(seed: int, name: str = "--seed") -> None:

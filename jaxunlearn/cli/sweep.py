@@ -4,36 +4,34 @@ import dataclasses
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from rich.table import Table
 
-from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.classifiers import further_metrics
-from jaxunlearn.cli.console import Bars, consoles, legend, table, value_of
+from jaxunlearn.cli.console import Bars, consoles, legend, metric_cells, table
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.settings import (
-    UNLEARNING,
+    RATE_RULE,
     File,
     Folder,
     MethodSettings,
     Rates,
     TrainingSettings,
-    check_names,
+    UnlearningMethod,
+    circumstances,
     keys,
 )
 from jaxunlearn.cli.sources import given_original, train_original, with_checkpoint
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods import Sweep as Swept
 from jaxunlearn.methods import sweep
-from jaxunlearn.methods.grid import TOLERANCE, trial_records
+from jaxunlearn.methods.grid import trial_records
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.stacked import WAYS
-from jaxunlearn.metrics import METRICS
 from jaxunlearn.metrics.evaluation import evaluate, logits
-from jaxunlearn.models.files import versions
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, split_by_class
 
@@ -61,8 +59,8 @@ class Sweep(MethodSettings, TrainingSettings):
         smallest whose mean of Acc_r - Acc_f on validation data is within a point of the
         best. Empty: the method's own, such as --unsc.learning-rate.
       checkpoint: start from this classifier instead of training one, as for run.
-      how: how a step of all requests is computed: "vmap", "map" (a loop on the device),
-        "one by one", or "auto", whichever is fast here.
+      how: how a step of all requests is computed; map is a loop on the device, and
+        auto whichever is fast here.
       save_classifiers: write every unlearned classifier too.
       out: the sweep's folder; by default runs/DATASET-sweep-METHOD-seed-SEED.
       overwrite: replace the sweep that is there, once the new one is complete.
@@ -78,13 +76,11 @@ class Sweep(MethodSettings, TrainingSettings):
         "overwrite",
     )
 
-    choices = TrainingSettings.choices | {"method": UNLEARNING}
-
     forget: Annotated[tuple[str, ...], "each|CLASS,CLASS"] = ("each",)
-    method: Annotated[str, "METHOD"] = "unsc"
+    method: UnlearningMethod = "unsc"
     learning_rates: Rates = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     checkpoint: File | None = None
-    how: Annotated[str, "WAY"] = "auto"
+    how: Literal["auto", *WAYS] = "auto"
     save_classifiers: bool = False
     out: Folder = None
     overwrite: bool = False
@@ -119,12 +115,6 @@ class Sweep(MethodSettings, TrainingSettings):
     def check(self) -> None:
         """Check what can be checked before any data are read."""
         super().check()
-        check_names("method that a sweep can share", [self.method], UNLEARNING)
-        self.check_rates()
-        known = ("auto", *WAYS)
-        if self.how not in known:
-            msg = f"--how must be one of {', '.join(map(repr, known))}; it is {self.how!r}."  # noqa: E501
-            raise ValueError(msg)
         for classes in () if self.requests == "each" else self.requests:
             check_classes(classes, self.num_classes(), name="--forget")
 
@@ -179,19 +169,17 @@ class Sweep(MethodSettings, TrainingSettings):
 
 def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str, Any]:
     """What `sweep.json` holds."""
-    names = ("how", "step_seconds", "passes", "samples_read")
+    shared = ("how", "step_seconds", "passes", "samples_read")
     return {
         "settings": settings.to_dict(),
         "requests": records,
         **swept.tuned,
-        **{name: getattr(swept, name) for name in names},
+        **{name: getattr(swept, name) for name in shared},
         "validation_trials": trial_records(swept.tuned, swept.trials),
         "learning_rate_rule": "the smallest of the grid whose mean over requests of "
-        f"Acc_r - Acc_f on validation data is within {TOLERANCE:g} of the best",
+        + RATE_RULE,
         "seconds": seconds,
-        "samples": {split: len(data) for split, data in splits.items()},
-        "versions": versions(),
-        "device": parallel.device_kind(),
+        **circumstances(splits),
     }
 
 
@@ -220,15 +208,14 @@ def _judge(original: Classifier, swept: Swept, test: Data) -> list[dict[str, Any
         after = logits(result.classifier, test.images)[kept]
         forgotten = np.isin(np.arange(len(per_class)), classes)
         before = {"retained": ~forgotten, "forgotten": forgotten}
+        spent = ("losses", "ranks", "samples_read")
         records.append(
             {
                 "forget": list(classes),
                 "test": evaluation,
                 "before": {n: np.nanmean(per_class[c]) for n, c in before.items()},
                 **further_metrics(evaluation, after, outputs[kept]),
-                "losses": result.trace.losses,
-                "ranks": result.trace.ranks,
-                "samples_read": result.trace.samples_read,
+                **{name: getattr(result.trace, name) for name in spent},
             }
         )
     return to_dict(records)
@@ -236,22 +223,12 @@ def _judge(original: Classifier, swept: Swept, test: Data) -> list[dict[str, Any
 
 def _table(records: Sequence[dict[str, Any]], title: str) -> Table:
     """One row for each request, and the means over them."""
-    # An accuracy has the original's beside it.
-    before, headings = records[0]["before"], []
-    for name, metric in METRICS.items():
-        headings.append(f"{metric.heading} {metric.unit}".strip())
-        headings += ["before"] * (name in before)
+    headings = [heading for heading, _ in metric_cells(records)]
     rows = table(title, ["forget"], headings)
     rows.columns[0].no_wrap, rows.columns[0].max_width = False, 24
 
     def add(label: str, records: Sequence[dict[str, Any]]) -> None:
-        cells = []
-        for name, metric in METRICS.items():
-            cells.append(metric.text(np.mean([value_of(r, name) for r in records])))
-            if name in before:
-                values = [record["before"][name] for record in records]
-                cells.append(metric.text(np.mean(values)))
-        rows.add_row(label, *cells)
+        rows.add_row(label, *(text for _, text in metric_cells(records)))
 
     for record in records:
         add(", ".join(map(str, record["forget"])), [record])
@@ -263,20 +240,16 @@ def _table(records: Sequence[dict[str, Any]], title: str) -> Table:
 
 def _cost(swept: Swept, seconds: dict[str, float], samples: int) -> str:
     """Data passes and seconds, in sentences."""
-    passes = swept.passes
-    timed = ", ".join(
-        f"{name} {value:.1f}" for name, value in seconds.items() if name != "compile"
-    )
-    if swept.proxies is None:
-        source = f"{passes['statistics']} over {samples:,} training images"
-    else:
-        source = f"{passes['statistics']} over {len(swept.proxies):,} proxies"
-    turns = "" if swept.at_once == 1 else f", {swept.at_once} at a time"
+    timed = (f"{name} {x:.1f}" for name, x in seconds.items() if name != "compile")
+    read = f"{samples:,} training images"
+    if swept.proxies is not None:
+        read = f"{len(swept.proxies):,} proxies"
     tuned = "".join(f"{n.replace('_', ' ')} {x:g}, " for n, x in swept.tuned.items())
+    turns = "" if swept.at_once == 1 else f", {swept.at_once} at a time"
     text = (
-        f"{len(swept.requests)} requests at {tuned}"
-        f"steps {swept.how}{turns}. Data passes: {source} for statistics, "
-        f"{passes['labels']} for new labels. Seconds: {timed}; compilation apart "
-        f"{seconds['compile']:.1f}."
+        f"{len(swept.requests)} requests at {tuned}steps {swept.how}{turns}. Data "
+        f"passes: {swept.passes['statistics']} over {read} for statistics, "
+        f"{swept.passes['labels']} for new labels. Seconds: {', '.join(timed)}; "
+        f"compilation apart {seconds['compile']:.1f}."
     )
     return textwrap.fill(text, 80)

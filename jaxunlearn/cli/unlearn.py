@@ -3,20 +3,19 @@
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jaxunlearn import datasets
 from jaxunlearn.cli.console import Bars, consoles
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.settings import (
-    UNLEARNING,
     Classes,
     DataSet,
     File,
     Folder,
     MethodSettings,
+    UnlearningMethod,
     check_forget,
-    check_names,
     check_seed,
     keys,
 )
@@ -29,16 +28,53 @@ from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Unlearn(MethodSettings):
-    """Forget classes in a saved classifier.
+class _OnSaved(Command):
+    """A saved classifier and its data.
 
     Attributes:
       checkpoint: a .safetensors file of a training or a run.
+      dataset: name of a data set; by default the one it was trained on.
+      data_dir: where data sets are kept that are read from disk.
+    """
+
+    checkpoint: File
+    dataset: DataSet | None = None
+    data_dir: Folder = None
+
+    def load(self, card: Card, *splits: str) -> Iterator[Data]:
+        """Splits of the data set, as the classifier was trained on them."""
+        name, where = self.dataset or card.dataset, self.data_dir
+        if name is None:
+            msg = f"{self.checkpoint} does not say what it was trained on: give --dataset."  # noqa: E501
+            raise ValueError(msg)
+        count = datasets.num_classes(name, data_dir=where)
+        if count != card.num_classes:
+            msg = (
+                f"{self.checkpoint} tells {card.num_classes} classes apart and the "
+                f"data set {name} has {count}."
+            )
+            raise ValueError(msg)
+        for split in splits:
+            drawn = {"seed": card.split_seed, "size": card.size}
+            data = datasets.load(name, split, data_dir=where, **drawn)
+            shapes = [list(card.image_shape), list(data.images.shape[1:])]
+            if shapes[0] != shapes[1]:
+                msg = (
+                    f"{self.checkpoint} takes images of shape {shapes[0]} and those of "
+                    f"the data set are {shapes[1]}."
+                )
+                raise ValueError(msg)
+            yield data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unlearn(MethodSettings, _OnSaved):
+    """Forget classes in a saved classifier.
+
+    Attributes:
       out: the .safetensors file to write.
       forget: the classes to forget, besides those that it has forgotten already.
       method: what to forget with.
-      dataset: name of a data set; by default the one it was trained on.
-      data_dir: where data sets are kept that are read from disk.
       seed: random seed.
       overwrite: replace a file that is there.
     """
@@ -52,22 +88,16 @@ class Unlearn(MethodSettings):
         *("learning_rates", "seed", "overwrite"),
     )
 
-    choices = {"method": UNLEARNING}
-
-    checkpoint: File
     out: File
     forget: Classes
-    method: Annotated[str, "METHOD"] = "covarnav"
-    dataset: DataSet | None = None
-    data_dir: Folder = None
+    method: UnlearningMethod = "covarnav"
     seed: int = 0
     overwrite: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be, and a file that cannot be written, before any work."""
-        check_names("method for a saved classifier", [self.method], UNLEARNING)
+        super().check()
         check_seed(self.seed)
-        self.check_rates()
         out = self.out
         if out.suffix != ".safetensors":
             msg = f"--out must end in .safetensors; it is {out}."
@@ -91,7 +121,7 @@ class Unlearn(MethodSettings):
         # Classes that it has forgotten before are neither protected nor new labels.
         forgotten = tuple(sorted({*card.forgotten, *self.forget}))
         check_forget(forgotten, card.num_classes)
-        train, validation, test = _load(self, card, *SPLITS)
+        train, validation, test = self.load(card, *SPLITS)
         task = Task(
             split_by_class(train, self.forget)[0],
             split_by_class(train, forgotten)[1],
@@ -120,16 +150,13 @@ class Unlearn(MethodSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(Command):
+class Evaluate(_OnSaved):
     """Accuracy of a saved classifier on every class.
 
     Attributes:
-      checkpoint: a .safetensors file of a training or a run.
       forget: the classes that count as forgotten; by default those that it has
         forgotten according to the file.
-      dataset: name of a data set; by default the one it was trained on.
-      data_dir: where data sets are kept that are read from disk.
-      split: train, validation or test.
+      split: of the data set.
       json: print JSON instead of a table.
     """
 
@@ -138,11 +165,8 @@ class Evaluate(Command):
         "jaxunlearn evaluate --checkpoint model.safetensors --split train --json",
     )
 
-    checkpoint: File
     forget: Annotated[tuple[int, ...] | None, "CLASS"] = None
-    dataset: DataSet | None = None
-    data_dir: Folder = None
-    split: Annotated[str, "SPLIT"] = "test"
+    split: Literal[SPLITS] = "test"
     json: bool = False
 
     def run(self) -> None:
@@ -150,35 +174,9 @@ class Evaluate(Command):
         classifier, card = load_classifier(self.checkpoint)
         forgotten = card.forgotten if self.forget is None else self.forget
         check_classes(forgotten, card.num_classes, name="--forget")
-        (data,) = _load(self, card, self.split)
+        (data,) = self.load(card, self.split)
         evaluation = evaluate(classifier, data, forgotten)
         if self.json:
             print(json.dumps(to_dict(evaluation), allow_nan=False))
         else:
             consoles()[0].print(str(evaluation))
-
-
-def _load(settings: Unlearn | Evaluate, card: Card, *splits: str) -> Iterator[Data]:
-    """Splits of the data set, as the classifier was trained on them."""
-    name, where = settings.dataset or card.dataset, settings.data_dir
-    if name is None:
-        msg = f"{settings.checkpoint} does not say what it was trained on: give --dataset."  # noqa: E501
-        raise ValueError(msg)
-    count = datasets.num_classes(name, data_dir=where)
-    if count != card.num_classes:
-        msg = (
-            f"{settings.checkpoint} tells {card.num_classes} classes apart and the "
-            f"data set {name} has {count}."
-        )
-        raise ValueError(msg)
-    for split in splits:
-        drawn = {"seed": card.split_seed, "size": card.size}
-        data = datasets.load(name, split, data_dir=where, **drawn)
-        shapes = [list(card.image_shape), list(data.images.shape[1:])]
-        if shapes[0] != shapes[1]:
-            msg = (
-                f"{settings.checkpoint} takes images of shape {shapes[0]} and those of "
-                f"the data set are {shapes[1]}."
-            )
-            raise ValueError(msg)
-        yield data

@@ -47,9 +47,12 @@ def test_seconds_are_measured_on_demand(capsys):
     ("arguments", "words"),
     [
         ([], "give --dataset, or --image-shape and --num-classes"),
-        (["--dataset", "digits", "--model", "vgg"], "no model 'vgg'"),
+        (["--dataset", "digits", "--model", "vgg"], "--model must be one of 'alexnet'"),
         (["--dataset", "digits", "--forget", "10"], "--forget"),
-        (["--dataset", "digits", "--method", "retrain"], "covarnav, unsc"),
+        (
+            ["--dataset", "digits", "--method", "retrain"],
+            "--method must be one of 'covarnav'",
+        ),
         (["--dataset", "digits", "--rank", "2", "--energy", "0.5"], "exactly one"),
         (["--checkpoint", "no.safetensors"], "--checkpoint takes a .safetensors file"),
         (

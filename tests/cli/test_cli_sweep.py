@@ -121,7 +121,7 @@ def test_a_sweep_is_replaced_only_when_told(finished, tmp_path, monkeypatch, cap
         (("--forget", "1-2"), '--forget takes "each" by itself'),
         (("--forget", "3", "12"), r"names class 12, which does not exist"),
         (("--forget", "0,1", "1,0"), "are the same classes"),
-        (("--method", "retrain"), "There is no method that a sweep can share"),
+        (("--method", "retrain"), "--method must be one of 'covarnav'"),
         (("--how", "pmap"), "--how must be one of"),
         (("--unsc.learning-rate", "0.1"), "has no effect next to a grid"),
         (("--learning-rates", "-1"), "learning_rates must be positive"),
