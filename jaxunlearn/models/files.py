@@ -13,15 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from jaxunlearn import models
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
-from jaxunlearn.models.shapes import variable_shapes
+from jaxunlearn.models.shapes import nested, variable_shapes
 from jaxunlearn.models.tensors import (
     check_tensors,
     describe,
     from_tensors,
+    is_safetensors,
     read_tensors,
     to_tensors,
     write_tensors,
@@ -118,8 +118,7 @@ def save(
     if path.exists() and not overwrite:
         msg = f"There is already {path}: pass overwrite=True, or give another path."
         raise FileExistsError(msg)
-    module = getattr(getattr(classifier.network, "module", None), "value", None)
-    made = models.recognise(module)
+    made = models.recognise(linen_module(classifier))
     card = None if made is None else Card(**made, image_shape=image_shape)
     save_classifier(path, classifier, card)
 
@@ -173,11 +172,11 @@ def versions() -> dict[str, str]:
 
 
 def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
-    """Card and pixels of a `.safetensors` file, None where another library wrote it."""
-    _, entries = read_tensors(path)
+    """Card and pixels in a file, None where another library wrote it."""
+    entries = read_tensors(path)[1] if is_safetensors(path) else None
     if entries is None:
         return None
-    with _prefixed(path):
+    with prefixed(path):
         preprocess, card = _described(entries)
         return _complete(card), preprocess
 
@@ -185,16 +184,21 @@ def read_card(path: Path) -> tuple[Card, Preprocess | None] | None:
 def load_classifier(path: str | Path) -> tuple[Classifier, Card]:
     """The classifier that `save_classifier` wrote, and its card with an image shape."""
     classifier, card = _load(Path(path), None)
-    with _prefixed(path):
+    with prefixed(path):
         return classifier, _complete(card)
 
 
+def linen_module(classifier: Classifier) -> Any:
+    """What was frozen, where that is a linen module."""
+    return getattr(getattr(classifier.network, "module", None), "value", None)
+
+
 def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
-    tensors, entries = read_tensors(path)
+    tensors, entries = read_tensors(path) if is_safetensors(path) else ({}, None)
     if entries is None:
-        msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded."  # noqa: E501
+        msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded. PyTorch's weights are read by models.torch_weights.from_torch."  # noqa: E501
         raise ValueError(msg)
-    with _prefixed(path):
+    with prefixed(path):
         preprocess, card = _described(entries)
         if model is None and card is None:
             msg = "No model is given, and models.create makes none like it: load(path, model)."  # noqa: E501
@@ -203,8 +207,7 @@ def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
             model = _checked_network(card, tensors)
         if isinstance(model, nn.Module):
             # A linen module has no parameters, whose names could be compared.
-            variables = unflatten_dict(jax.tree.map(jnp.asarray, tensors), sep="/")
-            variables |= variables.pop("state", {})
+            variables = nested(jax.tree.map(jnp.asarray, tensors))
             return freeze(model, variables, preprocess=preprocess), card
         blank = freeze(model, preprocess=preprocess)
         tree = {"params": blank.params, "state": blank.state}
@@ -213,7 +216,7 @@ def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
 
 
 @contextlib.contextmanager
-def _prefixed(path: str | Path) -> Iterator[None]:
+def prefixed(path: str | Path) -> Iterator[None]:
     """The file's name before what is wrong with it."""
     try:
         yield

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.traverse_util import unflatten_dict
 
 from jaxunlearn.checks import as_integer
 from jaxunlearn.classifier.classifier import freeze
@@ -21,3 +22,9 @@ def variable_shapes(model: nn.Module, image_shape: Any) -> dict[str, Any]:
     init = functools.partial(network.init, image_shape=tuple(sides))
     params, state = jax.eval_shape(init, jax.random.key(0))
     return named({"params": params, **state})
+
+
+def nested(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Variables out of arrays by their paths; `state/` before one is left out."""
+    tree = unflatten_dict(arrays, sep="/")
+    return tree | tree.pop("state", {})

@@ -104,13 +104,19 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | No
     return tensors, entries
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is one by its content or by its name."""
+    if not path.is_file():
+        msg = f"There is no file {path}."
+        raise FileNotFoundError(msg)
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and header of any such file."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        msg = f"There is no file {path}: give the path of a .safetensors file."
-        raise FileNotFoundError(msg)
     try:
         with safe_open(path, framework="numpy") as file:
             names = file.keys()

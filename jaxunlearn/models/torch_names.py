@@ -5,7 +5,9 @@ Layers are named by what stands before `.weight`; ours by their path, as in
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 
@@ -13,12 +15,13 @@ from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN
 from jaxunlearn.models.resnet import ResNet
 from jaxunlearn.models.vgg import VGG
-from jaxunlearn.models.vit import ViT
+from jaxunlearn.models.vit import SIZES, ViT
 
 Names = Iterator[tuple[str, str]]
+Shape = tuple[int, ...]
 
 
-def namings(model: nn.Module) -> dict[str, dict[str, str]]:
+def namings(model: Any) -> dict[str, dict[str, str]]:
     """For each naming that a network has, the default first: our path -> their name.
 
     "torchvision" and "timm" are these packages' names, "unsc" those of the code
@@ -130,4 +133,65 @@ _NAMINGS: dict[type[nn.Module], dict[str, Callable[..., Names]]] = {
         "unsc": functools.partial(_vgg, head="fc"),
     },
     ViT: {"timm": _vit_timm},
+}
+
+
+def shown_fields(model: nn.Module, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """What tensors of these shapes, by PyTorch's names, say of a network's fields."""
+    for names in namings(model).values():
+        *_, head = names.values()
+        weights = {ours: shapes.get(f"{n}.weight", ()) for ours, n in names.items()}
+        try:
+            classes, _ = shapes[f"{head}.weight"]
+            fields = _FIELDS[type(model)](model, weights, shapes)
+            return {"num_classes": classes, **fields}
+        except (IndexError, KeyError, ValueError):
+            continue  # other names, or too little to tell
+    return {}
+
+
+def _allcnn_fields(model, weights, shapes):
+    del shapes
+    channels, *_ = weights["conv2"]
+    fits = int(192 * model.width) == channels
+    # Rounded up, as channels are rounded down.
+    return {"width": model.width if fits else math.ceil(channels / 0.0192) / 1e4}
+
+
+def _alexnet_fields(model, weights, shapes):
+    del model, shapes
+    return {"features": weights["fc0"][0]}
+
+
+def _resnet_fields(model, weights, shapes):
+    del model, shapes
+    width, _, side, _ = weights["conv1"]
+    return {"stem": "imagenet" if side == 7 else "cifar", "width": width}
+
+
+def _vgg_fields(model, weights, shapes):
+    (width, *_), (features, columns) = weights["conv0"], weights["fc0"]
+    channels = width * min(2 ** (len(model.convolutions) - 1), 8)
+    return {
+        "width": width,
+        "features": features,
+        "pool": math.isqrt(columns // channels),
+        "batch_norm": "features.1.running_mean" in shapes,
+    }
+
+
+def _vit_fields(model, weights, shapes):
+    del model
+    features, _, patch, _ = weights["patch_embed"]
+    size = {width: size for size, (width, _) in SIZES.items()}[features]
+    depth = sum(name.endswith(".attn.qkv.weight") for name in shapes)
+    return {"size": size, "patch": patch, "depth": depth}
+
+
+_FIELDS: dict[type[nn.Module], Callable[..., dict[str, Any]]] = {
+    AllCNN: _allcnn_fields,
+    AlexNet: _alexnet_fields,
+    ResNet: _resnet_fields,
+    VGG: _vgg_fields,
+    ViT: _vit_fields,
 }

@@ -7,12 +7,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from flax.core import unfreeze
-from flax.traverse_util import unflatten_dict
 
-from jaxunlearn.models.shapes import variable_shapes
+from jaxunlearn.models.shapes import nested, variable_shapes
 from jaxunlearn.models.tensors import check_tensors, named, shown
 from jaxunlearn.models.torch_maps import fitting_sides, flattened
-from jaxunlearn.models.torch_names import namings
+from jaxunlearn.models.torch_names import namings, shown_fields
 from jaxunlearn.models.torch_source import read_tensors, to_float32
 
 Shape = tuple[int, ...]
@@ -75,8 +74,9 @@ def from_torch(
     Args:
       model: made by `models.create`, with the options that the weights were made with.
       source: a `state_dict` of tensors or arrays, or the path of one that `torch.save`
-        (`.pt`, `.pth`) or safetensors (`.safetensors`, needs no PyTorch) wrote. It may
-        lie under `state_dict` or `model`, and its names may begin with `module.`.
+        or safetensors (needs no PyTorch) wrote, whatever it is called. It may lie under
+        `state_dict`, `model`, `net`, `ema` and the like, beside other things; a prefix
+        that all names share, such as `module.`, is taken off.
       image_shape: (h, w, c).
 
     Returns:
@@ -84,8 +84,9 @@ def from_torch(
 
     Raises:
       TypeError: the model has no naming, or the source is neither of the two.
-      ValueError: a tensor is missing, of the wrong shape, not of floating point, or
-        none of the network's; or the file is damaged or holds more than tensors.
+      ValueError: a tensor is missing, of the wrong shape, not of floating point, not
+        finite, or none of the network's; or there are weights in two places; or the
+        file is damaged, or holds objects that only code of its writer can rebuild.
       FileNotFoundError: there is no such file.
       ImportError: a `.pt` file needs PyTorch.
 
@@ -102,9 +103,9 @@ def from_torch(
     """
     known = namings(model)
     shapes = _shapes(model, image_shape)
-    tensors = read_tensors(source)
     maps = flattened(model, image_shape[:2])
     candidates = {n: _leaves(shapes, layers, maps) for n, layers in known.items()}
+    tensors = read_tensors(source, {x.name for c in candidates.values() for x in c})
     # That with the most names in common.
     naming, leaves = max(
         candidates.items(), key=lambda item: sum(x.name in tensors for x in item[1])
@@ -114,18 +115,19 @@ def from_torch(
         for name, tensor in tensors.items()
         if not name.endswith("num_batches_tracked")
     }
+    _check_channels(leaves, stored, image_shape[2])
     check_tensors(
         f"The tensors are not those of this {type(model).__name__} in the naming of {naming}",  # noqa: E501
         {name: shown(shape) for name, shape in stored.items()},
         {leaf.name: shown(leaf.torch_shape) for leaf in leaves},
-        _advice(leaves, stored),
+        _advice(model, stored),
     )
     arrays = {}
     for leaf in leaves:
         array = leaf.from_torch(to_float32(leaf.name, tensors[leaf.name]))
         # A copy: an array of JAX may otherwise share memory with the source.
         arrays[leaf.path] = jnp.array(array)
-    return unflatten_dict(arrays, sep="/")
+    return nested(arrays)
 
 
 def to_torch(
@@ -207,12 +209,28 @@ def _leaves(shapes, layers: dict[str, str], maps) -> list[_Leaf]:
     return leaves
 
 
-def _advice(leaves, stored):
-    """What to do. The head comes last, and a wrong number of classes most often."""
-    head = [leaf for leaf in leaves if leaf.path.endswith("/kernel")][-1]
-    shape = stored.get(head.name, ())
-    if len(shape) == 2 and shape[0] != head.torch_shape[0]:
-        return f"They are for {shape[0]} classes: num_classes should be {shape[0]}."
+def _check_channels(leaves, stored, channels):
+    """Refuse weights of a first convolution that wants other images."""
+    first = next(leaf for leaf in leaves if len(leaf.shape) == 4)
+    shape = stored.get(first.name, ())
+    if len(shape) == 4 and shape[1] != channels:
+        cure = ""
+        if (channels, shape[1]) == (1, 3):
+            cure = ": numpy.repeat(images, 3, axis=-1) makes them of grey ones"
+        msg = (
+            f"By image_shape the images have {channels} channels, and the weights are "
+            f"for images of {shape[1]} ({first.name} is {shown(shape)}): give images "
+            f"of {shape[1]} channels{cure}."
+        )
+        raise ValueError(msg)
+
+
+def _advice(model, stored):
+    """What to do."""
+    fields = shown_fields(model, stored).items()
+    other = [f"{n} should be {v!r}" for n, v in fields if getattr(model, n) != v]
+    if other:
+        return f"By the weights' shapes {', '.join(other)}."
     return (
         "Give the model the options that they were made with, and image_shape as "
         "(h, w, c)."

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 # Features and heads of each size; all have 12 blocks.
-_SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
+SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 
 
 class Attention(nn.Module):
@@ -78,7 +78,7 @@ class ViT(nn.Module):
         if h % self.patch or w % self.patch:
             msg = f"ViT cuts images into patches of {self.patch} x {self.patch} pixels, and {h} x {w} cannot be: set patch, or resize."  # noqa: E501
             raise ValueError(msg)
-        features, heads = _SIZES[self.size]
+        features, heads = SIZES[self.size]
         kernel = (self.patch, self.patch)
         embed = nn.Conv(features, kernel, kernel, padding="VALID", name="patch_embed")
         x = embed(images).reshape(n, -1, features)

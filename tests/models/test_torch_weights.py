@@ -310,7 +310,7 @@ from_torch(model, {str(tmp_path / "a.safetensors")!r}, image_shape=(16, 16, 3))
 
 def test_a_pt_file_without_torch_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "a.pt").write_bytes(b"")
+    (tmp_path / "a.pt").write_bytes(b"PK")
     with pytest.raises(ImportError, match=r'pip install "jaxunlearn\[torch\]"'):
         read(tmp_path / "a.pt")
 
@@ -337,10 +337,8 @@ def replaced(name, value, case=SMALL):
         (
             "features.0.0.weight",
             np.zeros((9, 1, 3, 3)),
-            r"Misshaped: features.0.0.weight is \[9,1,3,3\] and should be \[9,3,3,3\]"
-            r".*and image_shape",
+            r"image_shape the images have 3 channels, .* of 1 \(features.0.0.weight is",
         ),
-        ("epoch", "three", r"Extra: epoch \[\]"),
         (
             "fc.0.weight",
             np.zeros((7, 19), np.int8),
@@ -401,8 +399,6 @@ def test_an_image_shape_that_is_none_is_refused(shape):
 
 
 def test_a_path_must_lead_to_a_file_of_weights(tmp_path):
-    with pytest.raises(ValueError, match=r"must end in .pt, .pth, .safetensors"):
-        read(tmp_path / "a.npz")
     for path in ("none.pt", "none.safetensors"):
         with pytest.raises(FileNotFoundError, match=f"There is no file .*{path}"):
             read(tmp_path / path)
@@ -417,7 +413,7 @@ def test_a_truncated_file_of_torch_is_refused(torch, tmp_path, share, zipped):
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=r"cut.pt is no whole file of a state_dict \("):
+    with pytest.raises(ValueError, match="cut.pt is (no whole file of a|neither what)"):
         read(path)
 
 
@@ -433,7 +429,7 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path, share):
 
 def test_a_pickled_module_is_not_run(torch, tmp_path):
     torch.save(torch.nn.Linear(2, 3), tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="holds more than tensors.*state_dict"):
+    with pytest.raises(ValueError, match="holds a torch.nn.*Linear.*state_dict"):
         read(tmp_path / "a.pt")
     torch.save(torch.zeros(3), tmp_path / "b.pt")
     with pytest.raises(TypeError, match="this is a Tensor"):
