@@ -16,6 +16,31 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def check_eager(function: str, *arguments: Any) -> None:
+    """Refuse a call inside `jit` and its kin, where values are not known."""
+    if is_traced((*arguments, jnp.zeros(()))):
+        msg = (
+            f"{function} runs many programs and looks at values in between: it cannot "
+            "be called inside jax.jit, vmap, grad or another transformation. Call it "
+            "outside, and pass in what it returns."
+        )
+        raise TypeError(msg)
+
+
+def check_type(
+    name: str, value: Any, kind: type, hint: str = "", *, optional: bool = False
+) -> None:
+    """Refuse what is of another type; None passes where it is `optional`.
+
+    >>> check_type("recipe", None, dict, optional=True)
+    """
+    if isinstance(value, kind) or (optional and value is None):
+        return
+    wanted = f"a {kind.__name__}{' or None' if optional else ''}"
+    msg = f"{name} must be {wanted}; it is a {type(value).__name__}. {hint}"
+    raise TypeError(msg.rstrip())
+
+
 class _Short(reprlib.Repr):
     """Arrays as kind and shape; long objects by their type."""
 

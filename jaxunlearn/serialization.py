@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -70,6 +71,32 @@ def from_dict(record: Any, stored: Any, where: str = "") -> Any:
             msg = f"{where}{name} is missing."
             raise ValueError(msg)
     return record(**values)
+
+
+def check_fields(record: Any) -> None:
+    """Refuse field values of other types than a frozen dataclass declares.
+
+    NumPy's and JAX's numbers become Python's, and lists tuples, so that records stay
+    hashable.
+
+    Raises:
+      TypeError: a field's value is of another type.
+    """
+    kinds = typing.get_type_hints(type(record))
+    for field in dataclasses.fields(record):
+        value, kind = getattr(record, field.name), kinds[field.name]
+        seen = reprlib.repr(value)
+        if hasattr(value, "dtype"):
+            seen, value = f"{value.dtype}{list(value.shape)}", value.tolist()
+        try:
+            converted = msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            wanted = describe(kind).replace("null", "None")
+            name = f"{type(record).__name__}.{field.name}"
+            msg = f"{name} must be {wanted}; it is {seen}."
+            raise TypeError(msg) from error
+        kept = converted if isinstance(converted, tuple) else value
+        object.__setattr__(record, field.name, kept)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from jaxunlearn.serialization import (
     atomic_write,
+    check_fields,
     checksum,
     from_dict,
     read_json,
@@ -196,3 +197,36 @@ def test_content_and_name_are_on_the_disk_in_this_order(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *a: (done.append("name"), replace(*a)))
     write_json(tmp_path / "a.json", {})
     assert done == [f".a-{os.getpid()}.json", "name", tmp_path.name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    count: int = 1
+    rate: float | None = 0.5
+    places: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self):
+        check_fields(self)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"count": "10"}, "Numbers.count must be an integer; it is '10'"),
+        ({"count": True}, "Numbers.count must be an integer; it is True"),
+        ({"count": 1.5}, "Numbers.count must be an integer; it is 1.5"),
+        ({"rate": "0.1"}, "Numbers.rate must be a number or None; it is '0.1'"),
+        ({"places": "12"}, "places must be a list with a number in each place"),
+        ({"count": np.zeros((9, 9))}, "count must be an integer; it is .{,99}$"),
+    ],
+)
+def test_fields_of_another_type_are_refused(given, words):
+    with pytest.raises(TypeError, match=words):
+        Numbers(**given)
+
+
+def test_fields_become_numbers_and_tuples_of_python():
+    given = Numbers(np.int64(3), np.float32(0.25), [1, np.float64(2)])
+    assert given == Numbers(3, 0.25, (1.0, 2.0))
+    assert [type(given.count), type(given.rate)] == [int, float]
+    assert hash(given) == hash(Numbers(3, 0.25, (1.0, 2.0)))
