@@ -88,6 +88,8 @@ def check_fields(record: Any) -> None:
         seen = reprlib.repr(value)
         if hasattr(value, "dtype"):
             seen, value = f"{value.dtype}{list(value.shape)}", value.tolist()
+        if isinstance(value, list | tuple):
+            value = tuple(x.tolist() if hasattr(x, "dtype") else x for x in value)
         try:
             converted = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
