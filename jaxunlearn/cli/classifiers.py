@@ -11,7 +11,7 @@ from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.images import load_images, save_images
 from jaxunlearn.cli.plots import plot_classes
 from jaxunlearn.cli.settings import keys
-from jaxunlearn.cli.sources import train_network, train_original
+from jaxunlearn.cli.sources import train_network
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
@@ -56,7 +56,7 @@ class RunClassifiers:
         def make(progress):
             watch, train = Stopwatch(), self._splits["train"]
             with watch.stage("steps"):
-                classifier = given or train_original(
+                classifier = given or train_network(
                     self._settings, self._splits, train, progress, mesh=self._mesh
                 )
             result = Result(classifier, Trace(seconds=watch.seconds))

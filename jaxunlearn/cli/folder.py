@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from jaxunlearn import parallel
 from jaxunlearn.cli.processes import is_first
 from jaxunlearn.serialization import read_json, to_dict, write_json
@@ -94,7 +96,9 @@ class OutputFolder:
     def __enter__(self) -> "OutputFolder":
         # Nobody changes anything before all have seen the same.
         parallel.wait_for_all("the folder is checked")
-        self._by_first(self._make)
+        if is_first():
+            self._make()
+        parallel.wait_for_all("the folder is made")
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -203,21 +207,13 @@ class OutputFolder:
             for path in list(folder.glob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _by_first(self, function: Callable[[], Any]) -> None:
-        """Called by process 0, for which all wait."""
-        if is_first():
-            function()
-        parallel.wait_for_all("process 0 has written")
-
     def write(self, name: str, write: Callable[[Path], Any]) -> None:
         """Let process 0 call `write(path)` for a file of the folder."""
         path = self.work / name
-
-        def made() -> None:
+        if is_first():
             path.parent.mkdir(exist_ok=True)
             write(path)
-
-        self._by_first(made)
+        parallel.wait_for_all(f"{name} is written")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a record, all or nothing."""
@@ -228,12 +224,19 @@ class OutputFolder:
         path = self.work / name
         return read_json(path) if path.is_file() else None
 
+    def is_done(self, console: Console) -> bool:
+        """Whether everything is there already, which is then said."""
+        if self.finished:
+            self.finish()
+            console.print(
+                f"The {self.kind.name} in {self.place} is finished: there is nothing "
+                "to do."
+            )
+        return self.finished
+
     def finish(self) -> None:
         """Give the folder its name; one that it replaces goes only then."""
-        self._by_first(self._finish)
-
-    def _finish(self) -> None:
-        if self.kind.beside:
+        if is_first() and self.kind.beside:
             self._check_place()
             # It may be left over from a kill further down.
             old = self.place.with_name(f".{self.place.name}.replaced")
@@ -242,7 +245,9 @@ class OutputFolder:
                 self.place.rename(old)
             self.work.rename(self.place)
             shutil.rmtree(old, ignore_errors=True)
-        self._remove(self.place, self.kind.unfinished)
+        if is_first():
+            self._remove(self.place, self.kind.unfinished)
+        parallel.wait_for_all("the folder is finished")
 
 
 def partial_of(place: Path) -> Path:

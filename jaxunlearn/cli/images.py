@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from jaxunlearn import datasets
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import table
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.plots import plot_sheet
 from jaxunlearn.cli.sources import SavedClassifier
 from jaxunlearn.metrics.evaluation import evaluate, logits
-from jaxunlearn.models.files import Card
 from jaxunlearn.serialization import atomic_write
 from jaxunlearn.tasks import Data
 
@@ -76,12 +74,13 @@ def recognition_table(accuracies: Mapping[str, Any], count: int) -> Table:
     return rows
 
 
-def write_sheets(
-    folder: OutputFolder, data: Data, original: SavedClassifier, data_dir: str | None
-) -> None:
+def write_sheets(folder: OutputFolder, data: Data, original: SavedClassifier) -> None:
     """A sheet for each class; below each image what the classifier takes it for."""
-    names = _class_names(original.card, data_dir)
+    names = original.card.class_names or list(
+        map(str, range(original.card.num_classes))
+    )
     outputs = logits(original.classifier, data.images).astype(np.float64)
+    names = original.card.class_names or [str(c) for c in range(outputs.shape[1])]
     odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     shares = odds.max(axis=1) / odds.sum(axis=1)
     taken = outputs.argmax(axis=1)
@@ -100,19 +99,6 @@ def write_sheets(
         }
         write = functools.partial(plot_sheet, images=data.images[own], **sheet)
         folder.write(f"class-{label}.png", write)
-
-
-def _class_names(card: Card, data_dir: str | None) -> list[str]:
-    """What the classes are called, or their numbers where nobody knows."""
-    numbers = [str(c) for c in range(card.num_classes)]
-    if card.dataset is None:
-        return numbers
-    try:
-        names = datasets.class_names(card.dataset, data_dir=data_dir)
-    except (ValueError, OSError, ImportError):
-        # The data set is not there, or cannot be read, and is not needed.
-        return numbers
-    return names if len(names) == card.num_classes else numbers
 
 
 def _short(name: str) -> str:

@@ -38,7 +38,7 @@ from jaxunlearn.inversion.inversion import batch_rows
 from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import ScheduleName
 from jaxunlearn.models.files import Card, versions
-from jaxunlearn.tasks import Data, check_classes
+from jaxunlearn.tasks import Data, check_classes, class_numbers
 
 _IMAGES, _RECORD, _LAST_FINITE = "images.npz", "inversion.json", "last-finite.npz"
 
@@ -120,7 +120,7 @@ class Invert(Command):
 
     checkpoint: File | None = None
     from_run: Folder = None
-    classes: Annotated[tuple[int, ...] | None, "CLASS"] = None
+    classes: Annotated[tuple[str, ...] | None, "CLASS"] = None
     images_per_class: int = 32
     steps: int = _DEFAULTS["steps"]
     prior: ImagePrior = _DEFAULTS["prior"]
@@ -196,11 +196,7 @@ class Invert(Command):
             resume=self.resume,
             overwrite=self.overwrite,
         )
-        if folder.finished:
-            folder.finish()
-            results.print(
-                f"The inversion in {folder.place} is finished: there is nothing to do."
-            )
+        if folder.is_done(results):
             return
         watch = Stopwatch()
         with folder:
@@ -211,7 +207,7 @@ class Invert(Command):
                 name: None if one is None else recognition(one.classifier, data)
                 for name, one in (("classifier", original), ("second", second))
             }
-            write_sheets(folder, data, original, source.data_dir)
+            write_sheets(folder, data, original)
             details = {
                 "terms": made.terms(data),
                 "seconds": watch.seconds,
@@ -227,15 +223,10 @@ class Invert(Command):
 
 def _classes(settings: Invert, source: Source, card: Card) -> tuple[int, ...]:
     if settings.classes is not None:
-        wanted, last = sorted(settings.classes), card.num_classes - 1
-        for c in wanted:
-            if not 0 <= c <= last:
-                msg = f"--classes names class {c}, which does not exist: the classes are 0 to {last}."  # noqa: E501
-                raise ValueError(msg)
-            if wanted.count(c) > 1:
-                msg = f"--classes must name each class once; it is {wanted}."
-                raise ValueError(msg)
-        return tuple(wanted)
+        names, count = card.class_names, card.num_classes
+        return tuple(
+            sorted(class_numbers(settings.classes, names, count, name="--classes"))
+        )
     name = f"the entry forget in the config.json beside {source.file}"
     check_classes(source.forgotten, card.num_classes, name=name)
     gone = {*card.forgotten, *source.forgotten}

@@ -1,9 +1,8 @@
 """Classifiers to start from: a checkpoint, or what a run or a training has left."""
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +17,7 @@ from jaxunlearn.cli.settings import TrainingSettings, keys
 from jaxunlearn.models import torch_weights
 from jaxunlearn.models.files import Card, load_classifier, read_card
 from jaxunlearn.progress import Progress
-from jaxunlearn.serialization import read_json, to_dict
+from jaxunlearn.serialization import checksum, read_json, to_dict
 from jaxunlearn.tasks import Data
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
@@ -69,13 +68,8 @@ def load_original(
         "image shape": (list(card.image_shape), list(image_shape)),
         "number of classes": (card.num_classes, settings.num_classes()),
     }
-    for name, (stored, asked) in compared.items():
-        if stored != asked:
-            msg = (
-                f"{path} holds a classifier of {name} {stored}, and the run is to have "
-                f"{asked}: leave the flag out, or choose another checkpoint."
-            )
-            raise ValueError(msg)
+    advice = "leave the flag out, or choose another checkpoint."
+    _check_same(compared, str(path), "the run is to have", advice)
     if card.forgotten:
         msg = (
             f"{path} holds a classifier that has forgotten {list(card.forgotten)}: a "
@@ -94,14 +88,6 @@ def given_original(
     return load_original(settings, settings.checkpoint, images.shape[1:])
 
 
-def train_original(
-    settings: TrainingSettings, splits: Mapping[str, Data], *arguments, **options
-) -> Classifier:
-    """`train_network`, as the seed and the data set of the settings say."""
-    given = {"key": keys(settings.seed)[0], "preprocess": settings.preprocess()}
-    return train_network(settings, splits, *arguments, **given, **options)
-
-
 def train_network(
     settings: TrainingSettings,
     splits: Mapping[str, Data],
@@ -109,7 +95,11 @@ def train_network(
     progress: Progress,
     **options,
 ) -> Classifier:
-    """Train on these samples; of the validation data only the same classes count."""
+    """Train on these samples; of the validation data only the same classes count.
+
+    Key and pixels are by default those of the original.
+    """
+    own = {"key": keys(settings.seed)[0], "preprocess": settings.preprocess()}
     validation = splits["validation"]
     kept = np.isin(validation.labels, data.labels)
     classifier = training.fit(
@@ -118,7 +108,7 @@ def train_network(
         recipe=settings.recipe,
         validation=Data(validation.images[kept], validation.labels[kept]),
         progress=progress,
-        **options,
+        **own | options,
     )
     return jax.block_until_ready(classifier)
 
@@ -136,7 +126,6 @@ class Source(NamedTuple):
     file: Path
     forgotten: tuple[int, ...] = ()
     second: Path | None = None
-    data_dir: str | None = None
 
 
 class SavedClassifier(NamedTuple):
@@ -148,11 +137,9 @@ class SavedClassifier(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """What tells where it comes from."""
-        with self.path.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
         card = to_dict(self.card)
         card["preprocess"] = to_dict(self.classifier.preprocess)
-        return {"path": str(self.path), "sha256": checksum, "card": card}
+        return {"path": str(self.path), "sha256": checksum(self.path), "card": card}
 
 
 def find_source(checkpoint: Path | None, folder: Path | None) -> Source:
@@ -183,22 +170,18 @@ def _of_folder(folder: Path) -> Source:
     config = folder / "config.json"
     original, model = folder / "original.safetensors", folder / "model.safetensors"
     if config.is_file() and original.is_file():
-        stored, second = read_json(config), folder / "retrained.safetensors"
-        forgotten = stored.get("forget")
+        second = folder / "retrained.safetensors"
+        forgotten = read_json(config).get("forget")
         if not isinstance(forgotten, list) or not forgotten:
             msg = f"{config} does not say which classes the run forgets: its entry forget is {forgotten!r}."  # noqa: E501
             raise ValueError(msg)
-        return Source(
-            original,
-            tuple(forgotten),
-            second if second.is_file() else None,
-            stored.get("data_dir"),
-        )
+        second = second if second.is_file() else None
+        return Source(original, tuple(forgotten), second)
     if config.is_file() and (folder / "metrics.jsonl").is_file():
         if not (model.is_file() and model.with_suffix(".json").is_file()):
             msg = f"The training in {folder} is unfinished: finish it with jaxunlearn train --resume."  # noqa: E501
             raise ValueError(msg)
-        return Source(model, data_dir=read_json(config).get("data_dir"))
+        return Source(model)
     msg = (
         f"{folder} is neither a run (with original.safetensors and config.json) nor a "
         "training (with model.safetensors and config.json): name a file in it with "
@@ -229,11 +212,15 @@ def load_companion(path: Path, flag: str, original: SavedClassifier) -> SavedCla
             "any" if s.classifier.preprocess is None else "[0, 1]" for s in both
         ],
     }
-    for name, (one, other) in compared.items():
-        if one != other:
-            msg = (
-                f"{flag} {path} holds a classifier of {name} {one}, and that of "
-                f"{original.path} is {other}: they must be the same."
-            )
-            raise ValueError(msg)
+    other = f"that of {original.path} is"
+    _check_same(compared, f"{flag} {path}", other, "they must be the same.")
     return companion
+
+
+def _check_same(
+    compared: Mapping[str, Sequence[Any]], what: str, other: str, advice: str
+) -> None:
+    for name, (one, two) in compared.items():
+        if one != two:
+            msg = f"{what} holds a classifier of {name} {one}, and {other} {two}: {advice}"  # noqa: E501
+            raise ValueError(msg)

@@ -24,7 +24,7 @@ from jaxunlearn.cli.settings import (
     circumstances,
     keys,
 )
-from jaxunlearn.cli.sources import given_original, train_original, with_checkpoint
+from jaxunlearn.cli.sources import given_original, train_network, with_checkpoint
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods import Sweep as Swept
 from jaxunlearn.methods import sweep
@@ -139,7 +139,7 @@ class Sweep(MethodSettings, TrainingSettings):
         with folder:
             with Bars(console=progress) as shown:
                 with shown.row("original") as move, watch.stage("original"):
-                    original = given or train_original(self, splits, train, move)
+                    original = given or train_network(self, splits, train, move)
                 with shown.row(self.method) as move:
                     swept = sweep(
                         original,

@@ -19,7 +19,7 @@ from jaxunlearn.cli.settings import (
     TrainingSettings,
     check_resume,
 )
-from jaxunlearn.cli.sources import train_original
+from jaxunlearn.cli.sources import train_network
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, split_by_class
@@ -112,10 +112,7 @@ class Train(TrainingSettings):
             resume=self.resume,
             overwrite=self.overwrite,
         )
-        if folder.finished:
-            results.print(
-                f"The training in {folder.place} is finished: there is nothing to do."
-            )
+        if folder.is_done(results):
             return
         splits = self.load_splits()
         self.check_images(splits["train"].images)
@@ -170,7 +167,7 @@ def _fit(
         log(record)
 
     with Bars(console=progress) as shown, shown.row("classifier") as move:
-        return train_original(
+        return train_network(
             settings,
             splits,
             data,

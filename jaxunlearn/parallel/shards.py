@@ -62,17 +62,18 @@ def map_shards(
         function, axis_name=name, in_axes=in_axes, out_axes=out_axes, devices=devices
     )
 
-    def cut(axis, tree):
-        def reshape(x):
-            return x.reshape(*x.shape[:axis], mesh.size, -1, *x.shape[axis + 1 :])
+    def reshaped(tree, axis, *shares):
+        # In one axis, or in two with the devices' ahead.
+        after = axis + 3 - len(shares)
+        return jax.tree.map(
+            lambda x: x.reshape(*x.shape[:axis], *shares, *x.shape[after:]), tree
+        )
 
-        return tree if axis is None else jax.tree.map(reshape, tree)
+    def cut(axis, tree):
+        return tree if axis is None else reshaped(tree, axis, mesh.size, -1)
 
     def join(axis, tree):
-        def reshape(x):
-            return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-        return tree if axis is None else jax.tree.map(reshape, tree)
+        return tree if axis is None else reshaped(tree, axis, -1)
 
     def whole(*arguments):
         return _over_axes(join, out_axes, mapped(*_over_axes(cut, in_axes, arguments)))
