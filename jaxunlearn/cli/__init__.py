@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -11,15 +12,16 @@ from rich.console import Console
 
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.flags import Command, parse, summary
+from jaxunlearn.cli.interruptions import interruptions
 from jaxunlearn.cli.invert import Invert
 from jaxunlearn.cli.plan import Plan
 from jaxunlearn.cli.prepare import Prepare
-from jaxunlearn.cli.processes import SENTENCES
+from jaxunlearn.cli.processes import sentence_of
 from jaxunlearn.cli.run import Run
 from jaxunlearn.cli.sweep import Sweep
 from jaxunlearn.cli.train import Train
 from jaxunlearn.cli.unlearn import Evaluate, Unlearn
-from jaxunlearn.parallel import cache_compilations
+from jaxunlearn.parallel import cache_compilations, process_index
 
 _SWITCH = "JAXUNLEARN_COMPILATION_CACHE"
 
@@ -38,17 +40,30 @@ COMMANDS: dict[str, type[Command]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command: 0 if it did what it was told, 2 if a sentence says why not."""
     try:
-        _main(list(sys.argv[1:] if arguments is None else arguments))
+        with interruptions():
+            _main(list(sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:
         # The reader, such as `head`, has had enough; Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except SENTENCES as error:
-        print(f"jaxunlearn: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as interruption:
         print(f"jaxunlearn: {str(interruption) or 'interrupted.'}", file=sys.stderr)
+        if arguments is None:
+            # Programs that JAX still runs would crash amid Python's own end.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
         return 130
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"jaxunlearn: {sentence}", file=sys.stderr)
+        return 2
+    finally:
+        if arguments is None:
+            # From here on Ctrl-C has nothing to say.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     return 0
 
 
@@ -68,6 +83,8 @@ def _main(arguments: list[str]) -> None:
     settings = parse(name, COMMANDS[name], flags)
     if settings.compiles:
         keep_programs(consoles()[1])
+        if not getattr(settings, "distributed", False):
+            process_index()  # refuses a platform that is not there
     settings.run()
 
 

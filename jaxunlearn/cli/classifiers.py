@@ -118,14 +118,13 @@ class RunClassifiers:
         return self._record("proxies", make)
 
     def _record(self, title: str, make) -> dict[str, Any]:
-        """What is known of a classifier; its file stands for all that was written."""
-        name = f"pieces/{title}.json"
-        record = self._folder.read_json(name)
-        if record is None:
+        """What is known of a classifier, which is made unless it is there already."""
+
+        def made() -> dict[str, Any]:
             with self._bars.row(title) as progress:
-                record = to_dict(make(progress))
-            self._folder.write_json(name, record)
-        return record
+                return make(progress)
+
+        return self._folder.piece(f"pieces/{title}.json", made)
 
     def _saved(self, title: str, result: Result) -> dict[str, Any]:
         """Its record, after the classifier is written with its card."""

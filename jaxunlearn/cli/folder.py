@@ -5,6 +5,8 @@ Under several processes all see the same disk and decide alike; process 0 writes
 
 import dataclasses
 import fnmatch
+import hashlib
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -14,9 +16,18 @@ from typing import Any
 from rich.console import Console
 
 from jaxunlearn import parallel
+from jaxunlearn.cli.places import (
+    Lock,
+    cannot_make,
+    check_reachable,
+    disk_problem,
+    partial_of,
+)
 from jaxunlearn.cli.processes import is_first
-from jaxunlearn.serialization import read_json, to_dict, write_json
+from jaxunlearn.serialization import checksum, read_json, to_dict, to_json, write_json
 from jaxunlearn.training.checkpoints import differences
+
+_log = logging.getLogger(__name__)
 
 _ELSEWHERE = "choose another folder with --out."
 
@@ -84,20 +95,33 @@ class OutputFolder:
         resume: bool = False,
         overwrite: bool = False,
     ):
+        check_reachable(place)
         self.place, self.kind = place, kind
         self._settings = to_dict(settings)
         self._resume, self._overwrite = resume, overwrite
-        if kind.beside:
-            self._check_place()
         self.work = partial_of(place) if kind.beside else place
-        self.resumed = self._is_resumed()
-        self.finished = self.resumed and self._is_complete()
+        self._replaced = place.with_name(f".{place.name}.replaced")
+        self._lock, self._written = Lock(place), {}
+        if is_first():
+            self._lock.check()
+            self._recover()
+        parallel.wait_for_all("the folder is as it should be")
+        self._decide()
 
     def __enter__(self) -> "OutputFolder":
         # Nobody changes anything before all have seen the same.
         parallel.wait_for_all("the folder is checked")
-        if is_first():
-            self._make()
+        try:
+            if is_first():
+                self._claim()
+            parallel.wait_for_all("the folder is claimed")
+            self._decide()  # another process may have finished it in the meantime
+            parallel.wait_for_all("the folder is checked again")
+            if is_first():
+                self._make()
+        except BaseException:
+            self._lock.release()
+            raise
         parallel.wait_for_all("the folder is made")
         return self
 
@@ -105,13 +129,36 @@ class OutputFolder:
         resumable = self._resume or not self.kind.beside
         if error is not None and not resumable:
             shutil.rmtree(self.work, ignore_errors=True)
-        if kind is not KeyboardInterrupt:
+        self._lock.release()
+        full = disk_problem(error)
+        if full is None and kind is not KeyboardInterrupt:
             return
-        msg = "interrupted. Nothing was written."
+        msg = f"{full or 'interrupted.'} Nothing was written."
         if resumable:
             how = "" if self.kind.beside else " with --resume"
-            msg = f"interrupted. What is done lies in {self.work}; the same command{how} takes it up."  # noqa: E501
-        raise KeyboardInterrupt(msg) from None
+            msg = f"{full or 'interrupted.'} What is done lies in {self.work}; the same command{how} takes it up."  # noqa: E501
+        raise (KeyboardInterrupt if full is None else OSError)(msg) from None
+
+    def _decide(self) -> None:
+        """What to do with what is there; refuses what must not be touched."""
+        if self.kind.beside:
+            self._check_place()
+        self.resumed = self._is_resumed()
+        self.finished = self.resumed and self._is_complete()
+
+    def _claim(self) -> None:
+        try:
+            self.place.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except OSError as error:
+            raise cannot_make(self.place, error) from error
+
+    def _recover(self) -> None:
+        """Undo, or clean up after, a replacement that was killed half way."""
+        if self.place.exists():
+            shutil.rmtree(self._replaced, ignore_errors=True)
+        elif self._replaced.exists():
+            self._replaced.rename(self.place)
 
     def _check_place(self) -> None:
         """Refuse a place where a finished one is to stay, or something else is."""
@@ -129,8 +176,7 @@ class OutputFolder:
             raise ValueError(msg)
 
     def _is_complete(self) -> bool:
-        files = (self.work / name for name in self.kind.complete)
-        return not self.kind.beside and all(file.is_file() for file in files)
+        return all((self.work / name).is_file() for name in self.kind.complete)
 
     def _is_resumed(self) -> bool:
         """Whether to go on from what is there; refuses what must not be touched."""
@@ -145,8 +191,10 @@ class OutputFolder:
             remedy = f"remove it, or {_ELSEWHERE}" if kind.beside else _ELSEWHERE
             msg = f"{work} is there and is no {kind.in_work}: {remedy}"
             raise ValueError(msg)
-        # Nobody asks for what a kill has left of a kind that is never taken up.
-        if not self._resume and (kind.beside or self._overwrite):
+        # Of a kind that is never taken up, a kill may have left all but the name.
+        if kind.beside and not self._resume:
+            return self._is_complete() and not self._refusal(stored[0])
+        if self._overwrite and not self._resume:
             return False
         if not self._resume:
             msg = (
@@ -196,11 +244,7 @@ class OutputFolder:
             if not self.finished and not (work / kind.settings[-1]).exists():
                 write_json(work / kind.settings[-1], self._settings)
         except OSError as error:
-            msg = (
-                f"The folder {work} cannot be made ({error.strerror or error}): choose "
-                "another place with --out."
-            )
-            raise OSError(msg) from error
+            raise cannot_make(work, error) from error
 
     def _remove(self, folder: Path, patterns: Iterable[str]) -> None:
         for pattern in patterns:
@@ -213,21 +257,51 @@ class OutputFolder:
         if is_first():
             path.parent.mkdir(exist_ok=True)
             write(path)
+            self._written[name] = checksum(path)
         parallel.wait_for_all(f"{name} is written")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a record, all or nothing."""
         self.write(name, lambda path: write_json(path, value))
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """A record, or None if it is not there."""
+    def piece(self, name: str, make: Callable[[], Any]) -> Any:
+        """The record that `make` returns, or has returned before it was interrupted.
+
+        The files that `make` writes belong to it, and it is made again where one of
+        them, or the record's own file, is not what was written.
+        """
+        stored = self.intact(name)
+        if stored is None:
+            self._written = {}
+            record = to_dict(make())
+            stored = {"record": record, "files": dict(self._written)}
+            self.write_json(name, stored | {"sha256": _digest(stored)})
+        return stored["record"]
+
+    def intact(self, name: str) -> dict[str, Any] | None:
+        """A piece that is there and is what was written; says if it is not."""
         path = self.work / name
-        return read_json(path) if path.is_file() else None
+        if not path.exists():
+            return None
+        try:
+            stored = read_json(path)
+            wrong = [] if stored.pop("sha256", "") == _digest(stored) else [name]
+            for file, written in () if wrong else stored["files"].items():
+                there = self.work / file
+                if not there.is_file() or checksum(there) != written:
+                    wrong.append(file)
+        except ValueError:
+            wrong = [name]
+        if wrong and is_first():
+            sentence = "%s in %s is damaged or missing: it is made again."
+            _log.warning(sentence, " and ".join(wrong), self.work)
+        return None if wrong else stored
 
     def is_done(self, console: Console) -> bool:
         """Whether everything is there already, which is then said."""
         if self.finished:
-            self.finish()
+            with self:
+                self.finish()
             console.print(
                 f"The {self.kind.name} in {self.place} is finished: there is nothing "
                 "to do."
@@ -238,25 +312,22 @@ class OutputFolder:
         """Give the folder its name; one that it replaces goes only then."""
         if is_first() and self.kind.beside:
             self._check_place()
-            # It may be left over from a kill further down.
-            old = self.place.with_name(f".{self.place.name}.replaced")
-            shutil.rmtree(old, ignore_errors=True)
             if self.place.exists():
-                self.place.rename(old)
+                self.place.rename(self._replaced)
             self.work.rename(self.place)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self._replaced, ignore_errors=True)
         if is_first():
             self._remove(self.place, self.kind.unfinished)
+            self._lock.release()
         parallel.wait_for_all("the folder is finished")
-
-
-def partial_of(place: Path) -> Path:
-    """Where something is until it has finished."""
-    return place.with_name(f"{place.name}.partial")
 
 
 def _a(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,20 +34,24 @@ def load_images(path: Path) -> Data:
 class FinishedBatches(list[np.ndarray]):
     """Images of whole batches, each in a file that is written when it is appended."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: OutputFolder):
         self._folder = folder
-        while self._file.exists():
-            super().append(np.load(self._file))
+        while folder.intact(f"{self._name}.json") is not None:
+            super().append(np.load(folder.work / f"{self._name}.npy"))
 
     @property
-    def _file(self) -> Path:
-        return self._folder / f"{len(self)}.npy"
+    def _name(self) -> str:
+        return f"batches/{len(self)}"
 
     def append(self, images: np.ndarray) -> None:
         """Write them, all or nothing."""
-        self._folder.mkdir(exist_ok=True)
-        with atomic_write(self._file) as temporary:
-            np.save(temporary, images)
+        name = f"{self._name}.npy"
+
+        def save(path: Path) -> None:
+            with atomic_write(path) as temporary:
+                np.save(temporary, images)
+
+        self._folder.piece(f"{self._name}.json", lambda: self._folder.write(name, save))
         super().append(images)
 
 

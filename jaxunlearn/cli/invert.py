@@ -49,11 +49,7 @@ def _deciding(record: dict[str, Any], finished: bool) -> dict[str, Any]:
     if not isinstance(settings, Mapping):
         msg = "The record has no settings."
         raise ValueError(msg)
-    deciding = dict(settings)
-    for name in ("checkpoint", "student", *(["second"] if finished else [])):
-        saved = record.get(name)
-        deciding[name] = saved.get("sha256") if isinstance(saved, Mapping) else None
-    return deciding
+    return {name: settings[name] for name in settings if finished or name != "second"}
 
 
 INVERSION = Kind(
@@ -187,8 +183,9 @@ class Invert(Command):
         labels = np.tile(np.array(classes, np.int32), self.images_per_class)
         made = _Images(self, original, student, labels)
         saved = {"checkpoint": original, "student": student, "second": second}
-        record = {"settings": made.deciding() | {"classes": classes}}
-        record |= {name: one and one.to_dict() for name, one in saved.items()}
+        record = {name: one and one.to_dict() for name, one in saved.items()}
+        sums = {name: one and one["sha256"] for name, one in record.items()}
+        record["settings"] = made.deciding() | {"classes": classes} | sums
         folder = OutputFolder(
             self.place,
             record,
@@ -270,7 +267,7 @@ class _Images:
 
     def draw(self, folder: OutputFolder, progress: Console) -> Data:
         """All images, or those of the batches that are not finished yet."""
-        finished = FinishedBatches(folder.work / "batches")
+        finished = FinishedBatches(folder)
         if finished:
             count = len(batch_rows(len(self._labels), self._settings.batch_size))
             progress.print(f"Going on after {len(finished)} of {count} batches.")

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from jaxunlearn import parallel
+from jaxunlearn.cli.places import disk_problem
 
 # What the library raises with a sentence for its user.
-SENTENCES = (ValueError, TypeError, FloatingPointError, OSError, ImportError)
+_SENTENCES = (ValueError, TypeError, FloatingPointError, OSError, ImportError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,12 +100,21 @@ def joined(settings: Distributed) -> Iterator[None]:
         sys.stdout.flush()
         parallel.shutdown()
     except BaseException as error:
-        if isinstance(error, (*SENTENCES, KeyboardInterrupt)):
-            print(f"jaxunlearn: {error}", file=sys.stderr)
-        else:
+        stopped = isinstance(error, KeyboardInterrupt)
+        sentence = (str(error) or "interrupted.") if stopped else sentence_of(error)
+        if sentence is None:
             traceback.print_exception(error)
+        else:
+            print(f"jaxunlearn: {sentence}", file=sys.stderr)
         sys.stderr.flush()
-        os._exit(130 if isinstance(error, KeyboardInterrupt) else 2)
+        os._exit(130 if stopped else 2)
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What is said of an error; None for one that no user can do anything about."""
+    if problem := disk_problem(error):
+        return str(error) if str(error).startswith(problem) else problem
+    return str(error) if isinstance(error, _SENTENCES) else None
 
 
 def _keep_stdout_to_python() -> None:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from jaxunlearn import training
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
-from jaxunlearn.cli.folder import partial_of
+from jaxunlearn.cli.places import partial_of
 from jaxunlearn.cli.settings import TrainingSettings, keys
 from jaxunlearn.models import torch_weights
 from jaxunlearn.models.files import Card, load_classifier, read_card

@@ -2,7 +2,6 @@
 
 from jax import device_count as device_count
 from jax import process_count as process_count
-from jax import process_index as process_index
 from jax.distributed import shutdown as shutdown
 
 from jaxunlearn.parallel.compilation import cache_compilations as cache_compilations
@@ -34,6 +33,7 @@ from jaxunlearn.parallel.placement import place_whole as place_whole
 from jaxunlearn.parallel.placement import zeros as zeros
 from jaxunlearn.parallel.processes import from_first as from_first
 from jaxunlearn.parallel.processes import initialize as initialize
+from jaxunlearn.parallel.processes import process_index as process_index
 from jaxunlearn.parallel.processes import wait_for_all as wait_for_all
 from jaxunlearn.parallel.shards import Transform as Transform
 from jaxunlearn.parallel.shards import check_transform as check_transform

@@ -13,6 +13,20 @@ from jaxtyping import PyTree
 wait_for_all = multihost_utils.sync_global_devices
 
 
+def process_index() -> int:
+    """Which of several processes this is; says so where JAX cannot start."""
+    try:
+        return jax.process_index()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("(")[0].strip(" .") or "it is not there"
+        platform = jax.config.jax_platforms
+        msg = (
+            f"JAX cannot start on the platform {platform!r} ({reason}): "
+            "set JAX_PLATFORMS to cpu, cuda or tpu, or leave it out."
+        )
+        raise ValueError(msg) from error
+
+
 def initialize(
     coordinator: str | None = None,
     count: int | None = None,

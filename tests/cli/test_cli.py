@@ -321,7 +321,7 @@ def test_a_run_goes_by_default_where_its_settings_say(
         (["--seed"], "--seed needs a value"),
         (["--unsc.targets", "x"], "--unsc.targets must be one of 'runner-up'"),
         (["--out", "file"], "file is there and is no run"),
-        (["--out", "file/a"], "The folder file/a.partial cannot be made"),
+        (["--out", "file/a"], "The folder file/a cannot be made"),
         (["--out", "."], "is there and is no run"),
         (["--config", "none.json"], "There is no file none.json"),
         (["--config"], "--config needs a value"),

@@ -489,7 +489,7 @@ def odd(ran, tmp_path_factory):
         ("--from-run RAN --classes", "--classes names no class"),
         ("--from-run RAN --classes 10", "--classes names class 10, which does not"),
         ("--from-run RAN --classes -1", "--classes names class -1, which does not"),
-        ("--from-run RAN --classes 3 3", "--classes must name each class once"),
+        ("--from-run RAN --classes 3 3", "--classes names class 3 twice"),
         ("--from-run RAN --seed -1", "--seed must be 0 or more"),
         ("--from-run RAN --images-per-class 0", "--images-per-class must be at least"),
         ("--from-run RAN --steps 0", "--steps must be at least 1; it is 0"),
