@@ -129,6 +129,8 @@ class Sweep(MethodSettings, TrainingSettings):
         folder = OutputFolder(
             self.place, self.to_dict(), kind=SWEEP, overwrite=self.overwrite
         )
+        if folder.is_done(results):
+            return
         splits = self.load_splits()
         train = splits["train"]
         sets = class_sets(self.requests, train, self.num_classes(), name="--forget")

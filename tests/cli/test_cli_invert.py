@@ -195,7 +195,7 @@ def test_an_interrupted_inversion_goes_on_to_the_same_bytes(
     words = r"interrupted\. What is done lies in .*out; .* --resume takes it up\."
     assert_in_words(words, capsys.readouterr().err)
     assert names(out) == ["batches", "inversion-settings.json"]
-    assert names(out / "batches") == ["0.npy"]
+    assert names(out / "batches") == ["0.json", "0.npy"]
     (out / ".class-3-77.png").write_bytes(b"torn")
     (out / "batches" / ".1-77.npy").write_bytes(b"torn")
     # Nobody is asked to judge the images before there are any.
