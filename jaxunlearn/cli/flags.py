@@ -249,14 +249,17 @@ def _help(
 
 
 def _converted(flag: _Flag, words: Any) -> Any:
-    """What a flag's words mean; of several numbers or names, commas part them too."""
+    """What a flag's words mean; commas part numbers and choices as blanks do."""
     optional = types.NoneType in typing.get_args(flag.kind)
     if flag.kind is bool:
         return words
     if optional and words in ("None", ["None"]):
         return None
+    if words == "":
+        msg = f"{flag.name} needs a value; it is empty."
+        raise ValueError(msg)
     items = _items(flag.kind)
-    if items and items[0] is not str:
+    if items and str not in (items[0], *typing.get_args(items[0])):
         words = " ".join(words).replace(",", " ").split()
     value = [w.strip() for w in words] if items else words.strip()
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from jaxunlearn import datasets, methods, models
+from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Preprocess, freeze
 from jaxunlearn.cli.console import consoles, table
 from jaxunlearn.cli.flags import Command
@@ -20,7 +21,8 @@ from jaxunlearn.cli.settings import (
     File,
     Folder,
     Model,
-    check_forget,
+    class_names,
+    forget_numbers,
 )
 from jaxunlearn.models.files import Card, read_card
 from jaxunlearn.nullspace.rank_rules import choose_rule
@@ -90,8 +92,8 @@ class Plan(Amounts, Command):
     measure: bool = False
     json: bool = False
 
-    def workload(self, retained: int, num_classes: int) -> Workload:
-        """How much there is to do, of `retained` images of `num_classes` classes."""
+    def workload(self, retained: int, retained_classes: int) -> Workload:
+        """How much there is to do, of `retained` images."""
         rules = [self.energy, self.rank, self.protected_fraction, self.rtol]
         if rules == [None] * 4:
             rules[0] = 0.99
@@ -99,7 +101,7 @@ class Plan(Amounts, Command):
         inverts = "images_per_class" in kind.__dataclass_fields__
         given = {"images_per_class": self.images_per_class} if inverts else {}
         return Workload(
-            **kind(**given).reads(retained, num_classes - len(self.forget)),
+            **kind(**given).reads(retained, retained_classes),
             rule=choose_rule(*rules),
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(Amounts)},
         )
@@ -108,9 +110,8 @@ class Plan(Amounts, Command):
         """Print the layers and the stages."""
         results, progress = consoles()
         card = None if self.checkpoint is None else _card(self.checkpoint)
-        shape, classes, images = self.sizes(card)
-        check_forget(self.forget, classes)
-        workload = self.workload(images, classes)
+        shape, classes, retained_classes, images = self.sizes(card)
+        workload = self.workload(images, retained_classes)
         if card is None:
             name, options = self.model, models.parse_options(self.model, self.options)
         else:
@@ -133,27 +134,37 @@ class Plan(Amounts, Command):
         seconds = seconds if self.measure else "For seconds: --measure."
         text = f"rows: of one image. rank: by data, where these decide. Memory is {memory}. {seconds}"  # noqa: E501
         results.print(textwrap.fill(text, 80))
+        for stage in request.stages:
+            if stage.fitting_batch is not None:
+                results.print(textwrap.fill(_cure(stage, request.free_bytes), 80))
 
-    def sizes(self, card: Card | None) -> tuple[tuple[int, ...], int, int]:
-        """Shape of an image, number of classes, number of retained images."""
+    def sizes(self, card: Card | None) -> tuple[tuple[int, ...], int, int, int]:
+        """Shape of an image, classes, and the classes and images that are retained."""
         shape, classes, images = self.image_shape, self.num_classes, self.images
+        labels, names = None, None
         if card is not None:
             shape, classes = shape or card.image_shape, classes or card.num_classes
+            names = card.class_names
         if self.dataset is not None:
             name, where = self.dataset, {"data_dir": self.data_dir}
             data = datasets.load(name, "train", **where)
-            shape = shape or data.images.shape[1:]
-            images = images or int((~np.isin(data.labels, self.forget)).sum())
+            shape, labels = shape or data.images.shape[1:], data.labels
             classes = classes or datasets.num_classes(name, **where)
+            names = class_names(name, self.data_dir)
         needed = {"--image-shape": shape, "--num-classes": classes}
-        one, two = (self.workload(n, len(self.forget) + 1) for n in (1, 2))
-        if one != two:
+        if self.workload(1, 1) != self.workload(2, 1) and labels is None:
             needed["--images"] = images
         missing = [flag for flag, value in needed.items() if value is None]
         if missing:
             msg = f"The sizes of the data are unknown: give --dataset, or {' and '.join(missing)}."  # noqa: E501
             raise ValueError(msg)
-        return tuple(shape or ()), int(classes or 0), int(images or 0)
+        for flag, size in (*needed.items(), ("--images", images)):
+            for value in np.ravel(size if size is not None else 1):
+                check_count(flag, int(value))
+        forget = forget_numbers(self.forget, names, classes)
+        if images is None:
+            images = 0 if labels is None else int((~np.isin(labels, forget)).sum())
+        return tuple(shape), classes, classes - len(forget), images
 
 
 def _card(path: Path) -> Card:
@@ -182,6 +193,22 @@ def _stages(stages: Sequence[StagePlan]) -> Table:
         numbers = (str(stage.runs), f"{stage.flops:.2e}", _bytes(stage.bytes), seconds)
         rows.add_row(stage.name, *numbers)
     return rows
+
+
+# What makes a stage smaller.
+_BATCHES = {
+    "inversion": "--inversion-batch-size",
+    "statistics": "--batch-size",
+    "steps": "--step-batch-size",
+}
+
+
+def _cure(stage: StagePlan, free: int) -> str:
+    """What to do about a stage that does not fit."""
+    text = f"{stage.name} needs {_bytes(stage.bytes)}, and {_bytes(free)} are free: "
+    if stage.fitting_batch and stage.name in _BATCHES:
+        return f"{text}{_BATCHES[stage.name]} {stage.fitting_batch} would fit."
+    return f"{text}no batch is small enough; take a smaller network or image."
 
 
 def _bytes(count: float) -> str:

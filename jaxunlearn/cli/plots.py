@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxunlearn.metrics.evaluation import class_label
 from jaxunlearn.serialization import atomic_write
 from jaxunlearn.tasks import Data
 
@@ -27,7 +28,7 @@ def plot_classes(path: Path, data: Data, *, title: str, most: int = 96) -> None:
     plot_sheet(
         path,
         np.asarray(data.images)[shown],
-        [f"class {c}" for c in data.labels[shown]],
+        [class_label(c, data.class_names) for c in data.labels[shown]],
         title=title,
         marked=np.zeros(len(shown), bool),
         columns=each if each > 5 else 12,
@@ -99,6 +100,7 @@ def plot_accuracies(
     path: Path,
     per_class: Mapping[str, Sequence[Any]],
     forget_classes: Sequence[int],
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Accuracy on each class as bars, a colour for each classifier, as a PNG."""
     from matplotlib.figure import Figure
@@ -114,7 +116,9 @@ def plot_accuracies(
         axes.bar(places, heights, width, label=name)
     for label in forget_classes:
         axes.axvspan(label - 0.5, label + 0.5, color="0.9", zorder=0)
-    axes.set_xticks(range(count))
+    labels = [class_label(c, class_names) for c in range(count)]
+    upright = {"rotation": 90} if max(map(len, labels)) > 3 else {}
+    axes.set_xticks(range(count), labels, parse_math=False, **upright)
     axes.set_xlim(-0.6, count - 0.4)
     axes.set_ylim(0, 100)
     axes.set_xlabel("class (shaded: forgotten)")

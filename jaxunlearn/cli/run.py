@@ -19,10 +19,10 @@ from jaxunlearn.cli.settings import (
     Method,
     MethodSettings,
     TrainingSettings,
-    check_forget,
     circumstances,
 )
 from jaxunlearn.cli.sources import given_original, with_checkpoint
+from jaxunlearn.metrics.evaluation import class_label
 from jaxunlearn.serialization import from_dict, read_json
 from jaxunlearn.tasks import Data, split_by_class
 
@@ -106,7 +106,6 @@ class Run(Distributed, MethodSettings, TrainingSettings):
         if not self.methods or len({*self.methods}) < len(self.methods):
             msg = f"--methods takes at least one method, each once; it is {list(self.methods)}."  # noqa: E501
             raise ValueError(msg)
-        check_forget(self.forget, self.num_classes())
 
     def to_dict(self) -> dict[str, Any]:
         """What makes two runs the same: all but where they go."""
@@ -115,8 +114,9 @@ class Run(Distributed, MethodSettings, TrainingSettings):
     def run(self) -> None:
         """Do all of it, and print the table; alone, or as one of several processes."""
         self.check()
+        numbers = self.forget_numbers(self.forget)
         with joined(self):
-            _run(self)
+            _run(dataclasses.replace(self, forget=numbers))
 
 
 def read_config(path: Path) -> Run:
@@ -157,7 +157,8 @@ def _run(settings: Run) -> None:
             proxies = classifiers.proxies() if judged else None
         _write(settings, folder, splits, records, proxies)
         folder.finish()
-    classes = ", ".join(map(str, settings.forget))
+    names = splits["test"].class_names
+    classes = ", ".join(class_label(c, names) for c in settings.forget)
     title = (
         f"{settings.dataset}, {settings.model}, forget {classes}, seed {settings.seed}"
     )
@@ -189,9 +190,10 @@ def _write(
     }
     folder.write_json("metrics.json", metrics | circumstances(splits))
     per_class = {name: r["test"]["per_class"] for name, r in records.items()}
+    marked = {"forget_classes": settings.forget}
+    marked["class_names"] = splits["test"].class_names
     folder.write(
-        "accuracies.png",
-        lambda path: plot_accuracies(path, per_class, settings.forget),
+        "accuracies.png", lambda path: plot_accuracies(path, per_class, **marked)
     )
 
 

@@ -24,12 +24,12 @@ from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods.grid import TOLERANCE
 from jaxunlearn.models.files import Card, save_with_card, versions
 from jaxunlearn.serialization import to_dict
-from jaxunlearn.tasks import Data, check_classes
+from jaxunlearn.tasks import Data, check_classes, class_numbers
 from jaxunlearn.training.recipe import Recipe
 
 Folder = Annotated[Path | None, "FOLDER"]
 File = Annotated[Path, "FILE"]
-Classes = Annotated[tuple[int, ...], "CLASS"]
+Classes = Annotated[tuple[int | str, ...], "CLASS"]
 DataSet = Annotated[str, "NAME|FILE.npz|FOLDER"]
 Model = Literal[*models.names()]
 Method = Literal[*methods.by_name]
@@ -190,6 +190,14 @@ class TrainingSettings(Command):
         """How many classes the data set has."""
         return datasets.num_classes(self.dataset, data_dir=self.data_dir)
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, where that is more than their numbers."""
+        return class_names(self.dataset, self.data_dir)
+
+    def forget_numbers(self, words: Sequence[int | str]) -> tuple[int, ...]:
+        """Numbers of the classes that --forget names."""
+        return forget_numbers(words, self.class_names(), self.num_classes())
+
     def model_options(self) -> dict[str, Any]:
         """The network's options as `models.create` takes them."""
         return models.parse_options(self.model, self.options)
@@ -228,6 +236,7 @@ class TrainingSettings(Command):
         card = Card(
             model=self.model,
             num_classes=self.num_classes(),
+            class_names=self.class_names(),
             options=self.model_options(),
             dataset=self.dataset,
             size=self.size,
@@ -271,9 +280,25 @@ def check_resume(settings: Any) -> None:
         raise ValueError(msg)
 
 
-def check_forget(classes: Sequence[int], num_classes: int) -> None:
-    """Refuse classes that there are not, all of them, and none."""
-    if not classes:
+def class_names(dataset: str, data_dir: Path | None) -> tuple[str, ...] | None:
+    """What a data set's classes are called, where that is more than their numbers."""
+    names = tuple(datasets.class_names(dataset, data_dir=data_dir))
+    return None if names == tuple(map(str, range(len(names)))) else names
+
+
+def forget_numbers(
+    words: Sequence[int | str], names: Sequence[str] | None, num_classes: int
+) -> tuple[int, ...]:
+    """Numbers of the classes that --forget names; neither none nor all of them.
+
+    Commas part classes as blanks do, but within the name of one.
+    """
+    parted = ([w] if w in (names or ()) else str(w).split(",") for w in words)
+    parts = [part.strip() for some in parted for part in map(str, some)]
+    numbers = class_numbers(
+        list(filter(None, parts)), names, num_classes, name="--forget"
+    )
+    if not numbers:
         msg = "--forget names no class: give at least one, as in --forget 3."
         raise ValueError(msg)
-    check_classes(classes, num_classes, name="--forget")
+    return check_classes(numbers, num_classes, name="--forget")

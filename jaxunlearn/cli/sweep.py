@@ -31,9 +31,9 @@ from jaxunlearn.methods import sweep
 from jaxunlearn.methods.grid import trial_records
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.methods.stacked import WAYS
-from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.metrics.evaluation import class_label, evaluate, logits
 from jaxunlearn.serialization import to_dict
-from jaxunlearn.tasks import Data, check_classes, split_by_class
+from jaxunlearn.tasks import Data, split_by_class
 
 SWEEP = Kind(
     name="sweep",
@@ -52,8 +52,8 @@ class Sweep(MethodSettings, TrainingSettings):
     """Forget every class by itself, or any sets of classes, each in its own copy.
 
     Attributes:
-      forget: "each" class by itself, or sets of classes such as 0 1,2 for two requests,
-        of which the second forgets two classes.
+      forget: each class by itself; or sets of classes: 0 1,2 are two requests, of which
+        the second forgets two classes.
       method: what to forget with.
       learning_rates: the grid from which one rate for all requests is taken: the
         smallest whose mean of Acc_r - Acc_f on validation data is within a point of the
@@ -97,26 +97,19 @@ class Sweep(MethodSettings, TrainingSettings):
         name = f"{self.label}-sweep-{self.method}-seed-{self.seed}"
         return Path("runs") / name if self.out is None else self.out
 
-    @property
     def requests(self) -> str | list[tuple[int, ...]]:
         """The requests as `jaxunlearn.sweep` takes them."""
         if self.forget == ("each",):
             return "each"
-        try:
-            return [tuple(map(int, text.split(","))) for text in self.forget]
-        except ValueError as error:
-            msg = (
-                '--forget takes "each" by itself, or sets of classes with commas '
-                "inside and blanks between them, such as 0 1,2; it is "
-                f"{' '.join(self.forget)!r}."
-            )
-            raise ValueError(msg) from error
+        if "each" in self.forget:
+            msg = f"--forget takes each by itself, or sets of classes; it is {' '.join(self.forget)!r}."  # noqa: E501
+            raise ValueError(msg)
+        return [self.forget_numbers([word]) for word in self.forget]
 
     def check(self) -> None:
         """Check what can be checked before any data are read."""
         super().check()
-        for classes in () if self.requests == "each" else self.requests:
-            check_classes(classes, self.num_classes(), name="--forget")
+        self.requests()
 
     def to_dict(self) -> dict[str, Any]:
         """What decides about the results."""
@@ -133,7 +126,7 @@ class Sweep(MethodSettings, TrainingSettings):
             return
         splits = self.load_splits()
         train = splits["train"]
-        sets = class_sets(self.requests, train, self.num_classes(), name="--forget")
+        sets = class_sets(self.requests(), train, self.num_classes(), name="--forget")
         for classes in sets:
             for split in ("validation", "test"):
                 split_by_class(splits[split], classes)
@@ -233,7 +226,8 @@ def _table(records: Sequence[dict[str, Any]], title: str) -> Table:
         rows.add_row(label, *(text for _, text in metric_cells(records)))
 
     for record in records:
-        add(", ".join(map(str, record["forget"])), [record])
+        names = record["test"]["class_names"]
+        add(", ".join(class_label(c, names) for c in record["forget"]), [record])
     if len(records) > 1:
         rows.add_section()
         add("mean", records)

@@ -22,7 +22,7 @@ from jaxunlearn.cli.settings import (
 from jaxunlearn.cli.sources import train_network
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.serialization import to_dict
-from jaxunlearn.tasks import Data, check_classes, split_by_class
+from jaxunlearn.tasks import Data, split_by_class
 from jaxunlearn.training.reports import MetricLog
 
 _METRICS, _CHECKPOINTS = "metrics.jsonl", "checkpoints"
@@ -94,7 +94,6 @@ class Train(TrainingSettings):
     def check(self) -> None:
         """Check what can be checked before any data are read."""
         super().check()
-        check_classes(self.forget, self.num_classes(), name="--forget")
         check_count("--keep", self.keep)
         if self.checkpoint_every is not None:
             check_count("--checkpoint-every", self.checkpoint_every)
@@ -104,6 +103,9 @@ class Train(TrainingSettings):
         """Train, or go on, and write the classifier with its card."""
         results, progress = consoles()
         self.check()
+        if self.forget:
+            numbers = self.forget_numbers(self.forget)
+            self = dataclasses.replace(self, forget=numbers)
         settings = to_dict(self)
         folder = OutputFolder(
             self.place,

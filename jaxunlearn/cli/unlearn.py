@@ -15,8 +15,9 @@ from jaxunlearn.cli.settings import (
     Folder,
     MethodSettings,
     UnlearningMethod,
-    check_forget,
     check_seed,
+    class_names,
+    forget_numbers,
     keys,
 )
 from jaxunlearn.datasets.splits import SPLITS
@@ -41,8 +42,8 @@ class _OnSaved(Command):
     dataset: DataSet | None = None
     data_dir: Folder = None
 
-    def load(self, card: Card, *splits: str) -> Iterator[Data]:
-        """Splits of the data set, as the classifier was trained on them."""
+    def class_names(self, card: Card) -> tuple[str, ...] | None:
+        """Of the data set, whose classes must be those of the classifier."""
         name, where = self.dataset or card.dataset, self.data_dir
         if name is None:
             msg = f"{self.checkpoint} does not say what it was trained on: give --dataset."  # noqa: E501
@@ -54,6 +55,20 @@ class _OnSaved(Command):
                 f"data set {name} has {count}."
             )
             raise ValueError(msg)
+        names = class_names(name, where)
+        own = card.class_names
+        if own and names and own != names:
+            c = next(c for c in range(count) if own[c] != names[c])
+            msg = (
+                f"Class {c} of {self.checkpoint} is {own[c]!r}, and that of the data "
+                f"set {name} is {names[c]!r}: give the --dataset of the classifier."
+            )
+            raise ValueError(msg)
+        return names or card.class_names
+
+    def load(self, card: Card, *splits: str) -> Iterator[Data]:
+        """Splits of the data set, as the classifier was trained on them."""
+        name, where = self.dataset or card.dataset, self.data_dir
         for split in splits:
             drawn = {"seed": card.split_seed, "size": card.size}
             data = datasets.load(name, split, data_dir=where, **drawn)
@@ -117,13 +132,14 @@ class Unlearn(MethodSettings, _OnSaved):
         """Forget classes in a saved classifier, and save the result."""
         self.check()
         classifier, card = load_classifier(self.checkpoint)
-        check_forget(self.forget, card.num_classes)
+        names = self.class_names(card)
+        forget = forget_numbers(self.forget, names, card.num_classes)
         # Classes that it has forgotten before are neither protected nor new labels.
-        forgotten = tuple(sorted({*card.forgotten, *self.forget}))
-        check_forget(forgotten, card.num_classes)
+        forgotten = tuple(sorted({*card.forgotten, *forget}))
+        check_classes(forgotten, card.num_classes, name="--forget")
         train, validation, test = self.load(card, *SPLITS)
         task = Task(
-            split_by_class(train, self.forget)[0],
+            split_by_class(train, forget)[0],
             split_by_class(train, forgotten)[1],
             forgotten,
             num_classes=card.num_classes,
@@ -144,7 +160,8 @@ class Unlearn(MethodSettings, _OnSaved):
         results.print(f"before\n{evaluate(classifier, test, forgotten)}")
         results.print(f"after {self.method}{chosen}")
         results.print(str(evaluate(unlearned, test, forgotten)))
-        card = dataclasses.replace(card, name=self.method, forgotten=forgotten)
+        made = {"name": self.method, "forgotten": forgotten, "class_names": names}
+        card = dataclasses.replace(card, **made)
         save_classifier(self.out, unlearned, card)
         results.print(f"Written to {self.out}.")
 
@@ -165,15 +182,16 @@ class Evaluate(_OnSaved):
         "jaxunlearn evaluate --checkpoint model.safetensors --split train --json",
     )
 
-    forget: Annotated[tuple[int, ...] | None, "CLASS"] = None
+    forget: Annotated[tuple[int | str, ...] | None, "CLASS"] = None
     split: Literal[SPLITS] = "test"
     json: bool = False
 
     def run(self) -> None:
         """Print the accuracies."""
         classifier, card = load_classifier(self.checkpoint)
-        forgotten = card.forgotten if self.forget is None else self.forget
-        check_classes(forgotten, card.num_classes, name="--forget")
+        names, forgotten = self.class_names(card), card.forgotten
+        if self.forget is not None:
+            forgotten = forget_numbers(self.forget, names, card.num_classes)
         (data,) = self.load(card, self.split)
         evaluation = evaluate(classifier, data, forgotten)
         if self.json:

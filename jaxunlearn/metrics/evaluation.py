@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ class Evaluation:
       forgotten_weighted: over the samples of the forgotten classes.
       confusion: how many samples of class `i` (row) are taken for class `j` (column).
       forget_classes: which classes count as forgotten.
+      class_names: one for each class, where the data have them.
     """
 
     per_class: Float[np.ndarray, " k"]
@@ -37,6 +38,7 @@ class Evaluation:
     forgotten_weighted: float
     confusion: Int[np.ndarray, "k k"]
     forget_classes: tuple[int, ...]
+    class_names: tuple[str, ...] | None = None
 
     def __str__(self):
         lines = [
@@ -44,17 +46,35 @@ class Evaluation:
             f"{self.retained_weighted:.2f} %)"
         ]
         if self.forget_classes:
-            classes = ", ".join(map(str, self.forget_classes))
+            classes = (class_label(c, self.class_names) for c in self.forget_classes)
             lines.append(
                 f"forgotten {self.forgotten:6.2f} % (over samples "
-                f"{self.forgotten_weighted:.2f} %), classes: {classes}"
+                f"{self.forgotten_weighted:.2f} %), classes: {', '.join(classes)}"
             )
+        labels = [class_label(c, self.class_names) for c in range(len(self.per_class))]
+        if any(":" in label for label in labels):
+            width = max(map(len, labels))
+            each = zip(labels, self.per_class, strict=True)
+            cells = [f"{label:<{width}} {value:5.1f}" for label, value in each]
+            columns = max(1, 80 // (width + 9))
+            rows = (cells[i : i + columns] for i in range(0, len(cells), columns))
+            return "\n".join((*lines, "accuracy of class", *map("   ".join, rows)))
         for start in range(0, len(self.per_class), 10):
             row = self.per_class[start : start + 10]
             numbers = range(start, start + len(row))
             lines.append("class     " + "".join(f"{c:7d}" for c in numbers))
             lines.append("accuracy  " + "".join(f"{a:7.1f}" for a in row))
         return "\n".join(lines)
+
+
+def class_label(number: int, class_names: Sequence[str] | None) -> str:
+    """A class by its number and, where it has another name, by that.
+
+    >>> class_label(2, ["ant", "wasp", "bee"]), class_label(2, None)
+    ('2: bee', '2')
+    """
+    name = str(number) if class_names is None else class_names[number]
+    return name if name == str(number) else f"{number}: {name}"
 
 
 def evaluate(
@@ -124,6 +144,7 @@ def evaluate(
         forgotten_weighted=_sample_mean(confusion, forgotten),
         confusion=confusion,
         forget_classes=classes,
+        class_names=data.class_names,
     )
 
 
