@@ -156,7 +156,8 @@ def plan(
     """
     classifier = jax.eval_shape(lambda classifier: classifier, classifier)
     dtype = jnp.float32 if classifier.preprocess is None else jnp.uint8
-    image = np.zeros((1, *image_shape), dtype)
+    # No image is made: it may be larger than memory.
+    image = np.broadcast_to(np.zeros((), dtype), (1, *image_shape))
     free = parallel.free_memory() if free_bytes is None else free_bytes
     planner = _Planner(classifier, image, workload, compile, measure, free)
     return RequestPlan(planner.layers, tuple(planner.stages()), free)

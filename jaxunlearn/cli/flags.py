@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn
 
 import msgspec
 
+from jaxunlearn.checks import short
 from jaxunlearn.serialization import describe
 
 # What other programs call these flags.
@@ -272,7 +273,7 @@ def _converted(flag: _Flag, words: Any) -> Any:
             count = "" if Ellipsis in items else f"{len(items)} "
             wanted = f"takes {count}values, each {describe(items[0])}"
             value = " ".join(value)
-        msg = f"{flag.name} {wanted}; it is {value!r}."
+        msg = f"{flag.name} {wanted}; it is {short(value)}."
         raise ValueError(msg) from error
 
 
@@ -297,8 +298,8 @@ def _unknown(name: str, words: Sequence[str], known: Sequence[str]) -> str:
     """What is said of words that are no flags, with the nearest flag."""
     more = f"jaxunlearn {name} --help-all lists all flags."
     if not words[0].startswith("-"):
-        return f"jaxunlearn {name} takes no {words[0]!r}: {more}"
-    word = words[0].partition("=")[0]
+        return f"jaxunlearn {name} takes no {short(words[0])}: {more}"
+    word = words[0].partition("=")[0][:80]
     plain = word.strip("-")
     plain = _ELSEWHERE.get(plain, plain)
     by_end: dict[str, list[str]] = {}

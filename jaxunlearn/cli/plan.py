@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from rich.table import Table
 
-from jaxunlearn import datasets, methods, models
+from jaxunlearn import datasets, methods, models, parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Preprocess, freeze
 from jaxunlearn.cli.console import consoles, table
@@ -161,6 +162,10 @@ class Plan(Amounts, Command):
         for flag, size in (*needed.items(), ("--images", images)):
             for value in np.ravel(size if size is not None else 1):
                 check_count(flag, int(value))
+        needed, free = 4 * math.prod(map(int, shape)), parallel.free_memory()
+        if needed > free:
+            msg = f"One image of shape {list(shape)} takes {_bytes(needed)}, and {_bytes(free)} are free: give a smaller --image-shape."  # noqa: E501
+            raise ValueError(msg)
         forget = forget_numbers(self.forget, names, classes)
         if images is None:
             images = 0 if labels is None else int((~np.isin(labels, forget)).sum())
