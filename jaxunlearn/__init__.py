@@ -72,3 +72,24 @@ from jaxunlearn.tasks import Task as Task
 from jaxunlearn.tasks import split_by_class as split_by_class
 
 del os, signal, sys
+
+_PACKAGES = ("augmentation", "datasets", "methods", "metrics", "models", "training")
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("jaxunlearn")
+    msg = f"module 'jaxunlearn' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    """The public names; `__version__` last."""
+    here = [
+        name
+        for name, value in globals().items()
+        if name in _PACKAGES or not (name[0] == "_" or isinstance(value, type(models)))
+    ]
+    return [*here, "__version__"]

@@ -8,7 +8,7 @@ import pytest
 
 # Doctests are looked for here too, also where there is no PyTorch.
 torch = pytest.importorskip(
-    "torch", reason='PyTorch is not installed: pip install "jaxunlearn[torch]"'
+    "torch", reason="PyTorch is not installed: pip install torch"
 )
 
 nn, F = torch.nn, torch.nn.functional

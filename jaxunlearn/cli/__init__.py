@@ -11,7 +11,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from jaxunlearn.cli.console import consoles
-from jaxunlearn.cli.flags import Command, parse, summary
+from jaxunlearn.cli.flags import Command, flags_of, parse, summary
 from jaxunlearn.cli.interruptions import interruptions
 from jaxunlearn.cli.invert import Invert
 from jaxunlearn.cli.plan import Plan
@@ -35,6 +35,21 @@ COMMANDS: dict[str, type[Command]] = {
     "plan": Plan,
     "prepare": Prepare,
 }
+
+
+_COMPLETION = """\
+if [ -n "${{ZSH_VERSION-}}" ]; then
+  autoload -Uz compinit bashcompinit && compinit && bashcompinit
+fi
+_jaxunlearn() {{
+  local words=""
+  case "${{COMP_WORDS[1]}}" in
+{flags}
+  esac
+  [ "$COMP_CWORD" = 1 ] && words="{commands} --help --version"
+  COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+complete -o default -F _jaxunlearn jaxunlearn"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +90,9 @@ def _main(arguments: list[str]) -> None:
     if name in ("-h", "--help", "--help-all"):
         print(_help())
         return
+    if name == "--completion":
+        print(_completion())
+        return
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         nearest = f"; did you mean {near[0]}?" if near else "."
@@ -105,6 +123,15 @@ def keep_programs(console: Console) -> None:
         console.print(str(error))
 
 
+def _completion() -> str:
+    """What bash and zsh complete: commands, their flags, and files."""
+    words = {n: " ".join(f.name for f in flags_of(c)) for n, c in COMMANDS.items()}
+    flags = "\n".join(
+        f"    {name}) words='{names}' ;;" for name, names in words.items()
+    )
+    return _COMPLETION.format(commands=" ".join(COMMANDS), flags=flags)
+
+
 def _help() -> str:
     rows = (
         textwrap.fill(
@@ -122,7 +149,8 @@ def _help() -> str:
             "examples:\n  jaxunlearn run\n  jaxunlearn run --help\n",
             "commands:",
             *rows,
-            "\nflags:\n  --help      this text, or that of a command",
-            "  --help-all  all flags of a command\n  --version   of jaxunlearn",
+            "\nflags:\n  --help        this text, or that of a command",
+            "  --help-all    all flags of a command\n  --version     of jaxunlearn",
+            "  --completion  a script by which bash and zsh complete flags",
         )
     )

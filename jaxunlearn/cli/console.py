@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from jaxunlearn.cli.processes import is_first
 from jaxunlearn.metrics import METRICS
 
 # What is timed, but not a cost of the method at its final learning rate.
@@ -76,6 +77,17 @@ class Bars(Progress):
 
         yield move
         self.update(task, stage="done")
+
+
+def loaded(names: Sequence[str], load: Callable[[str], Any]) -> list[Any]:
+    """What `load` makes of each name; a bar shows that it takes a while."""
+    console = consoles(quiet=not is_first())[1]
+    with Bars(console=console, transient=True) as shown, shown.row("data") as move:
+        some = []
+        for number, name in enumerate(names):
+            move(name, number, len(names))
+            some.append(load(name))
+        return some
 
 
 @contextlib.contextmanager

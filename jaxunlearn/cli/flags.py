@@ -6,7 +6,6 @@ What the docstring says of it under "Attributes:" is its help.
 
 import argparse
 import dataclasses
-import difflib
 import functools
 import inspect
 import re
@@ -21,12 +20,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn
 import msgspec
 
 from jaxunlearn.checks import short
+from jaxunlearn.cli.suggestions import unknown_flag
 from jaxunlearn.serialization import describe
 
-# What other programs call these flags.
-_ELSEWHERE = {"lr": "learning-rates", "data": "dataset", "output": "out"}
-_ELSEWHERE |= {"arch": "model", "network": "model", "classes": "forget"}
-_ELSEWHERE |= {"ckpt": "checkpoint", "weights": "checkpoint", "force": "overwrite"}
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: ""}
 
 
@@ -73,7 +69,7 @@ class Command:
 
 def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Command:
     """The settings that `arguments` ask for; exits with 0 after help."""
-    flags = list(_flags(command))
+    flags = list(flags_of(command))
     parser = _parser(name, command, flags)
     known, unknown = parser.parse_known_args([_word(a) for a in arguments])
     texts = vars(known)
@@ -82,7 +78,7 @@ def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Comman
         texts.setdefault(command.positional, unknown.pop())
     if unknown:
         ahead = sorted(flags, key=lambda flag: flag.dest not in command.first)
-        raise ValueError(_unknown(name, unknown, [flag.name for flag in ahead]))
+        raise ValueError(unknown_flag(name, unknown, [flag.name for flag in ahead]))
     given: dict[str, Any] = {}
     for flag in (flag for flag in flags if flag.dest in texts):
         inner = given
@@ -146,7 +142,7 @@ class _Flag(NamedTuple):
         return f"{self.text} (default: {' '.join(shown)})"
 
 
-def _flags(record: Any, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
+def flags_of(record: Any, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
     """Of a dataclass, or of an instance of it, whose values are the defaults."""
     cls = record if isinstance(record, type) else type(record)
     annotated = typing.get_type_hints(cls, include_extras=True)
@@ -155,7 +151,7 @@ def _flags(record: Any, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
         here, name = (*path, field.name), field.name
         default = getattr(record, name, dataclasses.MISSING)
         if dataclasses.is_dataclass(default):
-            yield from _flags(default, here)
+            yield from flags_of(default, here)
         elif (metavar := _metavar(annotated[name])) is not None:
             yield _Flag(here, kinds[name], metavar, texts.get(name, ""), default)
 
@@ -239,7 +235,7 @@ def _help(
     name: str, command: type[Command], given: Mapping[str, Any], *, everything: bool
 ) -> str:
     """What people use first, or everything, with the defaults that hold."""
-    every = {flag.dest: flag for flag in _flags(command.defaults(given))}
+    every = {flag.dest: flag for flag in flags_of(command.defaults(given))}
     ahead = [every.pop(field) for field in command.first]
     unused = command.unused(given)
     others = [flag for flag in every.values() if flag.path[0] not in unused]
@@ -292,24 +288,6 @@ def _updated(record: Any, given: Mapping[str, Any], where: str = "") -> Any:
         said = str(error).removeprefix(f"{type(record).__name__}.")
         msg = f"--{_hyphens(where[:-1])}: {said}" if where else said
         raise ValueError(msg) from error
-
-
-def _unknown(name: str, words: Sequence[str], known: Sequence[str]) -> str:
-    """What is said of words that are no flags, with the nearest flag."""
-    more = f"jaxunlearn {name} --help-all lists all flags."
-    if not words[0].startswith("-"):
-        return f"jaxunlearn {name} takes no {short(words[0])}: {more}"
-    word = words[0].partition("=")[0][:80]
-    plain = word.strip("-")
-    plain = _ELSEWHERE.get(plain, plain)
-    by_end: dict[str, list[str]] = {}
-    for flag in known:
-        by_end.setdefault(flag.rpartition(".")[2].strip("-"), []).append(flag)
-    ends = difflib.get_close_matches(plain, by_end, 2, 0.8)
-    near = [flag for end in ends for flag in by_end[end]][:3]
-    near = near or difflib.get_close_matches(f"--{plain}", known, 1)
-    nearest = f"; did you mean {' or '.join(near)}?" if near else "."
-    return f"There is no flag {word}{nearest} {more}"
 
 
 def summary(cls: type) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from jaxunlearn import datasets, methods, models, parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Preprocess, freeze
-from jaxunlearn.cli.console import consoles, table
+from jaxunlearn.cli.console import consoles, loaded, table
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.settings import (
     Classes,
@@ -148,7 +148,9 @@ class Plan(Amounts, Command):
             names = card.class_names
         if self.dataset is not None:
             name, where = self.dataset, {"data_dir": self.data_dir}
-            data = datasets.load(name, "train", **where)
+            (data,) = loaded(
+                ["train"], lambda split: datasets.load(name, split, **where)
+            )
             shape, labels = shape or data.images.shape[1:], data.labels
             classes = classes or datasets.num_classes(name, **where)
             names = class_names(name, self.data_dir)

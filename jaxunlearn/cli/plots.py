@@ -107,7 +107,11 @@ def plot_accuracies(
 
     count = len(next(iter(per_class.values())))
     inches = min(max(6, 0.18 * count * len(per_class)), _LARGEST)
-    figure = Figure(figsize=(inches, 3.6), layout="constrained")
+    labels = [class_label(c, class_names) for c in range(count)]
+    labels = [text if len(text) < 25 else f"{text[:23]}…" for text in labels]
+    longest = max(map(len, labels))
+    size = (inches, 3.6 + 0.07 * longest * (longest > 3))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     width = 0.8 / len(per_class)
     for number, (name, values) in enumerate(per_class.items()):
@@ -116,9 +120,7 @@ def plot_accuracies(
         axes.bar(places, heights, width, label=name)
     for label in forget_classes:
         axes.axvspan(label - 0.5, label + 0.5, color="0.9", zorder=0)
-    labels = [class_label(c, class_names) for c in range(count)]
-    upright = {"rotation": 90} if max(map(len, labels)) > 3 else {}
-    axes.set_xticks(range(count), labels, parse_math=False, **upright)
+    axes.set_xticks(range(count), labels, parse_math=False, rotation=90 * (longest > 3))
     axes.set_xlim(-0.6, count - 0.4)
     axes.set_ylim(0, 100)
     axes.set_xlabel("class (shaded: forgotten)")

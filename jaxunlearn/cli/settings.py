@@ -18,6 +18,7 @@ from jaxunlearn.classifier.classifier import (
     check_images,
     freeze,
 )
+from jaxunlearn.cli.console import loaded
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.datasets.splits import SPLITS
@@ -178,7 +179,7 @@ class TrainingSettings(Command):
 
     def load_splits(self) -> dict[str, Data]:
         """All splits of the data set."""
-        return {split: self.load(split) for split in SPLITS}
+        return dict(zip(SPLITS, loaded(SPLITS, self.load), strict=True))
 
     def preprocess(self) -> Preprocess:
         """How pixels are standardised."""

@@ -60,6 +60,7 @@ def load_original(
         return freeze(module, variables, preprocess=settings.preprocess())
     card, preprocess = described
     pixels = Preprocess(settings.mean, settings.std) if settings.mean else None
+    names = settings.class_names()
     compared = {
         "--mean and --std": (preprocess, pixels),
         "--model": (card.model, settings.model),
@@ -67,6 +68,7 @@ def load_original(
         "--split-seed": (card.split_seed, settings.validation_seed),
         "image shape": (list(card.image_shape), list(image_shape)),
         "number of classes": (card.num_classes, settings.num_classes()),
+        "class names": (card.class_names or names, names),
     }
     advice = "leave the flag out, or choose another checkpoint."
     _check_same(compared, str(path), "the run is to have", advice)

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from jaxunlearn import datasets
-from jaxunlearn.cli.console import Bars, consoles
+from jaxunlearn.cli.console import Bars, consoles, loaded
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.settings import (
     Classes,
@@ -66,10 +65,11 @@ class _OnSaved(Command):
             raise ValueError(msg)
         return names or card.class_names
 
-    def load(self, card: Card, *splits: str) -> Iterator[Data]:
+    def load(self, card: Card, *splits: str) -> list[Data]:
         """Splits of the data set, as the classifier was trained on them."""
         name, where = self.dataset or card.dataset, self.data_dir
-        for split in splits:
+
+        def load(split):
             drawn = {"seed": card.split_seed, "size": card.size}
             data = datasets.load(name, split, data_dir=where, **drawn)
             shapes = [list(card.image_shape), list(data.images.shape[1:])]
@@ -79,7 +79,9 @@ class _OnSaved(Command):
                     f"the data set are {shapes[1]}."
                 )
                 raise ValueError(msg)
-            yield data
+            return data
+
+        return loaded(splits, load)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

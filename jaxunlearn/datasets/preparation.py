@@ -40,7 +40,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
     if missing:
         msg = (
             f"Preparing {name!r} needs {' and '.join(missing)}; reading it will not: "
-            'pip install "jaxunlearn[prepare]"'
+            "pip install tensorflow importlib_resources"
         )
         raise ImportError(msg)
     where = location.directory(data_dir)

@@ -123,6 +123,6 @@ def _grain():
     try:
         import grain
     except ImportError as error:
-        msg = 'Streams need the package grain: pip install "jaxunlearn[stream]"'
+        msg = "Streams need the package grain: pip install grain"
         raise ImportError(msg) from error
     return grain

@@ -108,7 +108,7 @@ def import_torch(purpose: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        msg = f'{purpose} needs PyTorch: pip install "jaxunlearn[torch]", or keep the weights as .safetensors.'  # noqa: E501
+        msg = f"{purpose} needs PyTorch: pip install torch, or keep the weights as .safetensors."  # noqa: E501
         raise ImportError(msg) from error
     return torch
 

@@ -9,7 +9,7 @@ import pytest
 import jaxunlearn as ju
 
 torch = pytest.importorskip(
-    "torch", reason='PyTorch is not installed: pip install "jaxunlearn[torch]"'
+    "torch", reason="PyTorch is not installed: pip install torch"
 )
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.long
 
 torch = pytest.importorskip(
-    "torch", reason='PyTorch is not installed: pip install "jaxunlearn[torch]"'
+    "torch", reason="PyTorch is not installed: pip install torch"
 )
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -26,7 +26,7 @@ SHAPE = (32, 32, 3)
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip(
-        "torch", reason='PyTorch is not installed: pip install "jaxunlearn[torch]"'
+        "torch", reason="PyTorch is not installed: pip install torch"
     )
 
 

@@ -29,7 +29,7 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip(
-        "torch", reason='PyTorch is not installed: pip install "jaxunlearn[torch]"'
+        "torch", reason="PyTorch is not installed: pip install torch"
     )
 
 
