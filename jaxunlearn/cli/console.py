@@ -82,7 +82,8 @@ class Bars(Progress):
 def loaded(names: Sequence[str], load: Callable[[str], Any]) -> list[Any]:
     """What `load` makes of each name; a bar shows that it takes a while."""
     console = consoles(quiet=not is_first())[1]
-    with Bars(console=console, transient=True) as shown, shown.row("data") as move:
+    quiet = {"transient": True, "disable": not console.is_terminal}
+    with Bars(console=console, **quiet) as shown, shown.row("data") as move:
         some = []
         for number, name in enumerate(names):
             move(name, number, len(names))

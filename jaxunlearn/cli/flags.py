@@ -252,7 +252,7 @@ def _converted(flag: _Flag, words: Any) -> Any:
         return words
     if optional and words in ("None", ["None"]):
         return None
-    if words == "":
+    if isinstance(words, str) and not words.strip():
         msg = f"{flag.name} needs a value; it is empty."
         raise ValueError(msg)
     items = _items(flag.kind)

@@ -114,7 +114,9 @@ def sentence_of(error: BaseException) -> str | None:
     """What is said of an error; None for one that no user can do anything about."""
     if problem := disk_problem(error):
         return str(error) if str(error).startswith(problem) else problem
-    return str(error) if isinstance(error, _SENTENCES) else None
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return f"There is not enough memory ({str(error)[:300]}): take a smaller network, batch or image size."  # noqa: E501
+    return str(error)[:1000] if isinstance(error, _SENTENCES) else None
 
 
 def _keep_stdout_to_python() -> None:

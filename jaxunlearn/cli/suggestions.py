@@ -8,6 +8,7 @@ from jaxunlearn.checks import short
 # What other programs call flags.
 _ELSEWHERE = {"lr": "learning-rates", "data": "dataset", "output": "out"}
 _ELSEWHERE |= {"arch": "model", "network": "model", "classes": "forget"}
+_ELSEWHERE |= {"class": "forget", "forget": "classes"}
 _ELSEWHERE |= {"ckpt": "checkpoint", "weights": "checkpoint", "force": "overwrite"}
 
 
