@@ -74,7 +74,7 @@ def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Comman
     known, unknown = parser.parse_known_args([_word(a) for a in arguments])
     texts = vars(known)
     asked = texts.pop("help", None)
-    if len(unknown) == 1 and command.positional and unknown[0][0] != "-":
+    if len(unknown) == 1 and command.positional and unknown[0][:1] != "-":
         texts.setdefault(command.positional, unknown.pop())
     if unknown:
         ahead = sorted(flags, key=lambda flag: flag.dest not in command.first)
@@ -252,10 +252,11 @@ def _converted(flag: _Flag, words: Any) -> Any:
         return words
     if optional and words in ("None", ["None"]):
         return None
-    if isinstance(words, str) and not words.strip():
+    items = _items(flag.kind)
+    # Of `--flag=--` argparse makes an empty list.
+    if not items and not (words and words.strip()):
         msg = f"{flag.name} needs a value; it is empty."
         raise ValueError(msg)
-    items = _items(flag.kind)
     if items and str not in (items[0], *typing.get_args(items[0])):
         words = " ".join(words).replace(",", " ").split()
     value = [w.strip() for w in words] if items else words.strip()
