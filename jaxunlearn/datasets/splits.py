@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from jaxunlearn.checks import as_integer, check_choice, short
+from jaxunlearn.checks import LARGEST, as_integer, short
 
 SPLITS = ("train", "validation", "test")
 
@@ -58,12 +58,19 @@ class Source(NamedTuple):
 
 def check_split(split: Any, seed: Any, size: Any) -> None:
     """Refuse what no source can answer."""
-    if split not in SPLITS:
-        check_choice("split", split, SPLITS)
-    if (as_integer(seed) or 0) < 0:
-        msg = f"seed must be 0 or more; it is {seed}."
+    if not isinstance(split, str) or split not in SPLITS:
+        msg = f"There is no split {short(split)}; the splits are {', '.join(SPLITS)}."
         raise ValueError(msg)
-    if size is not None and (len(size) != 2 or min(size) < 1):
+    if as_integer(seed) is None:
+        msg = f"seed must be an integer; it is {short(seed)}."
+        raise TypeError(msg)
+    if seed < 0:
+        msg = f"seed must be 0 or more; it is {short(seed)}."
+        raise ValueError(msg)
+    if size is None:
+        return
+    sides = list(map(as_integer, size)) if isinstance(size, tuple | list) else []
+    if len(sides) != 2 or not all(side and 1 <= side <= LARGEST for side in sides):
         msg = f"size must be (height, width), both at least 1; it is {short(size)}."
         raise ValueError(msg)
 

@@ -113,7 +113,7 @@ def test_an_unknown_data_set_is_answered_with_the_known_ones(ask):
     ("arguments", "options", "sentence"),
     [
         (("mnits", "train"), {}, "no data set 'mnits'; there are: .*digits"),
-        (("digits", "val"), {}, "split must be one of 'train', 'valid.* it is 'val'"),
+        (("digits", "val"), {}, "no split 'val'; .* train, validation, test"),
         (("digits", "train"), {"seed": -1}, "seed must be 0 or more; it is -1"),
         (("digits", "train"), {"size": (0, 8)}, r"at least 1; it is \(0, 8\)"),
     ],
