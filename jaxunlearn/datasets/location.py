@@ -7,6 +7,9 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
+
+from jaxunlearn.checks import short
 
 _NAME = re.compile(r"(?P<set>[a-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
 
@@ -55,6 +58,21 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """What TensorFlow Datasets says of a set."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        content = str(error)
+    if not isinstance(content, dict):
+        msg = (
+            f"{file} is damaged ({short(content)}): move its folder away and prepare "
+            "the set again."
+        )
+        raise ValueError(msg)
+    return content
+
+
 def _versions(folder, pattern):
     """Folders of complete sets, oldest version first."""
     infos = folder.glob(f"{pattern}/dataset_info.json")
@@ -65,5 +83,4 @@ def _versions(folder, pattern):
 
 
 def _format(folder):
-    info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
-    return info.get("fileFormat", "tfrecord")
+    return read_json(folder / "dataset_info.json").get("fileFormat", "tfrecord")

@@ -1,5 +1,6 @@
 """Which samples are for training, which for validation, which for the test."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -122,12 +123,40 @@ def select(
         raise ValueError(msg)
     part = parts.get(split, parts.get("train", ""))
     labels = source.labels(part)
+    _check_classes(source, part, labels)
     whole = split in parts and (split != "train" or "validation" in parts)
     if whole:
         return part, np.arange(len(labels)), labels
     test = np.zeros(len(labels), bool) if parts else every_fifth(labels)
     chosen = np.flatnonzero(members(split, labels, seed, test))
     return part, chosen, labels[chosen]
+
+
+def _check_classes(source, part, labels):
+    """Warn of classes without samples for training; refuse those of a single one."""
+    if part not in ("", source.parts.get("train")):
+        return
+    present, counts = np.unique(labels, return_counts=True)
+    held = set(present.tolist())
+    lacking = itertools.islice(
+        (c for c in range(source.num_classes) if c not in held), 12
+    )
+    if names := _named(source, lacking):
+        msg = f"{source.where} has no sample for training of the classes {names}."
+        warnings.warn(msg, stacklevel=4)
+    alone = present[counts == 1].tolist()
+    if alone and not part:
+        msg = (
+            f"{source.where} is not split, and every fifth sample of a class is for "
+            f"the test, the first one too: of {_named(source, alone)} there is one "
+            "alone. Give it a second, or split the samples into train and test."
+        )
+        raise ValueError(msg)
+
+
+def _named(source, classes):
+    names = source.class_names
+    return ", ".join(repr(names[c]) if names else str(c) for c in classes)[:300]
 
 
 def members(

@@ -1,6 +1,7 @@
 """A folder of images in batches, for what does not fit into memory."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,8 @@ def stream(
     source = folders.source(Path(path))
     part, chosen, labels = select(source, split, seed)
     samples = source.samples(part, chosen, size)
+    held = batch_size * math.prod(samples.shape)
+    pixels.check_memory(f"Batches of {batch_size} images {samples.shape}", 2 * held)
     mine = np.arange(index, len(labels), count)
     return Stream(samples, mine, labels[mine], batch_size, workers)
 
