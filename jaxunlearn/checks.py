@@ -274,6 +274,11 @@ def check_channels(
 ) -> None:
     """Refuse `[n, h, w, c]` whose last axis does not look like that of the channels.
 
+    Args:
+      images: an array, or its shape.
+      channels: how many there are, if it is none of the usual numbers.
+      name: what the images are called.
+
     Raises:
       ValueError: the last axis is not `channels`, or without such a number neither 1, 3
         nor 4. The sentence says which transposition looks right.
@@ -281,7 +286,7 @@ def check_channels(
     >>> check_channels(np.zeros((2, 8, 8, 3)))
     >>> check_channels(np.zeros((2, 8, 8, 12)), channels=12)
     """
-    shape = tuple(images.shape)
+    shape = tuple(getattr(images, "shape", images))
     if len(shape) != 4:
         hint = f" Grey images need a last axis: {name}[..., None]." * (len(shape) == 3)
         msg = f"{name} must be [n, h, w, c]; their shape is {shape}.{hint}"

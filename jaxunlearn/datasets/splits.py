@@ -76,12 +76,14 @@ def check_split(split: Any, seed: Any, size: Any) -> None:
         raise ValueError(msg)
 
 
-def splits_among(names: Iterable[str], where: str) -> dict[str, str]:
-    """`{split: its name}` of those names that are called as a split is."""
+def splits_among(
+    names: Iterable[str], where: str, part_of: Callable[[str], str] = str
+) -> dict[str, str]:
+    """`{split: its name}` of those names whose part is called as a split is."""
     found: dict[str, str] = {}
     for name in names:
         for split, called in _CALLED.items():
-            if name.lower() not in called:
+            if part_of(name).lower() not in called:
                 continue
             if split in found:
                 msg = (

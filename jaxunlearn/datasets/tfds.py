@@ -101,11 +101,8 @@ def _records(folder, part):
         if not gone:
             skip = {"image": tfds.decode.SkipDecoding()}
             records = builder.as_data_source(split=part, decoders=skip)
-            promised = builder.info.splits[part].num_examples
-            if len(records) == promised:
-                return records
-            msg = f"{part} has {len(records)} of {promised} records"
-            raise OSError(msg)
+            len(records)  # opens the files
+            return records
     except ImportError as error:
         msg = (
             f"Reading {folder} needs the package array_record, which is there for "

@@ -315,7 +315,7 @@ def damaged(path, change):
         ("features.json", lambda whole: b'{"featuresDict": []}'),
         ("dataset_info.json", lambda whole: b"[" * 100_000),
         ("dataset_info.json", lambda whole: b'{"fileFormat": "array_record"}'),
-        ("dataset_info.json", lambda whole: whole.replace(b'"30"', b'"29"')),
+        ("dataset_info.json", lambda whole: whole.replace(b'"30"', b'"31"')),
     ],
 )
 def test_damaged_sets_are_said_to_be_damaged(photos, pattern, change):
