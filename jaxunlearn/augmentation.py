@@ -1,6 +1,7 @@
 """Random crops and flips of minibatches, for training and for unlearning."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
+from jaxunlearn.checks import as_integer, short
+
+_WIDEST = 2**15
+
 
 def random_crop(
-    key: Array, images: Num[Array | np.ndarray, "n h w c"], padding: int
+    key: Array, images: Num[Array | np.ndarray, "n h w c"], padding: Any
 ) -> Num[Array, "n h w c"]:
     """Windows of `h` by `w` pixels of the images with a black border, each its own.
 
@@ -25,13 +30,19 @@ def random_crop(
       padding: pixels of border on each side; static.
 
     Raises:
-      ValueError: padding is negative.
+      TypeError: padding is no integer.
+      ValueError: padding is negative or beyond any image.
 
     >>> random_crop(jax.random.key(0), jnp.ones((2, 8, 8, 1), jnp.uint8), 4).dtype
     dtype('uint8')
     """
-    if padding < 0:
-        msg = f"padding must be 0 or more pixels; it is {padding}."
+    number = as_integer(padding)
+    if number is None:
+        msg = f"padding must be a number of pixels; it is {short(padding)}."
+        raise TypeError(msg)
+    if not 0 <= number < _WIDEST:
+        limit = "0 or more pixels" if number < 0 else f"less than {_WIDEST} pixels"
+        msg = f"padding must be {limit}; it is {short(number)}."
         raise ValueError(msg)
     images = jnp.asarray(images)
     if padding == 0:

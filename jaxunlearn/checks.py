@@ -112,7 +112,9 @@ def as_array(name: str, values: Any) -> Any:
         raise ValueError(msg)
     reason = ""
     try:
-        array = np.asarray(values)
+        # A PyTorch tensor may lie on a device, or be part of a gradient.
+        own = values.detach().cpu() if hasattr(values, "detach") else values
+        array = np.asarray(own)
     except Exception as error:  # whatever a foreign `__array__` raises
         array, reason = None, f" ({short(str(error))[1:-1]})"
     wide = array is not None and array.dtype.kind == "f" and array.dtype.itemsize > 8

@@ -94,7 +94,15 @@ def preprocess(
     if _plain(name) in _KNOWN:
         return Preprocess(*_KNOWN[_plain(name)][1:])
     _, labels, samples = _samples(name, "train", data_dir, seed, size, channels)
-    return Preprocess(*pixels.mean_and_std(pixels.in_batches(samples, len(labels))))
+    mean, std = pixels.mean_and_std(pixels.in_batches(samples, len(labels)))
+    if not std.all():
+        msg = (
+            f"All pixels of {name} for training are the same in channel "
+            f"{std.argmin()}, so that there is no standard deviation to divide by: "
+            "leave that channel out, or give a Preprocess of your own."
+        )
+        raise ValueError(msg)
+    return Preprocess(mean, std)
 
 
 def num_classes(

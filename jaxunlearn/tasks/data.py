@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.checks import as_array, check_finite, check_labels, short
+from jaxunlearn.checks import as_array, check_finite, check_labels, check_type, short
 from jaxunlearn.tasks.classes import as_integers, check_leaves_some, elements
 
 
@@ -50,12 +50,7 @@ class Data:
 
 def check_data(name: str, data: Any) -> None:
     """Refuse what is no `Data`."""
-    if not isinstance(data, Data):
-        msg = (
-            f"{name} must be a Data, as Data(images, labels) makes it; it is "
-            f"{short(data)}, a {type(data).__name__}."
-        )
-        raise TypeError(msg)
+    check_type(name, data, Data, "Data(images, labels) makes one.")
 
 
 def split_by_class(data: Any, forget_classes: Any) -> tuple[Data, Data]:

@@ -101,6 +101,16 @@ def test_pixels_are_measured_on_the_training_split_alone(save):
     np.testing.assert_allclose(preprocess.std, pixels.std((0, 1, 2)), rtol=1e-12)
 
 
+def test_pixels_that_are_all_the_same_cannot_be_standardised(save):
+    content = arrays()
+    content["train_images"] = np.array(content["train_images"])
+    content["train_images"][..., 1] = 7
+    path = save(**content)
+    assert len(datasets.load(path, "train")) == 54
+    with pytest.raises(ValueError, match="set.npz for training .* in channel 1, so"):
+        datasets.preprocess(path)
+
+
 def without(name):
     return {k: v for k, v in arrays().items() if k != name}
 
