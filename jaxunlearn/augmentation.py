@@ -9,14 +9,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
-from jaxunlearn.checks import as_integer, short
+from jaxunlearn.checks import as_array, as_integer, short
 
 _WIDEST = 2**15
 
 
-def random_crop(
-    key: Array, images: Num[Array | np.ndarray, "n h w c"], padding: Any
-) -> Num[Array, "n h w c"]:
+def random_crop(key: Array, images: Any, padding: Any) -> Num[Array, "n h w c"]:
     """Windows of `h` by `w` pixels of the images with a black border, each its own.
 
         cropped[i, y, x] = padded[i, y + dy_i, x + dx_i],   dy, dx in 0..2 padding
@@ -26,12 +24,12 @@ def random_crop(
 
     Args:
       key: a `jax.random.key`.
-      images: of any number type, which is kept.
+      images: `[n, h, w, c]` of any number type, which is kept.
       padding: pixels of border on each side; static.
 
     Raises:
-      TypeError: padding is no integer.
-      ValueError: padding is negative or beyond any image.
+      TypeError: images are no array, padding is no integer.
+      ValueError: images are not `[n, h, w, c]`, padding is negative or too large.
 
     >>> random_crop(jax.random.key(0), jnp.ones((2, 8, 8, 1), jnp.uint8), 4).dtype
     dtype('uint8')
@@ -44,7 +42,10 @@ def random_crop(
         limit = "0 or more pixels" if number < 0 else f"less than {_WIDEST} pixels"
         msg = f"padding must be {limit}; it is {short(number)}."
         raise ValueError(msg)
-    images = jnp.asarray(images)
+    images = jnp.asarray(as_array("images", images))
+    if images.ndim != 4:
+        msg = f"images must be [n, h, w, c]; their shape is {images.shape}."
+        raise ValueError(msg)
     if padding == 0:
         return images
     n, h, w, c = images.shape

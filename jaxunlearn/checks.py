@@ -2,7 +2,7 @@
 
 import operator
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import jax
@@ -12,6 +12,9 @@ import optax
 
 # Labels are int32 on devices.
 LARGEST = 2**31 - 1
+
+# Of a sequence that is no array yet: range(10**9) would become one of 8 GB.
+_LONGEST = 2**27
 
 
 def is_traced(tree: Any) -> bool:
@@ -110,6 +113,10 @@ def as_array(name: str, values: Any) -> Any:
             "entries: fill or remove them."
         )
         raise ValueError(msg)
+    is_list = isinstance(values, Sized) and not hasattr(values, "shape")
+    if is_list and len(values) > _LONGEST:
+        msg = f"{name} must have at most {_LONGEST} entries; {short(values)} has {len(values)}."  # noqa: E501
+        raise ValueError(msg)
     reason = ""
     try:
         # A PyTorch tensor may lie on a device, or be part of a gradient.
@@ -118,7 +125,7 @@ def as_array(name: str, values: Any) -> Any:
     except Exception as error:  # whatever a foreign `__array__` raises
         array, reason = None, f" ({short(str(error))[1:-1]})"
     wide = array is not None and array.dtype.kind == "f" and array.dtype.itemsize > 8
-    if array is None or wide or array.dtype == object:
+    if array is None or wide or array.dtype.kind in "OUSMm":
         msg = (
             f"{name} must be one array of numbers of at most 64 bits; "
             f"{short(values)} is a {type(values).__name__}{reason}."
@@ -288,7 +295,11 @@ def check_channels(
     >>> check_channels(np.zeros((2, 8, 8, 3)))
     >>> check_channels(np.zeros((2, 8, 8, 12)), channels=12)
     """
-    shape = tuple(getattr(images, "shape", images))
+    shape = getattr(images, "shape", images)
+    if not isinstance(shape, tuple | list):
+        msg = f"{name} must be an array [n, h, w, c]; it is {short(images)}."
+        raise TypeError(msg)
+    shape = tuple(shape)
     if len(shape) != 4:
         hint = f" Grey images need a last axis: {name}[..., None]." * (len(shape) == 3)
         msg = f"{name} must be [n, h, w, c]; their shape is {shape}.{hint}"

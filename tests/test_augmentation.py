@@ -106,6 +106,13 @@ def test_a_padding_that_is_no_number_of_pixels_is_refused(padding, error, senten
         random_crop(KEY, pixels(1, 2, 2, 1), padding)
 
 
+def test_what_are_no_images_is_refused():
+    with pytest.raises(TypeError, match="images must be one array of numbers"):
+        random_crop(KEY, ["a.png"], 1)
+    with pytest.raises(ValueError, match=r"\[n, h, w, c\]; their shape is \(6, 5\)"):
+        random_crop(KEY, np.zeros((6, 5)), 1)
+
+
 def test_they_run_inside_jit_and_vmap_as_outside():
     images = jnp.asarray(pixels(6, 4, 4, 1).reshape(2, 3, 4, 4, 1))
     keys = jax.random.split(KEY, 2)

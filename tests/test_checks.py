@@ -49,6 +49,12 @@ def test_other_orders_of_axes_are_refused_with_the_right_one(shape, channels, se
         check_channels(np.zeros(shape), channels)
 
 
+def test_what_has_no_shape_has_no_channels():
+    for images in (None, range(10**9), "cats"):
+        with pytest.raises(TypeError, match=r"must be an array \[n, h, w, c\]; it is"):
+            check_channels(images)
+
+
 @dataclasses.dataclass
 class Record:
     images: object
@@ -104,7 +110,8 @@ def test_a_choice_may_be_asked_of_anything():
 @pytest.mark.parametrize(
     ("targets", "error", "sentence"),
     [
-        ([0, "a"], TypeError, "they are <U21"),
+        ([0, "a"], TypeError, "targets must be one array of numbers"),
+        (range(10**9), ValueError, "targets must have at most 134217728 entries"),
         (None, TypeError, "targets must be one array of numbers"),
         (np.ma.array([0, 1], mask=[0, 1]), ValueError, "targets are a masked array"),
         ([0, 2**32 + 1], ValueError, "targets must be classes 0 to 2; .* index 1"),

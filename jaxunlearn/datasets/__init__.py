@@ -37,7 +37,7 @@ def load(
     name: Any,
     split: Any,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: Any = None,
     seed: Any = 0,
     size: Any = None,
     channels: int | None = None,
@@ -154,9 +154,7 @@ def _plain(name):
     return os.fspath(name).partition(":")[0] if is_name else None
 
 
-def _find(
-    name: Any, data_dir: str | os.PathLike | None, channels: int | None = None
-) -> Source:
+def _find(name: Any, data_dir: Any, channels: int | None = None) -> Source:
     """Where the images of that name are."""
     if not isinstance(name, str | os.PathLike):
         msg = f"name must be that of a data set or a path; it is {short(name)}."

@@ -14,7 +14,7 @@ from jaxunlearn.checks import short
 _NAME = re.compile(r"(?P<set>[a-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
 
 
-def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
+def find(name: str, data_dir: Any) -> Path | None:
     """Where a prepared set is, of its newest version if none is asked for, or None."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -47,15 +47,18 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
     raise ValueError(msg)
 
 
-def directory(data_dir: str | os.PathLike | None) -> Path:
+def directory(data_dir: Any) -> Path:
     """Where sets are kept: as given, or as the environment or the custom has it."""
+    if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
+        msg = f"data_dir must be a path or None; it is {short(data_dir)}."
+        raise TypeError(msg)
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(given).expanduser()
 
 
-def is_name(name: str) -> bool:
+def is_name(name: Any) -> bool:
     """Whether a set could be called that."""
-    return _NAME.fullmatch(name) is not None
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def check_leaves_some(
 
 def class_numbers(
     requested: Any,
-    class_names: Sequence[str] | None,
-    num_classes: int | None = None,
+    class_names: Any,
+    num_classes: Any = None,
     *,
     name: str = "forget_classes",
 ) -> tuple[int, ...]:
@@ -74,8 +74,10 @@ def class_numbers(
     >>> class_numbers(["name:30", "number:0"], ["10", "20", "30"])
     (2, 0)
     """
-    names = list(class_names or ())
-    count = num_classes or len(names) or None
+    names = [] if class_names is None else list(check_names(class_names))
+    count = len(names) or None
+    if num_classes is not None:
+        count = check_count("num_classes", num_classes)
     numbers = [
         _class_number(asked, names, count, name) for asked in elements(requested, name)
     ]
@@ -178,6 +180,21 @@ def elements(
 
 # Far more classes than any data set has; range(10**9) would fill the memory.
 _MOST = 2**20
+
+
+def check_names(names: Any) -> tuple[str, ...]:
+    """What classes are called: strings, each another one."""
+    names = tuple(elements(names, "class_names", "strings, one for each class"))
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        what = f"{short(wrong[0])} is a {type(wrong[0]).__name__}"
+        msg = f"class_names must be strings; {what}."
+        raise TypeError(msg)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"class_names must name each class once; {short(twice)} is there twice."
+        raise ValueError(msg)
+    return names
 
 
 def name_classes(classes: Sequence[int]) -> str:

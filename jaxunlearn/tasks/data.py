@@ -6,8 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.checks import as_array, check_finite, check_labels, check_type, short
-from jaxunlearn.tasks.classes import as_integers, check_leaves_some, elements
+from jaxunlearn.checks import as_array, check_finite, check_labels, check_type
+from jaxunlearn.tasks.classes import as_integers, check_leaves_some, check_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,7 +41,8 @@ class Data:
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels.astype(np.int32))
         if self.class_names is not None:
-            names = _checked_names(self.class_names, labels)
+            names = check_names(self.class_names)
+            _check_named(names, labels)
             object.__setattr__(self, "class_names", names)
 
     def __len__(self) -> int:
@@ -127,17 +128,7 @@ def _split(data, chosen):
     return forget, retain
 
 
-def _checked_names(names, labels):
-    names = tuple(elements(names, "class_names", "strings, one for each class"))
-    wrong = [name for name in names if not isinstance(name, str)]
-    if wrong:
-        what = f"{short(wrong[0])} is a {type(wrong[0]).__name__}"
-        msg = f"class_names must be strings; {what}."
-        raise TypeError(msg)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        msg = f"class_names must name each class once; {short(twice)} is there twice."
-        raise ValueError(msg)
+def _check_named(names, labels):
     highest = int(labels.max(initial=-1))
     if highest >= len(names):
         msg = (
@@ -145,7 +136,6 @@ def _checked_names(names, labels):
             f"{highest}: give a name for each class from 0 to {highest}."
         )
         raise ValueError(msg)
-    return names
 
 
 def _check_pixels(images):

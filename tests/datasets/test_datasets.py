@@ -129,6 +129,7 @@ def test_wrong_requests_are_refused(arguments, options, sentence):
         ((None, "test"), {}, TypeError, "name must be that .* a path; it is None"),
         ((["digits"], "test"), {}, TypeError, r"a path; it is \['digits'\]"),
         (("digits", None), {}, ValueError, "no split None"),
+        (("cifar10", "test"), {"data_dir": 3}, TypeError, "path or None; it is 3"),
         (("digits", np.ones(9)), {}, ValueError, r"no split float64\[9\]"),
         (("digits", "test"), {"seed": "0"}, TypeError, "an integer; it is '0'"),
         (("digits", "test"), {"seed": 1.5}, TypeError, "an integer; it is 1.5"),

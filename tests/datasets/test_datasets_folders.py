@@ -407,13 +407,20 @@ def test_a_stream_names_a_broken_image(folder, stream):
         ({"batch_size": 4, "process": (2, 2)}, r"index below count; it is \(2, 2\)"),
         ({"batch_size": 4, "size": (0, 4)}, r"at least 1; it is \(0, 4\)"),
         ({"batch_size": 4, "seed": -1}, "seed must be 0 or more"),
+        ({"batch_size": 2**70}, "batch_size must be at most 2147483647"),
+        ({"batch_size": 2**31 - 1}, "2147483647 images .* of free memory"),
+        ({"batch_size": "4"}, "batch_size must be an integer; it is '4'"),
+        ({"batch_size": 4, "process": 3}, "index below count; it is 3"),
+        ({"batch_size": 4, "process": "01"}, "index below count; it is '01'"),
     ],
 )
 def test_wrong_streams_are_refused(folder, stream, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         stream(folder, "train", **options)
 
 
 def test_only_folders_are_streamed(stream, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*gone; only folders"):
         stream(tmp_path / "gone", "train", batch_size=4)
+    with pytest.raises(FileNotFoundError, match="no folder None; only folders"):
+        stream(None, "train", batch_size=4)
