@@ -1,5 +1,19 @@
 """Make a trained image classifier forget classes or samples."""
 
+import os
+import signal
+import sys
+
+if (
+    os.path.basename(sys.argv[0]) == "jaxunlearn"
+    or (sys.argv[0] == "-m" and "jaxunlearn" in sys.orig_argv)
+) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # The command line, which until all below is imported would end in a traceback.
+    signal.signal(
+        signal.SIGINT,
+        lambda *_, os=os: (os.write(2, b"jaxunlearn: interrupted.\n"), os._exit(130)),
+    )
+
 from jaxunlearn import augmentation as augmentation
 from jaxunlearn import datasets as datasets
 from jaxunlearn import methods as methods
@@ -57,3 +71,5 @@ from jaxunlearn.tasks import Data as Data
 from jaxunlearn.tasks import Task as Task
 from jaxunlearn.tasks import split_by_class as split_by_class
 from jaxunlearn.tasks import split_by_index as split_by_index
+
+del os, signal, sys
