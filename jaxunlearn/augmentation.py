@@ -1,6 +1,7 @@
 """Random crops and flips of minibatches, for training and for unlearning."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
+from jaxunlearn.checks import as_array, as_integer, short
 
-def random_crop(
-    key: Array, images: Num[Array | np.ndarray, "n h w c"], padding: int
-) -> Num[Array, "n h w c"]:
+_WIDEST = 2**15
+
+
+def random_crop(key: Array, images: Any, padding: Any) -> Num[Array, "n h w c"]:
     """Windows of `h` by `w` pixels of the images with a black border, each its own.
 
         cropped[i, y, x] = padded[i, y + dy_i, x + dx_i],   dy, dx in 0..2 padding
@@ -21,19 +24,28 @@ def random_crop(
 
     Args:
       key: a `jax.random.key`.
-      images: of any number type, which is kept.
+      images: `[n, h, w, c]` of any number type, which is kept.
       padding: pixels of border on each side; static.
 
     Raises:
-      ValueError: padding is negative.
+      TypeError: images are no array, padding is no integer.
+      ValueError: images are not `[n, h, w, c]`, padding is negative or too large.
 
     >>> random_crop(jax.random.key(0), jnp.ones((2, 8, 8, 1), jnp.uint8), 4).dtype
     dtype('uint8')
     """
-    if padding < 0:
-        msg = f"padding must be 0 or more pixels; it is {padding}."
+    number = as_integer(padding)
+    if number is None:
+        msg = f"padding must be a number of pixels; it is {short(padding)}."
+        raise TypeError(msg)
+    if not 0 <= number < _WIDEST:
+        limit = "0 or more pixels" if number < 0 else f"less than {_WIDEST} pixels"
+        msg = f"padding must be {limit}; it is {short(number)}."
         raise ValueError(msg)
-    images = jnp.asarray(images)
+    images = jnp.asarray(as_array("images", images))
+    if images.ndim != 4:
+        msg = f"images must be [n, h, w, c]; their shape is {images.shape}."
+        raise ValueError(msg)
     if padding == 0:
         return images
     n, h, w, c = images.shape

@@ -2,13 +2,19 @@
 
 import operator
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+# Labels are int32 on devices.
+LARGEST = 2**31 - 1
+
+# Of a sequence that is no array yet: range(10**9) would become one of 8 GB.
+_LONGEST = 2**27
 
 
 def is_traced(tree: Any) -> bool:
@@ -84,12 +90,49 @@ def check_count(name: str, value: Any) -> int:
     """An integer of at least 1."""
     number = as_integer(value)
     if number is None:
-        msg = f"{name} must be an integer; it is {value!r}."
+        msg = f"{name} must be an integer; it is {short(value)}."
         raise TypeError(msg)
-    if number < 1:
-        msg = f"{name} must be at least 1; it is {number}."
+    if not 1 <= number <= LARGEST:
+        limit = "at least 1" if number < 1 else f"at most {LARGEST}"
+        msg = f"{name} must be {limit}; it is {short(number)}."
         raise ValueError(msg)
     return number
+
+
+def as_array(name: str, values: Any) -> Any:
+    """Values as an array of numbers: JAX's as they are, others NumPy's.
+
+    >>> as_array("labels", [3, 5])
+    array([3, 5])
+    """
+    if isinstance(values, jax.Array):
+        return values
+    if np.ma.is_masked(values):
+        msg = (
+            f"{name} are a masked array with {np.ma.count_masked(values)} masked "
+            "entries: fill or remove them."
+        )
+        raise ValueError(msg)
+    is_list = isinstance(values, Sized) and not hasattr(values, "shape")
+    if is_list and len(values) > _LONGEST:
+        msg = f"{name} must have at most {_LONGEST} entries; {short(values)} has {len(values)}."  # noqa: E501
+        raise ValueError(msg)
+    reason = ""
+    try:
+        # A PyTorch tensor may lie on a device, or be part of a gradient.
+        own = values.detach().cpu() if hasattr(values, "detach") else values
+        array = np.asarray(own)
+    except Exception as error:  # whatever a foreign `__array__` raises
+        array, reason = None, f" ({short(str(error))[1:-1]})"
+    wide = array is not None and array.dtype.kind == "f" and array.dtype.itemsize > 8
+    if array is None or wide or array.dtype.kind in "OUSMm":
+        msg = (
+            f"{name} must be one array of numbers of at most 64 bits; "
+            f"{short(values)} is a {type(values).__name__}{reason}."
+        )
+        raise TypeError(msg)
+    # JAX takes arrays of this machine's byte order alone.
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
@@ -98,8 +141,9 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     >>> check_choice("side", "left", ("left", "right"))
     """
     choices = tuple(choices)
-    if value not in choices:
-        msg = f"{name} must be one of {', '.join(map(repr, choices))}; it is {value!r}."
+    # An array is equal to a string element by element.
+    if not any(isinstance(value, type(c)) and value == c for c in choices):
+        msg = f"{name} must be one of {', '.join(map(repr, choices))}; it is {short(value)}."  # noqa: E501
         raise ValueError(msg)
 
 
@@ -125,9 +169,10 @@ def check_key(key: Any) -> None:
         raise TypeError(msg)
 
 
-def check_targets(targets: Any, count: int, num_classes: int) -> None:
-    """Refuse what is neither Int[n] labels nor Float[n k] probabilities."""
-    dtype, values = jnp.result_type(targets), np.asarray(targets)
+def check_targets(targets: Any, count: int, num_classes: int) -> Any:
+    """Int[n] labels or Float[n k] probabilities, as an array; anything else refused."""
+    targets = as_array("targets", targets)
+    dtype, values = targets.dtype, np.asarray(targets)
     floating = jnp.issubdtype(dtype, jnp.floating)
     if not floating and not jnp.issubdtype(dtype, jnp.integer):
         msg = (
@@ -149,7 +194,7 @@ def check_targets(targets: Any, count: int, num_classes: int) -> None:
         raise ValueError(msg)
     if floating:
         _check_probabilities(values.astype(np.float64), dtype, num_classes)
-        return
+        return targets
     if values.ndim != 1:
         msg = (
             f"integer targets must be labels [n]; their shape is {values.shape}. Pass "
@@ -157,6 +202,7 @@ def check_targets(targets: Any, count: int, num_classes: int) -> None:
         )
         raise ValueError(msg)
     check_labels("targets", values, count, num_classes)
+    return targets
 
 
 def check_labels(
@@ -167,11 +213,12 @@ def check_labels(
     Of traced labels no values are checked. `hint` ends the error for a class that does
     not exist.
     """
-    labels = labels if is_traced(labels) else np.asarray(labels)
+    labels = labels if is_traced(labels) else np.asarray(as_array(name, labels))
     if labels.shape != (count,):
+        onehot = " One-hot rows become labels by argmax(axis=1)." * (labels.ndim == 2)
         msg = (
             f"{name} must be one class number for each of the {count} images, of shape "
-            f"({count},); their shape is {labels.shape}."
+            f"({count},); their shape is {labels.shape}.{onehot}"
         )
         raise ValueError(msg)
     if not count:  # An empty list is float64 to NumPy and means nothing by it.
@@ -182,9 +229,10 @@ def check_labels(
     if is_traced(labels):
         return labels
     low, high = labels.min(), labels.max()
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        limit = high + 1 if num_classes is None else num_classes
-        wanted = "from 0 on" if num_classes is None else f"0 to {num_classes - 1}"
+    limit = LARGEST if num_classes is None else num_classes
+    if low < 0 or high >= limit:
+        unknown = num_classes is None and high < limit
+        wanted = "from 0 on" if unknown else f"0 to {limit - 1}"
         wrong = (labels < 0) | (labels >= limit)
         msg = (
             f"{name} must be classes {wanted}; they range from {low} to {high}, the "
@@ -235,6 +283,11 @@ def check_channels(
 ) -> None:
     """Refuse `[n, h, w, c]` whose last axis does not look like that of the channels.
 
+    Args:
+      images: an array, or its shape.
+      channels: how many there are, if it is none of the usual numbers.
+      name: what the images are called.
+
     Raises:
       ValueError: the last axis is not `channels`, or without such a number neither 1, 3
         nor 4. The sentence says which transposition looks right.
@@ -242,7 +295,11 @@ def check_channels(
     >>> check_channels(np.zeros((2, 8, 8, 3)))
     >>> check_channels(np.zeros((2, 8, 8, 12)), channels=12)
     """
-    shape = tuple(images.shape)
+    shape = getattr(images, "shape", images)
+    if not isinstance(shape, tuple | list):
+        msg = f"{name} must be an array [n, h, w, c]; it is {short(images)}."
+        raise TypeError(msg)
+    shape = tuple(shape)
     if len(shape) != 4:
         hint = f" Grey images need a last axis: {name}[..., None]." * (len(shape) == 3)
         msg = f"{name} must be [n, h, w, c]; their shape is {shape}.{hint}"

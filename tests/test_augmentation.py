@@ -92,9 +92,25 @@ def test_without_padding_and_flip_images_are_left_alone():
     assert augment(KEY, images, crop_padding=0, flip=False) is images
 
 
-def test_a_negative_padding_is_refused():
-    with pytest.raises(ValueError, match="padding must be 0 or more pixels; it is -1"):
-        random_crop(KEY, pixels(1, 2, 2, 1), -1)
+@pytest.mark.parametrize(
+    ("padding", "error", "sentence"),
+    [
+        (-1, ValueError, "padding must be 0 or more pixels; it is -1"),
+        (2**70, ValueError, "padding must be less than 32768 pixels; it is 1180591620"),
+        (1.5, TypeError, "padding must be a number of pixels; it is 1.5"),
+        ("4", TypeError, "padding must be a number of pixels; it is '4'"),
+    ],
+)
+def test_a_padding_that_is_no_number_of_pixels_is_refused(padding, error, sentence):
+    with pytest.raises(error, match=sentence):
+        random_crop(KEY, pixels(1, 2, 2, 1), padding)
+
+
+def test_what_are_no_images_is_refused():
+    with pytest.raises(TypeError, match="images must be one array of numbers"):
+        random_crop(KEY, ["a.png"], 1)
+    with pytest.raises(ValueError, match=r"\[n, h, w, c\]; their shape is \(6, 5\)"):
+        random_crop(KEY, np.zeros((6, 5)), 1)
 
 
 def test_they_run_inside_jit_and_vmap_as_outside():

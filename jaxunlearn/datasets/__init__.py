@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from jaxunlearn.checks import check_channels as check_channels
+from jaxunlearn.checks import short
 from jaxunlearn.classifier.classifier import Preprocess
 from jaxunlearn.datasets import digits, folders, location, npz, pixels, tfds
 from jaxunlearn.datasets.preparation import prepare as prepare
@@ -32,12 +34,13 @@ def names() -> list[str]:
 
 
 def load(
-    name: str | os.PathLike,
-    split: str,
+    name: Any,
+    split: Any,
     *,
-    data_dir: str | os.PathLike | None = None,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
+    data_dir: Any = None,
+    seed: Any = 0,
+    size: Any = None,
+    channels: int | None = None,
 ) -> Data:
     """Images, uint8 `[n, h, w, c]`, with their labels.
 
@@ -52,17 +55,23 @@ def load(
         `TFDS_DATA_DIR`, and without it `~/tensorflow_datasets`.
       seed: which of the samples outside the test split are for validation.
       size: (h, w) to resize to, bilinearly; shrinking averages over all pixels.
+      channels: how many an `.npz` file has, if neither 1, 3 nor 4.
+
+    Warns:
+      UserWarning: validation stands in for a missing test split, a class has no sample
+        for training, or folders or arrays are left out.
 
     Raises:
+      TypeError: the name is neither a string nor a path, the seed no integer.
       ValueError: name or split is unknown, the seed negative, the size not positive,
-        the set is not one of labelled images of one size, or half of the memory would
-        not hold it.
+        the set is not one of labelled images of one size, is damaged or can be read in
+        two ways, or half of the free memory would not hold it.
       FileNotFoundError: the set is not prepared, or there is no such file.
 
     >>> load("digits", "test").images.shape
     (364, 8, 8, 1)
     """
-    source, labels, samples = _samples(name, split, data_dir, seed, size)
+    source, labels, samples = _samples(name, split, data_dir, seed, size, channels)
     return Data(pixels.collect(samples, len(labels)), labels, source.class_names)
 
 
@@ -72,19 +81,28 @@ def preprocess(
     data_dir: str | os.PathLike | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
+    channels: int | None = None,
 ) -> Preprocess:
     """The standardisation of a data set's pixels.
 
     The usual constants for `names()`; measured on the training split of any other set,
-    which `seed` and `size` determine as in `load`.
+    which `seed`, `size` and `channels` determine as in `load`.
 
     >>> preprocess("digits").mean
     (0.30546,)
     """
     if _plain(name) in _KNOWN:
         return Preprocess(*_KNOWN[_plain(name)][1:])
-    _, labels, samples = _samples(name, "train", data_dir, seed, size)
-    return Preprocess(*pixels.mean_and_std(pixels.in_batches(samples, len(labels))))
+    _, labels, samples = _samples(name, "train", data_dir, seed, size, channels)
+    mean, std = pixels.mean_and_std(pixels.in_batches(samples, len(labels)))
+    if not std.all():
+        msg = (
+            f"All pixels of {name} for training are the same in channel "
+            f"{std.argmin()}, so that there is no standard deviation to divide by: "
+            "leave that channel out, or give a Preprocess of your own."
+        )
+        raise ValueError(msg)
+    return Preprocess(mean, std)
 
 
 def num_classes(
@@ -112,10 +130,10 @@ def class_names(
     return list(source.class_names or ()) or [str(c) for c in range(source.num_classes)]
 
 
-def _samples(name, split, data_dir, seed, size):
+def _samples(name, split, data_dir, seed, size, channels):
     """The labels and images of one split, of which there is at least one sample."""
     check_split(split, seed, size)
-    source = _find(name, data_dir)
+    source = _find(name, data_dir, channels)
     part, chosen, labels = select(source, split, seed)
     if not len(labels):
         reason = (
@@ -125,21 +143,27 @@ def _samples(name, split, data_dir, seed, size):
         )
         msg = f"The split {split!r} of {name} is empty{reason}."
         raise ValueError(msg)
-    return source, labels, source.samples(part, chosen, size)
+    samples = source.samples(part, chosen, size)
+    check_channels((len(labels), *samples.shape), channels, name=f"images of {name}")
+    return source, labels, samples
 
 
 def _plain(name):
     """The name without a version."""
-    return os.fspath(name).partition(":")[0]
+    is_name = isinstance(name, str | os.PathLike)
+    return os.fspath(name).partition(":")[0] if is_name else None
 
 
-def _find(name: str | os.PathLike, data_dir: str | os.PathLike | None) -> Source:
+def _find(name: Any, data_dir: Any, channels: int | None = None) -> Source:
     """Where the images of that name are."""
+    if not isinstance(name, str | os.PathLike):
+        msg = f"name must be that of a data set or a path; it is {short(name)}."
+        raise TypeError(msg)
     name = os.fspath(name)
     if name == "digits":
         return digits.source()
     if name.endswith(".npz"):
-        return npz.source(Path(name))
+        return npz.source(Path(name), channels)
     prepared = location.find(name, data_dir)
     if prepared is not None:
         return tfds.source(name, prepared)

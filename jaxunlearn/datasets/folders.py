@@ -1,10 +1,11 @@
 """Image files in one folder per class.
 
-The class folders, in sorted order, are the classes 0, 1, ...; folders that are all
-called by numbers are sorted by number. They lie under `train/`, `test/` and
-`validation/` (or `val/`, `valid/`, `dev/`), or directly in the folder: then every fifth
-file of a class is for the test, in sorted order. Without `test/`, validation takes its
-place; without a `validation/` of its own, a tenth of each class is drawn for it.
+The class folders, in sorted order, are the classes 0, 1, ...; where all are called by
+numbers, in the order of the numbers. Images lie in them, not deeper. They lie under
+`train/`, `test/` and `validation/` (or `val/`, `valid/`, `dev/`), or directly in the
+folder: then every fifth file of a class is for the test, in sorted order. Without
+`test/`, validation takes its place; without a `validation/` of its own, a tenth of each
+class is drawn for it.
 """
 
 import functools
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxunlearn.checks import short
 from jaxunlearn.datasets import pixels
 from jaxunlearn.datasets.splits import Samples, Source, splits_among
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+# Some of them not every Pillow reads; then the file is named.
+SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg"),
+    *(".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+}
 
 
 def source(path: Path) -> Source:
@@ -60,7 +64,7 @@ def source(path: Path) -> Source:
         samples,
         len(classes),
         tuple(classes),
-        tuple(n for n in inner if n not in parts.values()) if parts else (),
+        _left_out(path, parts),
     )
 
 
@@ -97,13 +101,29 @@ def _class_names(root):
     return names
 
 
+def _left_out(path, parts):
+    """Folders beside the splits, and images that are in no class folder."""
+    beside = [name for name in _folders(path) if parts and name not in parts.values()]
+    roots = dict.fromkeys([path, *(path / name for name in parts.values())])
+    files = [file for root in roots for file in _direct(root)]
+    if files:
+        beside.append(f"{len(files)} images in no class folder, such as {files[0]}")
+    return tuple(beside)
+
+
 def _images(folder):
     """The images of one class."""
-    files = sorted(
-        f
-        for f in folder.iterdir()
-        if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
-    )
+    for root, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        deeper = [name for name in names if _is_image(name)]
+        if Path(root) != folder and deeper:
+            msg = (
+                f"The class folder {folder} has images in a folder of its own, such as "
+                f"{Path(root, deeper[0])}: move them into {folder.name} itself, or "
+                "call the folders of a split train, validation and test."
+            )
+            raise ValueError(msg)
+    files = _direct(folder)
     if not files:
         msg = (
             f"The class folder {folder} has no images in it (files ending in "
@@ -111,6 +131,15 @@ def _images(folder):
         )
         raise ValueError(msg)
     return files
+
+
+def _direct(folder):
+    """The images right in a folder."""
+    return sorted(file for file in folder.iterdir() if _is_image(file.name))
+
+
+def _is_image(name):
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 
 def _headers(files):
@@ -125,8 +154,11 @@ def _header(file):
     try:
         with Image.open(file) as image:
             mode, (width, height) = image.mode, image.size
-    except (OSError, SyntaxError) as error:
-        msg = f"{file} is no image that can be read: remove or replace it ({error})."
+            if _is_turned(image):
+                width, height = height, width
+    except Exception as error:  # of broken files Pillow raises a dozen kinds
+        reason = short(str(error))
+        msg = f"{file} is no image that can be read: remove or replace it ({reason})."
         raise ValueError(msg) from error
     if mode[0] in "IF":
         msg = (
@@ -135,3 +167,12 @@ def _header(file):
         )
         raise ValueError(msg)
     return mode, (height, width)
+
+
+def _is_turned(image):
+    """Whether height and width are exchanged where the image is upright."""
+    # Of a PNG without EXIF in its header all would be decoded in search of it; of a
+    # TIFF the size is upright already.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return False
+    return image.getexif().get(0x0112) in (5, 6, 7, 8)

@@ -7,11 +7,14 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
+
+from jaxunlearn.checks import short
 
 _NAME = re.compile(r"(?P<set>[a-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
 
 
-def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
+def find(name: str, data_dir: Any) -> Path | None:
     """Where a prepared set is, of its newest version if none is asked for, or None."""
     match = _NAME.fullmatch(name)
     if match is None:
@@ -44,15 +47,33 @@ def find(name: str, data_dir: str | os.PathLike | None) -> Path | None:
     raise ValueError(msg)
 
 
-def directory(data_dir: str | os.PathLike | None) -> Path:
+def directory(data_dir: Any) -> Path:
     """Where sets are kept: as given, or as the environment or the custom has it."""
+    if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
+        msg = f"data_dir must be a path or None; it is {short(data_dir)}."
+        raise TypeError(msg)
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(given).expanduser()
 
 
-def is_name(name: str) -> bool:
+def is_name(name: Any) -> bool:
     """Whether a set could be called that."""
-    return _NAME.fullmatch(name) is not None
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What TensorFlow Datasets says of a set."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        content = str(error)
+    if not isinstance(content, dict):
+        msg = (
+            f"{file} is damaged ({short(content)}): move its folder away and prepare "
+            "the set again."
+        )
+        raise ValueError(msg)
+    return content
 
 
 def _versions(folder, pattern):
@@ -65,5 +86,4 @@ def _versions(folder, pattern):
 
 
 def _format(folder):
-    info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
-    return info.get("fileFormat", "tfrecord")
+    return read_json(folder / "dataset_info.json").get("fileFormat", "tfrecord")

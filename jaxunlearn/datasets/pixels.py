@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import short
 from jaxunlearn.datasets.splits import Samples
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -33,11 +34,12 @@ def decode(
 
     Pillow rather than whatever decoder is at hand: two decoders of JPEG may differ.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     with Image.open(source) as image:
         mode = MODES[channels]
+        ImageOps.exif_transpose(image, in_place=True)  # upright, as viewers show it
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # Pillow asks for it
         if image.mode != mode:
@@ -79,6 +81,7 @@ def of_array(
 def in_batches(samples: Samples, n: int) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
     """Decode `n` images, a few hundred at a time, fewer of large ones."""
     shape, read, decode, describe = samples
+    check_memory(f"Images of shape {shape}", math.prod(shape))
     step = min(BATCH, max(1, _AT_A_TIME // math.prod(shape)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, n, step):
@@ -102,8 +105,8 @@ def named(
     """Decode an image; if it is broken, say which one it is."""
     try:
         return decode(encoded)
-    except (OSError, SyntaxError) as error:  # Pillow raises both of broken files
-        msg = f"{name} cannot be decoded: remove or replace it ({error})."
+    except Exception as error:  # of broken files Pillow raises a dozen kinds
+        msg = f"{name} cannot be decoded: remove or replace it ({short(str(error))})."
         raise ValueError(msg) from error
 
 
@@ -122,22 +125,26 @@ def check_sizes(sizes: Sequence[tuple[int, ...]], names: Sequence[str]) -> None:
 def collect(samples: Samples, n: int) -> UInt8[np.ndarray, "n h w c"]:
     """All images in one array, none of them kept twice.
 
-    Refused where that would fill more than half of the memory.
+    Refused where that would fill more than half of the free memory.
     """
-    needed, present = n * math.prod(samples.shape), parallel.host_memory()
-    if needed > present / 2:
-        msg = (
-            f"{n} images of shape {samples.shape} take {needed / 1e9:.1f} GB, and this "
-            f"machine has {present / 1e9:.1f} GB of memory: give a smaller "
-            "size=(height, width), or read the images of a folder in batches with "
-            "datasets.stream."
-        )
-        raise ValueError(msg)
+    check_memory(f"{n} images of shape {samples.shape}", n * math.prod(samples.shape))
     images, start = np.empty((n, *samples.shape), np.uint8), 0
     for batch in in_batches(samples, n):
         images[start : start + len(batch)] = batch
         start += len(batch)
     return images
+
+
+def check_memory(what: str, needed: int) -> None:
+    """Refuse what would fill more than half of the memory that is free."""
+    free = parallel.free_host_memory()
+    if needed > free / 2:
+        msg = (
+            f"{what} take {needed / 1e9:.1f} GB, and this machine has {free / 1e9:.1f} "
+            "GB of free memory: give a smaller size=(height, width), or read the "
+            "images of a folder in batches with datasets.stream."
+        )
+        raise ValueError(msg)
 
 
 def mean_and_std(

@@ -5,13 +5,15 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+from jaxunlearn.checks import short
 from jaxunlearn.datasets import location, tfds
 
 _NEEDED = ("tensorflow", "importlib_resources")
 
 
-def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
+def prepare(name: Any, data_dir: str | os.PathLike | None = None) -> Path:
     """Download a set with TensorFlow Datasets and write it in the array_record format.
 
     Args:
@@ -30,7 +32,8 @@ def prepare(name: str, data_dir: str | os.PathLike | None = None) -> Path:
     """
     if not location.is_name(name):
         msg = (
-            f"{name!r} is no name of a set: that is name, name/config or name:version."
+            f"{short(name)} is no name of a set: that is name, name/config or "
+            "name:version."
         )
         raise ValueError(msg)
     folder = location.find(name, data_dir)

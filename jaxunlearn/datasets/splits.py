@@ -1,5 +1,6 @@
 """Which samples are for training, which for validation, which for the test."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from jaxunlearn.checks import as_integer, check_choice, short
+from jaxunlearn.checks import LARGEST, as_integer, short
 
 SPLITS = ("train", "validation", "test")
 
@@ -58,22 +59,31 @@ class Source(NamedTuple):
 
 def check_split(split: Any, seed: Any, size: Any) -> None:
     """Refuse what no source can answer."""
-    if split not in SPLITS:
-        check_choice("split", split, SPLITS)
-    if (as_integer(seed) or 0) < 0:
-        msg = f"seed must be 0 or more; it is {seed}."
+    if not isinstance(split, str) or split not in SPLITS:
+        msg = f"There is no split {short(split)}; the splits are {', '.join(SPLITS)}."
         raise ValueError(msg)
-    if size is not None and (len(size) != 2 or min(size) < 1):
+    if as_integer(seed) is None:
+        msg = f"seed must be an integer; it is {short(seed)}."
+        raise TypeError(msg)
+    if seed < 0:
+        msg = f"seed must be 0 or more; it is {short(seed)}."
+        raise ValueError(msg)
+    if size is None:
+        return
+    sides = list(map(as_integer, size)) if isinstance(size, tuple | list) else []
+    if len(sides) != 2 or not all(side and 1 <= side <= LARGEST for side in sides):
         msg = f"size must be (height, width), both at least 1; it is {short(size)}."
         raise ValueError(msg)
 
 
-def splits_among(names: Iterable[str], where: str) -> dict[str, str]:
-    """`{split: its name}` of those names that are called as a split is."""
+def splits_among(
+    names: Iterable[str], where: str, part_of: Callable[[str], str] = str
+) -> dict[str, str]:
+    """`{split: its name}` of those names whose part is called as a split is."""
     found: dict[str, str] = {}
     for name in names:
         for split, called in _CALLED.items():
-            if name.lower() not in called:
+            if part_of(name).lower() not in called:
                 continue
             if split in found:
                 msg = (
@@ -115,12 +125,40 @@ def select(
         raise ValueError(msg)
     part = parts.get(split, parts.get("train", ""))
     labels = source.labels(part)
+    _check_classes(source, part, labels)
     whole = split in parts and (split != "train" or "validation" in parts)
     if whole:
         return part, np.arange(len(labels)), labels
     test = np.zeros(len(labels), bool) if parts else every_fifth(labels)
     chosen = np.flatnonzero(members(split, labels, seed, test))
     return part, chosen, labels[chosen]
+
+
+def _check_classes(source, part, labels):
+    """Warn of classes without samples for training; refuse those of a single one."""
+    if part not in ("", source.parts.get("train")):
+        return
+    present, counts = np.unique(labels, return_counts=True)
+    held = set(present.tolist())
+    lacking = itertools.islice(
+        (c for c in range(source.num_classes) if c not in held), 12
+    )
+    if names := _named(source, lacking):
+        msg = f"{source.where} has no sample for training of the classes {names}."
+        warnings.warn(msg, stacklevel=4)
+    alone = present[counts == 1].tolist()
+    if alone and not part:
+        msg = (
+            f"{source.where} is not split, and every fifth sample of a class is for "
+            f"the test, the first one too: of {_named(source, alone)} there is one "
+            "alone. Give it a second, or split the samples into train and test."
+        )
+        raise ValueError(msg)
+
+
+def _named(source, classes):
+    names = source.class_names
+    return ", ".join(repr(names[c]) if names else str(c) for c in classes)[:300]
 
 
 def members(

@@ -1,13 +1,16 @@
 """A folder of images in batches, for what does not fit into memory."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from jaxunlearn.checks import as_integer, check_count, short
 from jaxunlearn.datasets import folders, pixels
 from jaxunlearn.datasets.splits import Samples, check_split, select
 
@@ -54,14 +57,14 @@ class Stream:
 
 
 def stream(
-    path: str | os.PathLike,
-    split: str,
+    path: str | os.PathLike | Any,
+    split: str | Any,
     *,
-    batch_size: int,
-    size: tuple[int, int] | None = None,
-    seed: int = 0,
-    workers: int = 16,
-    process: tuple[int, int] | None = None,
+    batch_size: int | Any,
+    size: tuple[int, int] | Any | None = None,
+    seed: int | Any = 0,
+    workers: int | Any = 16,
+    process: tuple[int, int] | Any | None = None,
 ) -> Stream:
     """The images of a folder that does not fit into memory, in batches.
 
@@ -97,24 +100,29 @@ def stream(
     [(5, 6, 8, 3), (3, 6, 8, 3)]
     >>> temporary.cleanup()
     """
-    for name, number in (("batch_size", batch_size), ("workers", workers)):
-        if number < 1:
-            msg = f"{name} must be at least 1; it is {number}."
-            raise ValueError(msg)
+    batch_size = check_count("batch_size", batch_size)
+    workers = check_count("workers", workers)
     check_split(split, seed, size)
-    if not Path(path).is_dir():
-        msg = f"There is no folder {path}; only folders of images can be streamed."
+    if not isinstance(path, str | os.PathLike) or not Path(path).is_dir():
+        place = path if isinstance(path, os.PathLike) else short(path)
+        msg = f"There is no folder {place}; only folders of images can be streamed."
         raise FileNotFoundError(msg)
     if process is None:
         shard = _grain().sharding.ShardByJaxProcess()
         process = shard.shard_index, shard.shard_count
-    index, count = process
-    if not 0 <= index < count:
-        msg = f"process must be (index, count) with index below count; it is {process}."
+    pair = list(map(as_integer, process)) if isinstance(process, tuple | list) else []
+    if len(pair) != 2 or None in pair or not 0 <= pair[0] < pair[1]:
+        msg = (
+            "process must be (index, count) with index below count; it is "
+            f"{short(process)}."
+        )
         raise ValueError(msg)
+    index, count = pair
     source = folders.source(Path(path))
     part, chosen, labels = select(source, split, seed)
     samples = source.samples(part, chosen, size)
+    held = batch_size * math.prod(samples.shape)
+    pixels.check_memory(f"Batches of {batch_size} images {samples.shape}", 2 * held)
     mine = np.arange(index, len(labels), count)
     return Stream(samples, mine, labels[mine], batch_size, workers)
 

@@ -6,6 +6,7 @@ from jax.distributed import shutdown as shutdown
 
 from jaxunlearn.parallel.compilation import cache_compilations as cache_compilations
 from jaxunlearn.parallel.hardware import device_kind as device_kind
+from jaxunlearn.parallel.hardware import free_host_memory as free_host_memory
 from jaxunlearn.parallel.hardware import free_memory as free_memory
 from jaxunlearn.parallel.hardware import host_memory as host_memory
 from jaxunlearn.parallel.hardware import (

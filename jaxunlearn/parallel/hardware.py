@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +40,17 @@ def host_memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return sys.maxsize
+
+
+def free_host_memory() -> int:
+    """Bytes of this machine's memory that are free; all, where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail")
+        )
+    except (OSError, StopIteration):
+        return host_memory()
 
 
 def memory_limit(devices: int = 1) -> int:

@@ -113,11 +113,34 @@ def test_an_unknown_data_set_is_answered_with_the_known_ones(ask):
     ("arguments", "options", "sentence"),
     [
         (("mnits", "train"), {}, "no data set 'mnits'; there are: .*digits"),
-        (("digits", "val"), {}, "split must be one of 'train', 'valid.* it is 'val'"),
+        (("digits", "val"), {}, "no split 'val'; .* train, validation, test"),
         (("digits", "train"), {"seed": -1}, "seed must be 0 or more; it is -1"),
         (("digits", "train"), {"size": (0, 8)}, r"at least 1; it is \(0, 8\)"),
     ],
 )
 def test_wrong_requests_are_refused(arguments, options, sentence):
     with pytest.raises(ValueError, match=sentence):
+        datasets.load(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "sentence"),
+    [
+        ((None, "test"), {}, TypeError, "name must be that .* a path; it is None"),
+        ((["digits"], "test"), {}, TypeError, r"a path; it is \['digits'\]"),
+        (("digits", None), {}, ValueError, "no split None"),
+        (("cifar10", "test"), {"data_dir": 3}, TypeError, "path or None; it is 3"),
+        (("digits", np.ones(9)), {}, ValueError, r"no split float64\[9\]"),
+        (("digits", "test"), {"seed": "0"}, TypeError, "an integer; it is '0'"),
+        (("digits", "test"), {"seed": 1.5}, TypeError, "an integer; it is 1.5"),
+        (("digits", "test"), {"size": 32}, ValueError, r"width\).* it is 32"),
+        (("digits", "test"), {"size": "32"}, ValueError, r"width\).* it is '32'"),
+        (("digits", "test"), {"size": (8, 8, 1)}, ValueError, r"is \(8, 8, 1\)"),
+        (("digits", "test"), {"size": (2.5, 8)}, ValueError, r"is \(2.5, 8\)"),
+        (("digits", "test"), {"size": (2**70, 8)}, ValueError, r"is \(1180591620"),
+        (("digits", "test"), {"size": (10**6, 10**6)}, ValueError, "free memory"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments, options, error, sentence):
+    with pytest.raises(error, match=sentence):
         datasets.load(*arguments, **options)

@@ -92,6 +92,111 @@ def test_a_class_may_be_called_train(tmp_path):
     assert len(datasets.load(tmp_path, "test")) == 2
 
 
+def test_folders_called_by_numbers_are_in_the_order_of_the_numbers(tmp_path):
+    for name in range(12):
+        write(tmp_path / str(name), [name] * 6)
+    data = datasets.load(tmp_path, "train")
+    assert numbers(data) == data.labels.tolist()
+    assert data.class_names == tuple(map(str, range(12)))
+    assert datasets.class_names(tmp_path) == list(data.class_names)
+    write(tmp_path / "none of these", [77] * 6)
+    assert datasets.class_names(tmp_path)[:3] == ["0", "1", "10"]
+
+
+def test_class_names_travel_with_the_data(folder):
+    for split in SPLITS:
+        assert datasets.load(folder, split).class_names == ("cats", "dogs")
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "dev", "Validation"])
+def test_validation_has_many_names(split_folder, name):
+    for kind in ("cats", "dogs"):
+        write(split_folder / name / kind, [200])
+    assert numbers(datasets.load(split_folder, "validation")) == [200, 200]
+    assert len(datasets.load(split_folder, "train")) == 40
+    assert len(datasets.load(split_folder, "test")) == 40
+
+
+def test_without_a_test_folder_validation_takes_its_place_and_that_is_said(tmp_path):
+    for part, start in (("train", 0), ("val", 100)):
+        for kind in ("cats", "dogs"):
+            write(tmp_path / part / kind, range(start, start + 20))
+    with pytest.warns(UserWarning, match="no test split: val is used as test, and a t"):
+        assert numbers(datasets.load(tmp_path, "test")) == [*range(100, 120)] * 2
+    parts = [numbers(datasets.load(tmp_path, s)) for s in ("train", "validation")]
+    assert sorted(sum(parts, [])) == sorted([*range(20)] * 2)
+    assert len(parts[1]) == 4
+
+
+def test_two_folders_for_one_split_are_refused(split_folder):
+    for name in ("val", "dev"):
+        write(split_folder / name / "cats", [200])
+    with pytest.raises(ValueError, match="has dev and val, and either may be what is"):
+        datasets.load(split_folder, "train")
+
+
+def test_what_is_left_out_is_named(split_folder):
+    write(split_folder / "extra" / "cats", [7])
+    write(split_folder / "train", [7])
+    with pytest.warns(UserWarning, match="without extra, 1 images in no class .*000"):
+        assert len(datasets.load(split_folder, "test")) == 40
+
+
+def test_images_deeper_than_the_class_folder_are_refused(folder):
+    write(folder / "cats" / ".cache", [9])
+    before = len(datasets.load(folder, "train"))
+    write(folder / "cats" / "siamese" / "kittens", [9])
+    with pytest.raises(ValueError, match="class folder .*cats has .*kittens/000.png"):
+        datasets.load(folder, "train")
+    for name in ("siamese/kittens/000.png", "siamese/kittens", "siamese"):
+        path = folder / "cats" / name
+        path.rmdir() if path.is_dir() else path.unlink()
+    assert len(datasets.load(folder, "train")) == before
+
+
+def test_a_class_of_one_image_has_none_for_training_and_is_refused(folder, tmp_path):
+    write(folder / "birds", [7])
+    for split in SPLITS:
+        with pytest.raises(ValueError, match="of 'birds' there is one alone"):
+            datasets.load(folder, split)
+    write(folder / "birds", [7, 8])
+    assert 0 in datasets.load(folder, "train").labels
+
+
+def oriented(path, orientation, pixels):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_images_are_upright_as_their_exif_says(tmp_path, suffix, orientation, turns):
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:4, 8:] = 255
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            oriented(tmp_path / name / f"{i}.{suffix}", orientation, pixels)
+    data = datasets.load(tmp_path, "test")
+    expected = np.rot90(pixels, turns)
+    assert data.images.shape[1:] == expected.shape
+    np.testing.assert_allclose(data.images[0].astype(int), expected, atol=40)
+
+
+@pytest.mark.parametrize("call", ["load", "preprocess", "stream"])
+def test_a_size_that_fills_the_memory_is_refused_first(folder, call):
+    calls = {
+        "load": lambda size: datasets.load(folder, "train", size=size),
+        "preprocess": lambda size: datasets.preprocess(folder, size=size),
+        "stream": lambda size: datasets.stream(
+            folder, "train", size=size, batch_size=9, process=(0, 1)
+        ),
+    }
+    with pytest.raises(ValueError, match=r"1000000, 3\) take .* of free memory"):
+        calls[call]((10**6, 10**6))
+
+
 def test_images_are_grey_only_if_all_are(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / name, range(10), mode="L")
@@ -138,7 +243,8 @@ def test_resizing_is_that_of_arrays(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        Image.fromarray(picture).save(tmp_path / name / "0.png")
+        for i in range(2):
+            Image.fromarray(picture).save(tmp_path / name / f"{i}.png")
     resized = datasets.load(tmp_path, "test", size=(5, 7)).images[0]
     expected = jax.image.resize(picture.astype(np.float32), (5, 7, 3), "bilinear")
     np.testing.assert_allclose(resized, expected, atol=1.01)
@@ -200,11 +306,37 @@ def test_a_missing_test_folder_is_missed_where_it_is_asked_for(tmp_path):
         datasets.load(tmp_path, "test")
 
 
+def test_no_damage_leads_to_anything_but_a_sentence_that_names_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 9, 7, 3), np.uint8)
+    sentences = []
+    for suffix in ("png", "jpg", "gif", "tif", "webp", "bmp"):
+        folder = tmp_path / suffix
+        for i, picture in enumerate(pictures):
+            path = folder / "ab"[i % 2] / f"{i}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+        whole = path.read_bytes()
+        for trial in range(12):
+            damaged = bytearray(whole)
+            if trial % 3:
+                damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+            else:
+                damaged = damaged[: rng.integers(len(whole))]
+            path.write_bytes(damaged)
+            try:
+                datasets.load(folder, "train")
+            except ValueError as error:
+                sentences.append((path.name, str(error)))
+    assert len(sentences) > 20
+    assert all(name in s and len(s) < 1000 for name, s in sentences)
+
+
 def test_a_folder_larger_than_half_the_memory_is_not_read(folder, monkeypatch):
     needed = 10 * 6 * 7 * 3
-    monkeypatch.setattr(parallel, "host_memory", lambda: 2 * needed)
+    monkeypatch.setattr(parallel, "free_host_memory", lambda: 2 * needed)
     assert len(datasets.load(folder, "test")) == 10
-    monkeypatch.setattr(parallel, "host_memory", lambda: 2 * needed - 1)
+    monkeypatch.setattr(parallel, "free_host_memory", lambda: 2 * needed - 1)
     with pytest.raises(ValueError, match=r"10 images .* datasets\.stream"):
         datasets.load(folder, "test")
 
@@ -275,13 +407,20 @@ def test_a_stream_names_a_broken_image(folder, stream):
         ({"batch_size": 4, "process": (2, 2)}, r"index below count; it is \(2, 2\)"),
         ({"batch_size": 4, "size": (0, 4)}, r"at least 1; it is \(0, 4\)"),
         ({"batch_size": 4, "seed": -1}, "seed must be 0 or more"),
+        ({"batch_size": 2**70}, "batch_size must be at most 2147483647"),
+        ({"batch_size": 2**31 - 1}, "2147483647 images .* of free memory"),
+        ({"batch_size": "4"}, "batch_size must be an integer; it is '4'"),
+        ({"batch_size": 4, "process": 3}, "index below count; it is 3"),
+        ({"batch_size": 4, "process": "01"}, "index below count; it is '01'"),
     ],
 )
 def test_wrong_streams_are_refused(folder, stream, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         stream(folder, "train", **options)
 
 
 def test_only_folders_are_streamed(stream, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*gone; only folders"):
         stream(tmp_path / "gone", "train", batch_size=4)
+    with pytest.raises(FileNotFoundError, match="no folder None; only folders"):
+        stream(None, "train", batch_size=4)

@@ -300,6 +300,48 @@ def test_a_record_file_that_is_gone_is_named(photos):
         datasets.load("photos", "test", data_dir=photos)
 
 
+def damaged(path, change):
+    whole = path.read_bytes()
+    path.write_bytes(change(whole))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change"),
+    [
+        ("*-test.*", lambda whole: b""),
+        ("*-test.*", lambda whole: whole[: len(whole) // 2]),
+        ("*-test.*", lambda whole: whole[:70] + b"?" + whole[71:]),
+        ("features.json", lambda whole: whole[:-20]),
+        ("features.json", lambda whole: b'{"featuresDict": []}'),
+        ("dataset_info.json", lambda whole: b"[" * 100_000),
+        ("dataset_info.json", lambda whole: b'{"fileFormat": "array_record"}'),
+        ("dataset_info.json", lambda whole: whole.replace(b'"30"', b'"31"')),
+    ],
+)
+def test_damaged_sets_are_said_to_be_damaged(photos, pattern, change):
+    damaged(next(photos.rglob(pattern)), change)
+    with pytest.raises(ValueError, match="photos.* is damaged .* prepare the set") as e:
+        datasets.load("photos", "test", data_dir=photos)
+    assert len(str(e.value)) < 1000
+
+
+def test_a_label_of_no_class_and_a_class_without_a_sample_are_named(tmp_path):
+    content = [(encoded(1), 0), (encoded(1), 2)]
+    write(tmp_path, {"train": content, "test": [(encoded(1), 3)]}, names="abc")
+    with pytest.raises(ValueError, match="labels of the split 'test' .* 0 to 2; .*3"):
+        datasets.load("photos", "test", data_dir=tmp_path)
+    with pytest.warns(UserWarning, match="no sample for training of the classes 'b'"):
+        data = datasets.load("photos", "train", data_dir=tmp_path)
+    assert data.class_names == ("a", "b", "c")
+
+
+def test_validation_of_a_set_is_its_own(photos):
+    write(photos, {"train": samples(range(9)), "test": samples(range(9)),
+                   "validation": samples([50, 51])}, place="pets/1.0.0")  # fmt: skip
+    assert numbers(datasets.load("pets", "validation", data_dir=photos)) == [50, 51]
+    assert len(datasets.load("pets", "train", data_dir=photos)) == 9
+
+
 def test_a_version_that_can_be_read_goes_before_a_newer_one_that_cannot(photos):
     write(photos, {}, place="photos/2.0.0", file_format="tfrecord")
     assert len(datasets.load("photos", "test", data_dir=photos)) == 30
