@@ -119,11 +119,10 @@ def open_checkpoints(
         name = "resume" if resume else "checkpoint_every"
         msg = f"{name} has no effect without checkpoint_dir: name a folder."
         raise ValueError(msg)
-    if every is not None and every < 1:
-        msg = f"checkpoint_every must be at least 1 step; it is {every}."
-        raise ValueError(msg)
     if folder is None:
         return None
+    if every is not None:
+        check_count("checkpoint_every", every)
     checkpoints = Checkpoints(folder, keep=keep)
     steps = checkpoints.steps()
     if steps and not resume:

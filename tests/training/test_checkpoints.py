@@ -449,7 +449,7 @@ def test_parameters_that_the_last_step_has_ruined_are_no_result():
         ({"checkpoint_every": 5}, "checkpoint_every has no effect without"),
         (
             {"checkpoint_dir": "never", "checkpoint_every": 0},
-            "checkpoint_every must be at least 1 step; it is 0",
+            "checkpoint_every must be at least 1; it is 0",
         ),
         ({"checkpoint_dir": "never", "keep": 0}, "keep must be at least 1"),
     ],
