@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
@@ -165,7 +164,7 @@ def main_output(outputs: Any) -> Any:
 
 def _check_outputs(outputs, shape):
     logits = main_output(outputs)
-    if jnp.shape(logits) != shape or not hasattr(logits, "dtype"):
+    if getattr(logits, "shape", None) != shape:
         seen = jax.tree.map(lambda s: f"{s.dtype}{list(s.shape)}", outputs)
         msg = (
             f"in training it must return logits {list(shape)}, alone or ahead of others"
