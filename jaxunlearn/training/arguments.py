@@ -44,7 +44,6 @@ def check_arguments(
     key: Array,
     preprocess: Preprocess | None,
     channels: Any,
-    functions: Mapping[str, Any],
 ) -> None:
     """Refuse what is wrong whatever the network is."""
     hint = "Data(images, labels) makes one of arrays."
@@ -52,12 +51,6 @@ def check_arguments(
     check_type("validation", validation, Data, hint, optional=True)
     check_type("recipe", recipe, Recipe, "Recipe(epochs=15) is one.")
     check_type("preprocess", preprocess, Preprocess, optional=True)
-    for name, function in functions.items():
-        if function is not None and not callable(function):
-            msg = (
-                f"{name} must be a function or None; it is a {type(function).__name__}."  # noqa: E501
-            )
-            raise TypeError(msg)
     check_eager("fit", key, train.images)
     check_key(key)
     if len(train) == 0:

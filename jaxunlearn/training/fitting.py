@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import check_functions
 from jaxunlearn.classifier.classifier import Classifier, Preprocess
 from jaxunlearn.descent.loop import (
     chunk_length,
@@ -150,8 +151,8 @@ def fit(
     >>> classifier(datasets.load("digits", "test").images[:5]).shape
     (5, 10)
     """
-    functions = {"callback": callback, "log": log}
-    check_arguments(train, validation, recipe, key, preprocess, channels, functions)
+    check_functions(callback=callback, log=log)
+    check_arguments(train, validation, recipe, key, preprocess, channels)
     checkpoints = open_checkpoints(checkpoint_dir, checkpoint_every, resume, keep)
     order_key, init_key, step_key = jax.random.split(key, 3)
     size = min(recipe.batch_size, len(train))
