@@ -47,6 +47,14 @@ def check_type(
     raise TypeError(msg.rstrip())
 
 
+def check_functions(**functions: Any) -> None:
+    """Refuse what cannot be called and is not None."""
+    for name, value in functions.items():
+        if value is not None and not callable(value):
+            msg = f"{name} must be a function or None; it is a {type(value).__name__}."
+            raise TypeError(msg)
+
+
 class _Short(reprlib.Repr):
     """Arrays as kind and shape; long objects by their type."""
 
@@ -83,6 +91,16 @@ def as_integer(value: Any) -> int | None:
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
+        return None
+
+
+def as_number(value: Any) -> float | None:
+    """A real number of any type but bool; None for everything else, text too."""
+    if isinstance(value, bool | np.bool_ | str | bytes) or getattr(value, "shape", ()):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -86,10 +86,10 @@ def check_fields(record: Any) -> None:
     for field in dataclasses.fields(record):
         value, kind = getattr(record, field.name), kinds[field.name]
         seen = reprlib.repr(value)
-        if hasattr(value, "dtype"):
+        if hasattr(value, "tolist"):
             seen, value = f"{value.dtype}{list(value.shape)}", value.tolist()
         if isinstance(value, list | tuple):
-            value = tuple(x.tolist() if hasattr(x, "dtype") else x for x in value)
+            value = tuple(x.tolist() if hasattr(x, "tolist") else x for x in value)
         try:
             converted = msgspec.convert(value, kind)
         except msgspec.ValidationError as error:

@@ -29,7 +29,7 @@ def environment(cache):
     }
 
 
-def kill_at(command, folder, env, moment):
+def kill_at(command, folder, env, moment, by=signal.SIGKILL):
     """Start a child and kill it: `moment()` is asked until it says so."""
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -37,11 +37,14 @@ def kill_at(command, folder, env, moment):
         while child.poll() is None and not moment():
             time.sleep(0.002)
         alive = child.poll() is None
-        child.send_signal(signal.SIGKILL)
+        child.send_signal(by)
         _, errors = child.communicate()
     if not alive:
         raise AssertionError(errors.decode())
-    assert child.returncode == -signal.SIGKILL
+    assert child.returncode == -by
+    assert by == signal.SIGKILL or errors.decode().rstrip().endswith(
+        "KeyboardInterrupt"
+    )
 
 
 def lines(folder):
@@ -75,11 +78,11 @@ def moments(folder, draw):
     yield after_steps(draw.randrange(1, 40))
 
 
-def killed_until_done(command, folder, env, every, draw, kills=3):
+def killed_until_done(command, folder, env, every, draw, kills=3, by=signal.SIGKILL):
     """Kill it several times; each time it goes on from the last whole checkpoint."""
     resumed_at = []
     for moment in itertools.islice(moments(folder, draw), kills):
-        kill_at(command, folder, env, moment)
+        kill_at(command, folder, env, moment, by)
         last = lines(folder)
         newest = max(Checkpoints(folder / "checkpoints").steps(), default=0)
         # All that was logged after the checkpoint is repeated, and at most N steps.

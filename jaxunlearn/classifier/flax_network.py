@@ -1,8 +1,10 @@
 """Flax modules as pure functions of parameters, state and images."""
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Hashable, Mapping
+import re
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import flax.core
@@ -15,15 +17,19 @@ from jaxtyping import PyTree
 
 from jaxunlearn.classifier.network import Network, Static
 
-# What a module's `__call__` takes to tell evaluation from training, with the value
-# that stands for evaluation; training is the opposite.
-_EVALUATION_FLAGS = {
-    "train": False,
-    "training": False,
-    "is_training": False,
-    "deterministic": True,
-    "use_running_average": True,
+# What a module's `__call__` takes to tell evaluation from training, and the values that
+# stand for the two.
+_FLAGS: dict[str, tuple[Hashable, Hashable]] = {
+    "train": (False, True),
+    "training": (False, True),
+    "is_train": (False, True),
+    "is_training": (False, True),
+    "deterministic": (True, False),
+    "use_running_average": (True, False),
+    "mode": ("eval", "train"),
 }
+# A mode that says something else, such as "same" or "max", is no such flag.
+_MODES = ("train", "training", "eval", "evaluate", "test", "val", "infer", "inference")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,9 @@ class LinenNetwork(Network):
         """See `Network.init`."""
         keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
         images = jnp.zeros((1, *image_shape))
-        variables = self.module.value.init(keys, images, **dict(self.evaluation))
+        # As for training, which may need more: auxiliary heads.
+        variables = self.module.value.init(keys, images, **dict(self.training))
+        variables.pop("intermediates", None)  # sown, and no state
         return _split_variables(variables)
 
     def apply(self, params, state, images):
@@ -50,14 +58,18 @@ class LinenNetwork(Network):
     def apply_train(self, params, state, images, key):
         """See `Network.apply_train`."""
         keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
-        logits, changed = self.module.value.apply(
-            {"params": params, **state},
-            images,
-            **dict(self.training),
-            rngs=keys,
-            mutable=list(state),
-        )
-        return logits, {**state, **nn.meta.unbox(flax.core.unfreeze(changed))}
+
+        def call():
+            return self.module.value.apply(
+                {"params": params, **state},
+                images,
+                **dict(self.training),
+                rngs=keys,
+                mutable=list(state),
+            )
+
+        logits, changed = _with_axes(call)
+        return logits, _kept(state, nn.meta.unbox(flax.core.unfreeze(changed)))
 
     def thaw(self, params, state):
         """See `Network.thaw`."""
@@ -113,9 +125,14 @@ class NNXNetwork(Network):
             streams,
             is_leaf=lambda v: isinstance(v, nnx.Variable),
         )
-        module = self._merge(self.training, params, reseeded)
-        logits = module(images, **dict(self.training_options))
-        return logits, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+
+        def call():
+            module = self._merge(self.training, params, reseeded)
+            logits = module(images, **dict(self.training_options))
+            return logits, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+
+        logits, changed = _with_axes(call)
+        return logits, _kept(state, changed)
 
     def thaw(self, params, state):
         """See `Network.thaw`."""
@@ -187,7 +204,51 @@ def _options(model, options):
                 f"{[p for p in parameters if p != 'self']}."
             )
             raise TypeError(msg)
-    flags = {k: v for k, v in _EVALUATION_FLAGS.items() if k in parameters}
-    evaluation = {**flags, **options}
-    training = {**options, **{name: not value for name, value in flags.items()}}
+    flags = {n: v for n, v in _FLAGS.items() if n in parameters}
+    if "mode" in flags:
+        default = parameters["mode"].default
+        if default in _MODES:
+            flags["mode"] = (default, "train")
+            if default in _MODES[:2]:
+                flags["mode"] = ("eval", default)
+        elif default is not inspect.Parameter.empty:
+            del flags["mode"]
+    evaluation = {name: value for name, (value, _) in flags.items()} | options
+    training = {**options, **{name: value for name, (_, value) in flags.items()}}
     return tuple(sorted(evaluation.items())), tuple(sorted(training.items()))
+
+
+def _kept(state, changed):
+    """What a call has left in the places of the state; what it sows beside is none."""
+    left = dict(jax.tree_util.tree_leaves_with_path(changed))
+
+    def new(path, leaf):
+        found = left.get(path, leaf)
+        return found if jnp.shape(found) == jnp.shape(leaf) else leaf
+
+    return jax.tree_util.tree_map_with_path(new, state)
+
+
+def _with_axes(call: Callable[[], Any]) -> Any:
+    """The result of a call in which a network may name the axis that devices share.
+
+    As in `BatchNorm(axis_name="batch")`, for `pmap`. Here one program sees the whole
+    minibatch, so that each such axis has a length of one.
+    """
+    bound: list[str] = []
+    while True:
+        within = call
+        for name in bound:
+            within = functools.partial(_over_one, within, name)
+        try:
+            return within()
+        except NameError as error:  # JAX's, which holds the name in its words alone
+            unbound = re.search(r"unbound axis name: (\w+)", str(error))
+            if unbound is None or unbound[1] in bound:
+                raise
+            bound.append(unbound[1])
+
+
+def _over_one(call, name):
+    one = jax.vmap(lambda _: call(), axis_name=name, out_axes=None)
+    return one(jnp.zeros(1))

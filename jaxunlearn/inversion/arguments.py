@@ -1,6 +1,8 @@
 """What the arguments of an inversion must be, said before anything is computed."""
 
 import functools
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +12,23 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
+from jaxunlearn import parallel
 from jaxunlearn.capture.grams import layouts
+from jaxunlearn.capture.layout import path_name
+from jaxunlearn.capture.walk import capture
 from jaxunlearn.checks import (
+    as_integer,
+    as_number,
     check_count,
+    check_eager,
     check_finite,
     check_key,
     check_labels,
     check_optimizer,
+    check_type,
+    short,
 )
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, Preprocess, check_images
 from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.classifier.network import REFUSALS
 from jaxunlearn.inversion.objective import TERMS, ImagePrior, References, term_values
@@ -26,18 +36,40 @@ from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.trees import map_leaves
 
+_log = logging.getLogger(__name__)
+
+# Schedules count steps in float32.
+_MOST_STEPS = 2**24
+
 
 def bounds_of(
     classifier: Classifier, bounds: tuple[float, float] | None
 ) -> tuple[np.float32, np.float32]:
     """The box for every pixel, infinite where there is none."""
+    check_type("classifier", classifier, Classifier, "freeze(model, ...) makes one.")
+    pixels = classifier.preprocess is not None
     if bounds is None:
-        pixels = classifier.preprocess is not None
         bounds = (0.0, 1.0) if pixels else (-np.inf, np.inf)
-    if len(bounds) != 2 or not bounds[0] < bounds[1]:
-        msg = f"bounds must be (low, high) with low < high; they are {bounds}."
+    try:
+        with np.errstate(over="ignore"):
+            # Where it is no number, None becomes NaN.
+            low, high = (np.array(as_number(x), np.float32)[()] for x in bounds)
+    except (TypeError, ValueError):  # it cannot be iterated over, or is no pair
+        low = high = np.float32(np.nan)
+    if not low < high or np.ma.is_masked(bounds):
+        msg = f"bounds must be (low, high) with low < high; they are {short(bounds)}."
         raise ValueError(msg)
-    return np.float32(bounds[0]), np.float32(bounds[1])
+    if pixels:
+        box = np.array([low, high], np.float32).reshape(1, 1, 2, 1)
+        try:
+            check_images(box, Preprocess(0.0, 1.0))
+        except ValueError as error:
+            msg = (
+                f"bounds are {short(bounds)}, and the classifier has a Preprocess, for "
+                "which pixels lie in [0, 1]: give bounds within."
+            )
+            raise ValueError(msg) from error
+    return low, high
 
 
 def checked_arguments(
@@ -50,50 +82,107 @@ def checked_arguments(
     references: References,
     start: Any = None,
     jitter: int,
-    **counts: int,
+    steps: int,
+    batch_size: int,
 ) -> tuple[Int[np.ndarray, " n"], ImagePrior]:
     """Labels as an array, and the prior with numbers for all its weights."""
+    check_eager("invert", key, classifier, labels, start, references)
+    check_type("prior", prior, ImagePrior)
+    check_type("student", references.student, Classifier, optional=True)
     check_key(key)
-    for name, value in counts.items():
+    for name, value in {"steps": steps, "batch_size": batch_size}.items():
         check_count(name, value)
-    if not isinstance(jitter, int | np.integer) or jitter < 0:
-        msg = f"jitter must be 0 or more pixels; it is {jitter}."
+    if steps > _MOST_STEPS:
+        msg = f"steps must be at most {_MOST_STEPS:,}; it is {short(steps)}."
         raise ValueError(msg)
-    whole = all(isinstance(n, int | np.integer) for n in image_shape)
-    if len(image_shape) != 3 or not whole or min(image_shape) < 1:
-        msg = f"image_shape must be (h, w, c); it is {image_shape}."
+    pixels = as_integer(jitter)
+    if pixels is None or pixels < 0:
+        msg = f"jitter must be 0 or more pixels; it is {short(jitter)}."
         raise ValueError(msg)
-    sample = np.full((1, *image_shape), 0.5, np.float32)
+    values = _labels(labels)
+    shape = _shape(image_shape, len(values))
+    sample = np.full((1, *shape), 0.5, np.float32)
     classes = _classes("network", classifier, sample)
-    values = np.asarray(labels)
-    if values.ndim != 1 or values.size == 0:
-        msg = f"labels must be one integer an image, at least one; their shape is {values.shape}."  # noqa: E501
-        raise ValueError(msg)
     hint = f"The network has {classes} logits."
     values = check_labels("labels", values, len(values), classes, hint).astype(np.int32)
     _check_references(classifier, references, classes, sample)
-    present = _traced_terms.eval_shape(
+    present, unmatched = _traced_terms.eval_shape(
         classifier, sample, values[:1], references, tuple(TERMS.items())
     )
     prior = prior.resolved(present)
+    if unmatched and (prior.feature or "feature" not in present):
+        _log.warning(
+            "Of the network's state, %s %s not read as a BatchNorm's running "
+            "statistics: the images do not follow what is not. Second moments of "
+            "layers' inputs (moments=) can stand in.",
+            ", ".join([*unmatched][:9]) + ", ..." * (len(unmatched) > 9),
+            "is" if len(unmatched) == 1 else "are",
+        )
     if start is not None:
-        expected, kind = (len(values), *image_shape), jnp.result_type(start)
-        if jnp.shape(start) != expected or not jnp.issubdtype(kind, jnp.floating):
+        expected = (len(values), *shape)
+        kind, sides = (getattr(start, name, None) for name in ("dtype", "shape"))
+        if sides != expected or not jnp.issubdtype(kind, jnp.floating):
             msg = (
                 f"start must be floating-point images of shape {expected}; it is "
-                f"{kind} of shape {jnp.shape(start)}."
+                f"{short(start)}."
             )
             raise ValueError(msg)
         check_finite(start)
+        check_images(start, classifier.preprocess)
     check_program(classifier, sample)
     return values, prior
 
 
+def _labels(labels) -> np.ndarray:
+    try:
+        values = np.asarray(labels)
+    except ValueError:  # of lists of different lengths
+        values = np.zeros((0, 0))
+    if values.ndim != 1 or values.size == 0:
+        msg = (
+            "labels must be one integer an image, at least one; their shape is "
+            f"{values.shape}."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def _shape(image_shape, count) -> tuple[int, ...]:
+    """Of an image, as integers, where so many of them fit into memory."""
+    try:
+        shape = tuple(as_integer(n) for n in image_shape)
+    except TypeError:  # it cannot be iterated over
+        shape = ()
+    if len(shape) != 3 or None in shape or min(shape) < 1:
+        msg = f"image_shape must be (h, w, c); it is {short(image_shape)}."
+        raise ValueError(msg)
+    needed, there = 4 * count * math.prod(shape), parallel.host_memory()
+    if needed > there:
+        msg = (
+            f"{count} images of image_shape {short(image_shape)} take {needed:.3g} "
+            f"bytes, and there are {there:.3g}: take fewer or smaller ones."
+        )
+        raise ValueError(msg)
+    return shape
+
+
 @functools.partial(jax.jit, static_argnums=4)
 def _traced_terms(classifier, images, labels, references, table):
-    """Traced once for each network and table; nothing is computed."""
+    """The terms there are, and the leaves of the state that none compares with.
+
+    Traced once for each network and table; nothing is computed.
+    """
     del table
-    return term_values(classifier, images, labels, references)
+    values = term_values(classifier, images, labels, references)
+    captured = capture(classifier, classifier.prepare(images))
+    read = {i for n in captured.normalisations.values() for i in (n.mean, n.variance)}
+    leaves = jax.tree_util.tree_leaves_with_path(classifier.state)
+    unmatched = {
+        path_name(path): None
+        for index, (path, leaf) in enumerate(leaves)
+        if index not in read and jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+    return values, unmatched
 
 
 def _classes(name, classifier, sample) -> int:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import check_functions, check_type
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.loop import run_steps
 from jaxunlearn.inversion.arguments import (
@@ -87,7 +88,8 @@ def invert(
         brings its own rate.
       jitter: rolls each batch by up to so many pixels at every step, capped at
         `side // 16` (at 8 x 8 two pixels ruin the images).
-      bounds: box for every pixel. None: (0, 1) with a `Preprocess`, else unbounded.
+      bounds: box for every pixel, infinite where it has no side. None: (0, 1) with a
+        `Preprocess`, beyond which there are no pixels, else unbounded.
       moments: like params: what `second_moments` returned, None for layers that are to
         be left alone. Images are drawn towards them. A layer costs a product of `rows
         d^2` and `d^2` floats at every step: leave out those of large fan-in.
@@ -116,9 +118,11 @@ def invert(
       Float32 images in pixel space (with a `Preprocess`: [0, 1]).
 
     Raises:
-      TypeError: an argument is of the wrong type.
+      TypeError: an argument is of the wrong type; the call is inside a transformation
+        such as `jit`.
       ValueError: labels out of range or none, images that the network cannot take,
-        bounds upside down, counts below one, a weight with nothing to compare with.
+        bounds upside down or beyond the pixels, counts out of range, a weight with
+        nothing to compare with.
       InversionError: a `FloatingPointError` with the last finite images: the objective
         is not finite.
 
@@ -137,6 +141,8 @@ def invert(
     >>> classifier(images).argmax(axis=1).tolist()
     [0, 1, 2]
     """
+    check_functions(callback=callback)
+    check_type("finished", finished, MutableSequence, optional=True)
     parallel.check_transform(transform, mesh)
     low, high = bounds_of(classifier, bounds)
     references = References(moments, student)

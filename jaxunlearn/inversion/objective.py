@@ -21,6 +21,7 @@ from jaxunlearn.capture.walk import Capture, capture
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.trees import leaf_test
+from jaxunlearn.serialization import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ImagePrior:
         cost most. None: 1 where a student is given.
 
     Raises:
+      TypeError: a weight is no number.
       ValueError: a weight is negative or not finite.
 
     Source: DeepInversion (arXiv 1912.08795) for all but the moments; the first three
@@ -55,6 +57,7 @@ class ImagePrior:
     competition: float | None = None
 
     def __post_init__(self):
+        check_fields(self)
         for name, value in vars(self).items():
             if value is not None and not (np.isfinite(value) and value >= 0):
                 msg = (

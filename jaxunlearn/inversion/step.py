@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
+from jaxunlearn.checks import as_number, short
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.inversion.objective import (
     ImagePrior,
@@ -57,18 +58,20 @@ class ImageAdam:
     schedule: ScheduleName | optax.Schedule = "cosine"
 
     def __post_init__(self):
-        if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
-            msg = f"learning_rate must be positive and finite; it is {self.learning_rate}."  # noqa: E501
+        rate = as_number(self.learning_rate)
+        if rate is None or not 0 < rate < np.inf:
+            msg = f"learning_rate must be positive and finite; it is {short(self.learning_rate)}."  # noqa: E501
             raise ValueError(msg)
-        if not callable(self.schedule) and self.schedule not in SCHEDULES:
-            msg = f"schedule must be one of {', '.join(SCHEDULES)}, or a function of the step; it is {self.schedule!r}."  # noqa: E501
+        named = isinstance(self.schedule, str) and self.schedule in SCHEDULES
+        if not (callable(self.schedule) or named):
+            msg = f"schedule must be one of {', '.join(SCHEDULES)}, or a function of the step; it is {short(self.schedule)}."  # noqa: E501
             raise ValueError(msg)
 
     def rates(self, steps: int) -> Float[np.ndarray, " steps"]:
         """The learning rate of each step.
 
         Raises:
-          ValueError: the schedule returns a factor that is not finite.
+          ValueError: the schedule returns no number, or one that is not finite.
 
         >>> ImageAdam(1.0, "multi-step").rates(4).round(3).tolist()
         [1.0, 1.0, 0.1, 0.01]
@@ -78,7 +81,8 @@ class ImageAdam:
             factor = SCHEDULES[factor](steps)
         # Step by step, since a function need not take arrays.
         with jax.enable_x64(True):
-            factors = np.array([float(factor(i)) for i in range(steps)])
+            numbers = [as_number(factor(i)) for i in range(steps)]
+        factors = np.array(numbers, np.float64)  # None becomes NaN
         if not np.isfinite(factors).all():
             first = int(np.argmin(np.isfinite(factors)))
             msg = f"schedule must return finite factors; at step {first} it returns {factors[first]}."  # noqa: E501

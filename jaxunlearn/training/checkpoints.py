@@ -4,15 +4,20 @@ orbax writes the arrays, and would restore a flipped byte silently: hence
 `checksums.json`, with the SHA-256 of every other file.
 """
 
+import contextlib
 import hashlib
 import logging
+import os
 import re
 import shutil
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -34,6 +39,32 @@ _log = logging.getLogger(__name__)
 _ARRAYS, _FACTS, _SUMS = "arrays", "facts.json", "checksums.json"
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits for the end of this, or for a second one.
+
+    In the middle of a write orbax's threads would print tracebacks of their own.
+    """
+    handler, waiting = signal.getsignal(signal.SIGINT), []
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not callable(handler):
+        yield
+        return
+
+    def wait(*given):
+        if waiting:
+            handler(*given)
+        waiting.append(given)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting:
+            handler(*waiting[0])
+
+
 class Checkpoint(NamedTuple):
     """A whole checkpoint on the disk."""
 
@@ -42,13 +73,25 @@ class Checkpoint(NamedTuple):
     folder: Path
 
     def arrays(self, like: PyTree) -> PyTree:
-        """The saved tree, given one of its structure, shapes and dtypes."""
+        """The saved tree, given one of its structure, shapes and dtypes.
+
+        Refuses one that holds NaN or infinite values: no training saves such.
+        """
         import orbax.checkpoint as ocp
 
         wanted = ocp.args.StandardRestore(_with_elements(like))
         with _checkpointer() as reader:
             tree = reader.restore(self.folder / _ARRAYS, args=wanted)
-        return jax.tree.map(lambda old, new: old if new is None else new, like, tree)
+        tree = jax.tree.map(lambda old, new: old if new is None else new, like, tree)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            number = jnp.issubdtype(leaf.dtype, jnp.inexact)
+            if number and not jnp.isfinite(leaf).all():
+                msg = (
+                    f"The checkpoint {self.folder} holds NaN or infinite values at "
+                    f"{path_name(path)}: remove it, to go on from the one before it."
+                )
+                raise ValueError(msg)
+        return tree
 
 
 class Checkpoints:
@@ -60,8 +103,16 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 3):
         # orbax takes absolute paths alone.
         self.folder, self.keep = Path(folder).absolute(), check_count("keep", keep)
-        if self.folder.exists() and not self.folder.is_dir():
-            msg = f"{self.folder} is a file: checkpoints need a folder."
+        places = (self.folder, *self.folder.parents)
+        there = next(path for path in places if os.path.lexists(path))
+        if not there.is_dir():
+            what = "a link to nothing" if there.is_symlink() else "a file"
+            msg = f"{there} is {what}: checkpoints need a folder."
+            raise ValueError(msg)
+        if not os.access(there, os.W_OK | os.X_OK):
+            msg = (
+                f"{there} cannot be written to: choose another folder for checkpoints."  # noqa: E501
+            )
             raise ValueError(msg)
 
     def steps(self) -> list[int]:
@@ -71,27 +122,40 @@ class Checkpoints:
         names = (path.name for path in self.folder.iterdir() if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
+    @_uninterrupted()
     def save(self, step: int, tree: PyTree, facts: dict[str, Any]) -> None:
         """Write a checkpoint; then remove those that are no longer kept.
 
         Training waits: else a kill could cost it more than the steps since the last.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*-unfinished"):
-            shutil.rmtree(left)
         place = self.folder / f".{step}-unfinished"
-        with _checkpointer() as writer:
-            writer.save(place / _ARRAYS, _with_elements(tree))
-        write_json(place / _FACTS, facts)
-        write_json(place / _SUMS, _checksums(place))
-        # Training has come here from an earlier one: later ones are damaged.
-        for later in self.steps():
-            if later >= step:
-                shutil.rmtree(self.folder / str(later))
-        place.rename(self.folder / str(step))
-        sync_folder(self.folder)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder / str(old))
+        try:
+            for left in self.folder.glob(".*-unfinished"):
+                shutil.rmtree(left)
+            with _checkpointer() as writer:
+                place.mkdir(parents=True)
+                writer.save(place / _ARRAYS, _with_elements(tree))
+            write_json(place / _FACTS, facts)
+            write_json(place / _SUMS, _checksums(place))
+            # Training has come here from an earlier one: later ones are damaged.
+            for later in self.steps():
+                if later >= step:
+                    shutil.rmtree(self.folder / str(later))
+            place.rename(self.folder / str(step))
+            sync_folder(self.folder)
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self.folder / str(old))
+        except (OSError, ValueError) as error:  # tensorstore raises both
+            first = str(error).strip().partition("\n")[0]
+            reason = getattr(error, "strerror", None) or first.rpartition(": ")[2]
+            reason = reason.partition(" [")[0]
+            msg = (
+                f"The checkpoint of step {step} cannot be written to {self.folder} "
+                f"({reason}). Make room there, and go on with resume=True."
+            )
+            raise OSError(msg) from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint or None; a warning for each damaged newer one."""
@@ -101,7 +165,7 @@ class Checkpoints:
             try:
                 newest = Checkpoint(step, _checked_facts(folder), folder)
                 break
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RecursionError) as error:
                 damaged[folder] = str(error).rstrip(".")
         instead = "there is no other, so that training starts anew"
         if newest is not None:
@@ -119,11 +183,13 @@ def open_checkpoints(
         name = "resume" if resume else "checkpoint_every"
         msg = f"{name} has no effect without checkpoint_dir: name a folder."
         raise ValueError(msg)
-    if every is not None and every < 1:
-        msg = f"checkpoint_every must be at least 1 step; it is {every}."
-        raise ValueError(msg)
     if folder is None:
         return None
+    if not isinstance(folder, str | Path) or not str(folder):
+        msg = f"checkpoint_dir must be the path of a folder; it is {folder!r}."
+        raise TypeError(msg)
+    if every is not None:
+        check_count("checkpoint_every", every)
     checkpoints = Checkpoints(folder, keep=keep)
     steps = checkpoints.steps()
     if steps and not resume:
@@ -164,10 +230,19 @@ def newest_of(
     return newest
 
 
-def _checkpointer():
+@contextlib.contextmanager
+def _checkpointer() -> Iterator[Any]:
+    """orbax's; what goes wrong is raised, and not printed with tracebacks as well."""
     import orbax.checkpoint as ocp
 
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            yield checkpointer
+    finally:
+        logger.setLevel(level)
 
 
 def _with_elements(tree):

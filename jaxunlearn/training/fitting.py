@@ -1,8 +1,7 @@
 """Training a classifier: the model to unlearn from, and the one retrained without."""
 
-import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +13,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.checks import check_labels
-from jaxunlearn.classifier.classifier import (
-    Classifier,
-    Preprocess,
-    check_images,
-    freeze,
-)
-from jaxunlearn.classifier.function import UNTRAINABLE, Function
+from jaxunlearn.checks import check_functions
+from jaxunlearn.classifier.classifier import Classifier, Preprocess
 from jaxunlearn.descent.loop import (
     chunk_length,
     gather_minibatches,
@@ -30,9 +23,10 @@ from jaxunlearn.descent.loop import (
     run_steps,
 )
 from jaxunlearn.descent.step import check_losses, check_parameters
-from jaxunlearn.metrics.evaluation import evaluate, num_classes
+from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data
+from jaxunlearn.training.arguments import check_arguments, start
 from jaxunlearn.training.checkpoints import (
     fingerprint,
     newest_of,
@@ -86,6 +80,8 @@ def fit(
     callback: Callable[[int, float], Any] | None = None,
     log: Callable[[dict[str, Any]], Any] | None = None,
     progress: Progress = None,
+    channels: int | None = None,
+    **call_options: Hashable,
 ) -> Classifier:
     """Train a classifier with the cross-entropy loss, deterministically in `key`.
 
@@ -123,17 +119,25 @@ def fit(
       log: takes a dictionary for every step: step, epoch, loss and learning_rate, and
         at the end of an epoch images_per_second and validation_accuracy in percent.
       progress: None, "bar" or a function; see `jaxunlearn.progress`.
+      channels: the length of the images' last axis, where it is not 1, 3 or 4.
+      **call_options: passed to the module's `__call__`, as by `freeze`. Flags such as
+        `train`, `deterministic` and `mode` are set anyway.
+
+    In training the module may return a tuple that begins with the logits; the loss is
+    of these alone.
 
     Returns:
       The classifier. A linen one `thaw`s to nested dictionaries, without boxes such as
       `nn.Partitioned`.
 
     Raises:
-      TypeError: the images are of a type that the classifier does not take.
-      ValueError: there are no samples, or labels beyond the network's logits; a
-        patience without validation data; `checkpoint_dir` holds checkpoints and
-        `resume` is not set, or those of another training, or `mesh` holds devices of
-        several processes; numbers out of range.
+      TypeError: an argument is of another type, or the images of one that the
+        classifier does not take; the call is inside a transformation such as `jit`.
+      ValueError: there are no samples, labels beyond the network's logits, or images
+        that it cannot take; a patience without validation data; `checkpoint_dir` holds
+        checkpoints and `resume` is not set, or those of another training, or `mesh`
+        holds devices of several processes; numbers out of range.
+      OSError: a checkpoint cannot be written.
       FloatingPointError: the loss or a parameter is infinite or not a number.
 
     >>> from jaxunlearn import datasets, models
@@ -147,18 +151,13 @@ def fit(
     >>> classifier(datasets.load("digits", "test").images[:5]).shape
     (5, 10)
     """
-    _check_data(train, validation, recipe)
+    check_functions(callback=callback, log=log)
+    check_arguments(train, validation, recipe, key, preprocess, channels)
     checkpoints = open_checkpoints(checkpoint_dir, checkpoint_every, resume, keep)
-    check_images(train.images, preprocess)
     order_key, init_key, step_key = jax.random.split(key, 3)
-    shape = train.images.shape[1:]
-    classifier, description = _start(model, shape, preprocess, init_key)
-    for name, data in (("train", train), ("validation", validation)):
-        if data is not None:
-            classes = num_classes(classifier, data.images)
-            hint = f"The network has {classes} logits: make it wider."
-            check_labels(f"labels of {name}", data.labels, len(data), classes, hint)
     size = min(recipe.batch_size, len(train))
+    data = train, validation, preprocess
+    classifier, description = start(model, *data, init_key, size, call_options)
     mesh = parallel.mesh_for_batch(mesh, size)
     if checkpoints is not None and mesh is not None and mesh.is_multi_process:
         msg = (
@@ -237,36 +236,6 @@ def fit(
             *(state.epochs_since, state.accuracy),
         )
     return parallel.from_mesh(state.result(), mesh)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _init(network, key, image_shape):
-    return network.init(key, image_shape)
-
-
-def _start(model, image_shape, preprocess, key):
-    """The classifier that training starts from, and its network in words."""
-    if isinstance(model, Function):
-        raise TypeError(UNTRAINABLE)
-    if isinstance(model, nnx.Module):
-        classifier = freeze(model, preprocess=preprocess)
-        return classifier, repr(classifier.network.original)
-    network = freeze(model, {"params": {}}).network
-    params, state = _init(network, key, image_shape)
-    variables = {"params": params, **state}
-    return freeze(model, variables, preprocess=preprocess), repr(model)
-
-
-def _check_data(train, validation, recipe):
-    if len(train) == 0:
-        msg = "train holds no samples: there is nothing to train on."
-        raise ValueError(msg)
-    if recipe.patience is not None and (validation is None or len(validation) == 0):
-        msg = (
-            f"Recipe.patience is {recipe.patience}, and stopping early looks at "
-            "validation samples: give some, or let patience be None."
-        )
-        raise ValueError(msg)
 
 
 def _feed(recipe, train, size, mesh, key):

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from optax import schedules
 
+from jaxunlearn.serialization import check_fields
+
 _SCHEDULES = ("cosine", "multi-step", "constant")
 _PRECISIONS = ("float32", "bfloat16")
 
@@ -45,6 +47,7 @@ class Recipe:
         the best epoch's parameters and state are the result, also if all epochs ran.
 
     Raises:
+      TypeError: a value is of another type.
       ValueError: a value is outside its range.
 
     >>> Recipe(epochs=2).schedule
@@ -68,6 +71,7 @@ class Recipe:
     patience: int | None = None
 
     def __post_init__(self):
+        check_fields(self)
         allowed = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),

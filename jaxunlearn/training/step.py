@@ -13,6 +13,7 @@ from jaxunlearn.augmentation import augment
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.descent.step import update_params
+from jaxunlearn.training.arguments import main_output
 from jaxunlearn.training.recipe import Recipe
 
 
@@ -50,9 +51,10 @@ class TrainingStep:
         def loss(params):
             given = params, classifier.prepare(images)
             params, inputs = _cast(given, jnp.bfloat16) if self.half else given
-            logits, state = classifier.network.apply_train(
+            outputs, state = classifier.network.apply_train(
                 params, classifier.state, inputs, network_key
             )
+            logits = main_output(outputs)
             targets = jax.nn.one_hot(labels, logits.shape[1], dtype=jnp.float32)
             targets = optax.smooth_labels(targets, label_smoothing)
             return cross_entropy(logits, targets).mean(), state

@@ -3,13 +3,13 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
 from counting import compilations
 from normalised import CASES, CLASSES, Plain, draw_classifier
 from oracles import double
+from typecheck import unchecked
 
 import jaxunlearn as ju
 from jaxunlearn import parallel
@@ -184,19 +184,6 @@ def run(classifier, labels=(0, 1, 2), **options):
     given = {"image_shape": SHAPE, "key": KEY, "steps": 30, "jitter": 0}
     given |= {"optimizer": ADAM, "batch_size": 3} | options
     return invert(classifier, np.asarray(labels), **given)
-
-
-def unchecked(function):
-    """As it is without the tests' type checks, which know better words."""
-
-    def call(*args, **options):
-        jaxtyping.config.update("jaxtyping_disable", True)
-        try:
-            return function(*args, **options)
-        finally:
-            jaxtyping.config.update("jaxtyping_disable", False)
-
-    return call
 
 
 @pytest.mark.core

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -115,11 +116,12 @@ def test_older_ones_stay_until_the_new_one_is_there(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises((OSError, ValueError), match="File too large"):
+        words = r"step 2 cannot be written to .* \(File too large\)\. Make room there"
+        with pytest.raises(OSError, match=words):
             checkpoints.save(2, {"noise": noise}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoints.steps() == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert_same_bits(checkpoints.newest().arrays(tree(0)), tree())
     checkpoints.save(2, {"noise": noise}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["2"]
@@ -202,7 +204,17 @@ def test_broken_ones_ahead_do_not_count_as_kept(tmp_path):
     assert_same_bits(checkpoints.newest().arrays(tree()), tree(8))
 
 
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(4, {"layer": {"w": jnp.array([1.0, np.nan])}}, {})
+    with pytest.raises(ValueError, match="4 holds NaN or infinite values at layer/w"):
+        checkpoints.newest().arrays({"layer": {"w": jnp.zeros(2)}})
+
+
 def test_a_place_or_a_number_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="link is a link to nothing: checkpoints need"):
+        Checkpoints(tmp_path / "link" / "there")
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is a file: checkpoints need a folder"):
         Checkpoints(tmp_path / "file")
@@ -341,26 +353,27 @@ def test_a_training_does_not_begin_where_another_left_checkpoints(tmp_path):
         train(checkpoint_dir=tmp_path)
 
 
-def other_samples():
+def unit(add=0.0):
+    """Samples that are pixels, as for a `Preprocess`."""
     data = toy()
-    return Data(data.images + 1, data.labels)
+    return Data(np.clip(data.images / 10 + add, 0, 1), data.labels)
 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         ({"recipe": Recipe(epochs=5)}, r"recipe.epochs \(4 there, 5 here\)"),
-        ({"data": other_samples()}, "samples: give"),
+        ({"data": unit(0.1)}, "samples: give"),
         ({"data": toy(31)}, r"number of samples \(30 there, 31 here\); samples"),
         ({"kind": "nnx"}, "network"),
         ({"preprocess": jaxunlearn.Preprocess(0, 1)}, "preprocess"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, changed, named):
-    train(checkpoint_dir=tmp_path)
+    train(checkpoint_dir=tmp_path, data=unit())
     sentence = f"12 is a checkpoint of another training, which differs in .*{named}"
     with pytest.raises(ValueError, match=sentence):
-        train(checkpoint_dir=tmp_path, resume=True, **changed)
+        train(checkpoint_dir=tmp_path, resume=True, **({"data": unit()} | changed))
 
 
 def test_another_key_is_another_training(tmp_path):
@@ -449,7 +462,7 @@ def test_parameters_that_the_last_step_has_ruined_are_no_result():
         ({"checkpoint_every": 5}, "checkpoint_every has no effect without"),
         (
             {"checkpoint_dir": "never", "checkpoint_every": 0},
-            "checkpoint_every must be at least 1 step; it is 0",
+            "checkpoint_every must be at least 1; it is 0",
         ),
         ({"checkpoint_dir": "never", "keep": 0}, "keep must be at least 1"),
     ],
@@ -495,7 +508,8 @@ np.savez(folder + "/result.npz", *plain)
 """
 
 
-def test_a_killed_training_ends_with_the_bits_of_one_that_was_not(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_killed_training_ends_with_the_bits_of_one_that_was_not(tmp_path, by):
     script = tmp_path / "child.py"
     script.write_text(CHILD)
     env = environment(tmp_path / "cache")
@@ -511,7 +525,9 @@ def test_a_killed_training_ends_with_the_bits_of_one_that_was_not(tmp_path):
     assert whole.returncode == 0, whole.stderr
     draw = random.Random(int(time.time()))
     folder = tmp_path / "killed"
-    killed_until_done(command("killed", 6), folder, env, 6, draw, kills=2)
+    killed_until_done(command("killed", 6), folder, env, 6, draw, kills=2, by=by)
+    names = [path.name for path in (folder / "checkpoints").iterdir()]
+    assert all(name.isdecimal() for name in names)
     with (
         np.load(tmp_path / "whole" / "result.npz") as whole,
         np.load(folder / "result.npz") as killed,
