@@ -11,6 +11,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from jaxunlearn.cli.console import consoles
+from jaxunlearn.cli.convert import Convert
 from jaxunlearn.cli.flags import Command, flags_of, parse, summary
 from jaxunlearn.cli.interruptions import interruptions
 from jaxunlearn.cli.invert import Invert
@@ -32,6 +33,7 @@ COMMANDS: dict[str, type[Command]] = {
     "invert": Invert,
     "unlearn": Unlearn,
     "evaluate": Evaluate,
+    "convert": Convert,
     "plan": Plan,
     "prepare": Prepare,
 }

@@ -19,7 +19,7 @@ from jaxunlearn.cli.settings import (
     TrainingSettings,
     check_resume,
 )
-from jaxunlearn.cli.sources import train_network
+from jaxunlearn.cli.sources import given_original, train_network
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, split_by_class
@@ -117,7 +117,7 @@ class Train(TrainingSettings):
         if folder.is_done(results):
             return
         splits = self.load_splits()
-        self.check_images(splits["train"].images)
+        given_original(self, splits["train"].images)  # there is none
         begun = time.perf_counter()
         with folder:
             with library_warnings(progress), MetricLog(folder.work / _METRICS) as log:
