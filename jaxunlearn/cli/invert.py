@@ -278,13 +278,20 @@ class _Images:
                 Bars(console=progress) as shown,
                 shown.row("images") as move,
             ):
+                steps = self._settings.steps
+
+                def step(_, done: int, total: int) -> None:
+                    batch, count = max(done - 1, 0) // steps, total // steps
+                    stage = f"batch {batch + 1}/{count}" if count > 1 else "inverting"
+                    move(stage, done - batch * steps, steps)
+
                 images = inversion.invert(
                     self._classifier,
                     self._labels,
                     student=self._student,
                     optimizer=self._settings.image_adam(),
                     finished=finished,
-                    progress=lambda _, done, total: move("inverting", done, total),
+                    progress=step,
                     callback=shown.show,
                     **self._given,
                 )

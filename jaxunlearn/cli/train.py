@@ -13,6 +13,7 @@ from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars, consoles, library_warnings
 from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.saved import load_saved
 from jaxunlearn.cli.settings import (
     Classes,
     Folder,
@@ -114,6 +115,12 @@ class Train(TrainingSettings):
             resume=self.resume,
             overwrite=self.overwrite,
         )
+        if folder.finished:
+            try:
+                load_saved(folder.place / "model.safetensors", "--out")
+            except ValueError as error:
+                progress.print(f"{error} It is made again.")
+                folder.finished = False
         if folder.is_done(results):
             return
         splits = self.load_splits()
