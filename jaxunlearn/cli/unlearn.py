@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from jaxunlearn import datasets
 from jaxunlearn.cli.console import Bars, consoles, loaded
+from jaxunlearn.cli.places import Lock, check_reachable
 from jaxunlearn.cli.saved import SavedSettings
 from jaxunlearn.cli.settings import (
     Classes,
@@ -123,11 +124,7 @@ class Unlearn(MethodSettings, _OnSaved):
                 f"{out} is there: choose another file, or replace it with --overwrite."
             )
             raise ValueError(msg)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            msg = f"The folder {out.parent} cannot be made ({error.strerror}): choose another place with --out."  # noqa: E501
-            raise OSError(msg) from error
+        check_reachable(out.parent)
 
     def run(self) -> None:
         """Forget classes in a saved classifier, and save the result."""
@@ -146,24 +143,26 @@ class Unlearn(MethodSettings, _OnSaved):
             num_classes=card.num_classes,
         )
         results, progress = consoles()
-        with Bars(console=progress) as shown, shown.row(self.method) as move:
-            result = forget_task(
-                self.settings_of(self.method),
-                classifier,
-                task,
-                validation=validation,
-                grid=self.grid_of(self.method),
-                key=keys(self.seed)[1],
-                progress=move,
-            )
-        unlearned, tuned = result.classifier, result.trace.tuned
-        chosen = "".join(f", {n.replace('_', ' ')} {x:g}" for n, x in tuned.items())
-        results.print(f"before\n{evaluate(classifier, test, forgotten)}")
-        results.print(f"after {self.method}{chosen}")
-        results.print(str(evaluate(unlearned, test, forgotten)))
-        made = {"name": self.method, "forgotten": forgotten, "class_names": names}
-        card = dataclasses.replace(card, **made)
-        save_classifier(self.out, unlearned, card)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(self.out).held():
+            with Bars(console=progress) as shown, shown.row(self.method) as move:
+                result = forget_task(
+                    self.settings_of(self.method),
+                    classifier,
+                    task,
+                    validation=validation,
+                    grid=self.grid_of(self.method),
+                    key=keys(self.seed)[1],
+                    progress=move,
+                )
+            unlearned, tuned = result.classifier, result.trace.tuned
+            chosen = "".join(f", {n.replace('_', ' ')} {x:g}" for n, x in tuned.items())
+            results.print(f"before\n{evaluate(classifier, test, forgotten)}")
+            results.print(f"after {self.method}{chosen}")
+            results.print(str(evaluate(unlearned, test, forgotten)))
+            made = {"name": self.method, "forgotten": forgotten, "class_names": names}
+            card = dataclasses.replace(card, **made)
+            save_classifier(self.out, unlearned, card)
         results.print(f"Written to {self.out}.")
 
 
