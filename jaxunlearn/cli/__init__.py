@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from rich.console import Console
 
 from jaxunlearn.cli.console import consoles
+from jaxunlearn.cli.convert import Convert
 from jaxunlearn.cli.flags import Command, flags_of, parse, summary
 from jaxunlearn.cli.interruptions import interruptions
 from jaxunlearn.cli.invert import Invert
@@ -32,6 +34,7 @@ COMMANDS: dict[str, type[Command]] = {
     "invert": Invert,
     "unlearn": Unlearn,
     "evaluate": Evaluate,
+    "convert": Convert,
     "plan": Plan,
     "prepare": Prepare,
 }
@@ -54,6 +57,9 @@ complete -o default -F _jaxunlearn jaxunlearn"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command: 0 if it did what it was told, 2 if a sentence says why not."""
+    if arguments is None:
+        # Of a warning only what it says, without the place in the library.
+        warnings.formatwarning = lambda said, *_, **__: f"jaxunlearn: {said}\n"
     try:
         with interruptions():
             _main(list(sys.argv[1:] if arguments is None else arguments))

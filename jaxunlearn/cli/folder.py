@@ -101,7 +101,7 @@ class OutputFolder:
         self._resume, self._overwrite = resume, overwrite
         self.work = partial_of(place) if kind.beside else place
         self._replaced = place.with_name(f".{place.name}.replaced")
-        self._lock, self._written = Lock(place), {}
+        self._lock, self._written = Lock(place), []
         if is_first():
             self._lock.check()
             self._recover()
@@ -257,7 +257,7 @@ class OutputFolder:
         if is_first():
             path.parent.mkdir(exist_ok=True)
             write(path)
-            self._written[name] = checksum(path)
+            self._written.append(name)
         parallel.wait_for_all(f"{name} is written")
 
     def write_json(self, name: str, value: Any) -> None:
@@ -272,9 +272,10 @@ class OutputFolder:
         """
         stored = self.intact(name)
         if stored is None:
-            self._written = {}
+            self._written = []
             record = to_dict(make())
-            stored = {"record": record, "files": dict(self._written)}
+            files = {file: checksum(self.work / file) for file in self._written}
+            stored = {"record": record, "files": files}
             self.write_json(name, stored | {"sha256": _digest(stored)})
         return stored["record"]
 

@@ -1,7 +1,7 @@
 """Inverted images: their files, a sheet of each class, and who recognises them."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import table
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.plots import plot_sheet
-from jaxunlearn.cli.sources import SavedClassifier
-from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.cli.saved import SavedClassifier
+from jaxunlearn.metrics.evaluation import class_label, evaluate, logits
 from jaxunlearn.serialization import atomic_write
 from jaxunlearn.tasks import Data
 
@@ -63,7 +63,9 @@ def recognition(classifier: Classifier, data: Data) -> dict[str, Any]:
     return {"overall": evaluation.retained_weighted, "per_class": per_class}
 
 
-def recognition_table(accuracies: Mapping[str, Any], count: int) -> Table:
+def recognition_table(
+    accuracies: Mapping[str, Any], count: int, names: Sequence[str] | None = None
+) -> Table:
     """One row for each class, and one for all."""
     judges = [judge for judge in accuracies.values() if judge is not None]
     headings = ("class", "images", "recognised %", "by the second %")
@@ -71,7 +73,7 @@ def recognition_table(accuracies: Mapping[str, Any], count: int) -> Table:
     classes = list(judges[0]["per_class"])
     for name in classes:
         shares = (f"{judge['per_class'][name]:.1f}" for judge in judges)
-        rows.add_row(name, str(count), *shares)
+        rows.add_row(class_label(int(name), names), str(count), *shares)
     rows.add_section()
     shares = (f"{judge['overall']:.1f}" for judge in judges)
     rows.add_row("all", str(count * len(classes)), *shares)

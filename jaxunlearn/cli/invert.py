@@ -14,7 +14,6 @@ from rich.console import Console
 from jaxunlearn import inversion, parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.cli.console import Bars, consoles, library_warnings
-from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.images import (
     FinishedBatches,
@@ -23,14 +22,16 @@ from jaxunlearn.cli.images import (
     save_images,
     write_sheets,
 )
-from jaxunlearn.cli.settings import File, Folder, check_resume, check_seed
-from jaxunlearn.cli.sources import (
-    SavedClassifier,
-    Source,
-    find_source,
-    load_companion,
-    load_saved,
+from jaxunlearn.cli.saved import SavedClassifier, SavedSettings, load_companion
+from jaxunlearn.cli.settings import (
+    Classes,
+    File,
+    Folder,
+    check_resume,
+    check_seed,
+    parted_numbers,
 )
+from jaxunlearn.cli.sources import Source, find_source
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.inversion import ImageAdam, ImagePrior
 from jaxunlearn.inversion.arguments import bounds_of, checked_arguments
@@ -38,7 +39,7 @@ from jaxunlearn.inversion.inversion import batch_rows
 from jaxunlearn.inversion.objective import References
 from jaxunlearn.inversion.step import ScheduleName
 from jaxunlearn.models.files import Card, versions
-from jaxunlearn.tasks import Data, check_classes, class_numbers
+from jaxunlearn.tasks import Data, check_classes
 
 _IMAGES, _RECORD, _LAST_FINITE = "images.npz", "inversion.json", "last-finite.npz"
 
@@ -74,11 +75,12 @@ _mean_terms = jax.jit(inversion.inversion_terms, static_argnames="prior")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Invert(Command):
+class Invert(SavedSettings):
     """Draw images of its classes out of a saved classifier, without any data.
 
     Attributes:
-      checkpoint: the classifier: a .safetensors file of a training or a run.
+      checkpoint: the classifier: a .safetensors file of a training or a run, or
+        PyTorch's weights of a --model.
       from_run: in place of --checkpoint, the folder of a run, whose original is
         inverted into the classes that the run retains; or of a training.
       classes: classes to draw; by default all but those that the classifier has
@@ -116,7 +118,7 @@ class Invert(Command):
 
     checkpoint: File | None = None
     from_run: Folder = None
-    classes: Annotated[tuple[str, ...] | None, "CLASS"] = None
+    classes: Classes | None = None
     images_per_class: int = 32
     steps: int = _DEFAULTS["steps"]
     prior: ImagePrior = _DEFAULTS["prior"]
@@ -156,9 +158,6 @@ class Invert(Command):
                 "of a run or a training with --from-run FOLDER."
             )
             raise ValueError(msg)
-        if self.classes is not None and not self.classes:
-            msg = "--classes names no class: give at least one, as in --classes 3."
-            raise ValueError(msg)
         check_seed(self.seed)
         check_count("--images-per-class", self.images_per_class)
         self.image_adam()
@@ -170,7 +169,7 @@ class Invert(Command):
         results, progress = consoles()
         self.check()
         source = find_source(self.checkpoint, self.from_run)
-        original = load_saved(source.file, "--checkpoint")
+        original = self.read(source.file)
         classes = _classes(self, source, original.card)
         # A network retrained without a class cannot judge its images.
         able = not {*classes} & {*source.forgotten}
@@ -206,6 +205,7 @@ class Invert(Command):
             }
             write_sheets(folder, data, original)
             details = {
+                "class_names": original.card.class_names,
                 "terms": made.terms(data),
                 "seconds": watch.seconds,
                 "accuracies": accuracies,
@@ -214,7 +214,8 @@ class Invert(Command):
             }
             folder.write_json(_RECORD, record | details)
             folder.finish()
-        results.print(recognition_table(accuracies, self.images_per_class))
+        names = original.card.class_names
+        results.print(recognition_table(accuracies, self.images_per_class, names))
         results.print(f"Written to {folder.place}.")
 
 
@@ -222,7 +223,7 @@ def _classes(settings: Invert, source: Source, card: Card) -> tuple[int, ...]:
     if settings.classes is not None:
         names, count = card.class_names, card.num_classes
         return tuple(
-            sorted(class_numbers(settings.classes, names, count, name="--classes"))
+            sorted(parted_numbers(settings.classes, names, count, "--classes"))
         )
     name = f"the entry forget in the config.json beside {source.file}"
     check_classes(source.forgotten, card.num_classes, name=name)
@@ -277,13 +278,20 @@ class _Images:
                 Bars(console=progress) as shown,
                 shown.row("images") as move,
             ):
+                steps = self._settings.steps
+
+                def step(_, done: int, total: int) -> None:
+                    batch, count = max(done - 1, 0) // steps, total // steps
+                    stage = f"batch {batch + 1}/{count}" if count > 1 else "inverting"
+                    move(stage, done - batch * steps, steps)
+
                 images = inversion.invert(
                     self._classifier,
                     self._labels,
                     student=self._student,
                     optimizer=self._settings.image_adam(),
                     finished=finished,
-                    progress=lambda _, done, total: move("inverting", done, total),
+                    progress=step,
                     callback=shown.show,
                     **self._given,
                 )

@@ -130,6 +130,7 @@ class TrainingSettings(Command):
         set of TFDS that lies in --data-dir, such as cifar10; digits need no files.
       data_dir: where TFDS keeps its sets; by default $TFDS_DATA_DIR.
       size: height and width to resize the images to; by default they stay as they are.
+      grey_to_rgb: give grey images three equal channels, for a network of RGB images.
       mean: mean of the pixels in units of [0, 1], one number or one a channel, to
         standardise them with; by default the data set's.
       std: standard deviation of the pixels, likewise.
@@ -143,6 +144,7 @@ class TrainingSettings(Command):
     dataset: DataSet = "digits"
     data_dir: Folder = None
     size: Annotated[tuple[int, int] | None, "HEIGHT WIDTH"] = None
+    grey_to_rgb: bool = False
     mean: Annotated[tuple[float, ...] | None, "NUMBER"] = None
     std: Annotated[tuple[float, ...] | None, "NUMBER"] = None
     model: Model = "smallcnn"
@@ -175,7 +177,8 @@ class TrainingSettings(Command):
 
     def load(self, split: str) -> Data:
         """One split of the data set."""
-        return datasets.load(self.dataset, split, **self._reading)
+        data = datasets.load(self.dataset, split, **self._reading)
+        return as_rgb(data) if self.grey_to_rgb else data
 
     def load_splits(self) -> dict[str, Data]:
         """All splits of the data set."""
@@ -281,25 +284,40 @@ def check_resume(settings: Any) -> None:
         raise ValueError(msg)
 
 
+def as_rgb(data: Data) -> Data:
+    """Grey images with three equal channels."""
+    if data.images.shape[-1] != 1:
+        msg = f"--grey-to-rgb is for images of one channel; these have {data.images.shape[-1]}."  # noqa: E501
+        raise ValueError(msg)
+    images = np.repeat(np.asarray(data.images), 3, axis=-1)
+    return Data(images, data.labels, data.class_names)
+
+
 def class_names(dataset: str, data_dir: Path | None) -> tuple[str, ...] | None:
     """What a data set's classes are called, where that is more than their numbers."""
     names = tuple(datasets.class_names(dataset, data_dir=data_dir))
     return None if names == tuple(map(str, range(len(names)))) else names
 
 
-def forget_numbers(
-    words: Sequence[int | str], names: Sequence[str] | None, num_classes: int
+def parted_numbers(
+    words: Sequence[int | str], names: Sequence[str] | None, count: int, name: str
 ) -> tuple[int, ...]:
-    """Numbers of the classes that --forget names; neither none nor all of them.
+    """Numbers of the classes that a flag names.
 
     Commas part classes as blanks do, but within the name of one.
     """
     parted = ([w] if w in (names or ()) else str(w).split(",") for w in words)
     parts = [part.strip() for some in parted for part in map(str, some)]
-    numbers = class_numbers(
-        list(filter(None, parts)), names, num_classes, name="--forget"
-    )
+    numbers = class_numbers(list(filter(None, parts)), names, count, name=name)
     if not numbers:
-        msg = "--forget names no class: give at least one, as in --forget 3."
+        msg = f"{name} names no class: give at least one, as in {name} 3."
         raise ValueError(msg)
+    return numbers
+
+
+def forget_numbers(
+    words: Sequence[int | str], names: Sequence[str] | None, num_classes: int
+) -> tuple[int, ...]:
+    """Numbers of the classes that --forget names; neither none nor all of them."""
+    numbers = parted_numbers(words, names, num_classes, "--forget")
     return check_classes(numbers, num_classes, name="--forget")

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,11 +13,12 @@ from jaxtyping import UInt8
 from jaxunlearn import training
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.cli.places import partial_of
+from jaxunlearn.cli.saved import check_same, load_saved, naming_flag
 from jaxunlearn.cli.settings import TrainingSettings, keys
 from jaxunlearn.models import torch_weights
-from jaxunlearn.models.files import Card, load_classifier, read_card
+from jaxunlearn.models.files import read_card
 from jaxunlearn.progress import Progress
-from jaxunlearn.serialization import checksum, read_json, to_dict
+from jaxunlearn.serialization import read_json
 from jaxunlearn.tasks import Data
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
@@ -25,7 +26,7 @@ Settings = TypeVar("Settings", bound=TrainingSettings)
 
 def with_checkpoint(settings: Settings, path: Path) -> Settings:
     """The defaults that a checkpoint sets: what its card says, or none without one."""
-    described = _card(path)
+    described = read_card(path)
     if described is None:
         return settings
     card, preprocess = described
@@ -53,10 +54,11 @@ def load_original(
     PyTorch's parameters become those of `settings.model`, whose pixels are standardised
     as is usual for the data set.
     """
-    described = _card(path)
+    described = read_card(path)
     if described is None:
         module = settings.create()
-        variables = torch_weights.from_torch(module, path, image_shape=image_shape)
+        with naming_flag():
+            variables = torch_weights.from_torch(module, path, image_shape=image_shape)
         return freeze(module, variables, preprocess=settings.preprocess())
     card, preprocess = described
     pixels = Preprocess(settings.mean, settings.std) if settings.mean else None
@@ -71,23 +73,35 @@ def load_original(
         "class names": (card.class_names or names, names),
     }
     advice = "leave the flag out, or choose another checkpoint."
-    _check_same(compared, str(path), "the run is to have", advice)
+    if (card.image_shape[2], image_shape[2]) == (3, 1):
+        advice = "--grey-to-rgb gives the images three channels."
+    check_same(compared, str(path), "the run is to have", advice)
     if card.forgotten:
         msg = (
             f"{path} holds a classifier that has forgotten {list(card.forgotten)}: a "
             "run compares methods on an original. jaxunlearn unlearn goes on from it."
         )
         raise ValueError(msg)
-    return load_classifier(path)[0]
+    return load_saved(path, "--checkpoint").classifier
 
 
 def given_original(
     settings: TrainingSettings, images: UInt8[np.ndarray, "n h w c"]
 ) -> Classifier | None:
-    """The classifier of --checkpoint; without it, the network must take the images."""
-    if settings.checkpoint is None:
-        return settings.check_images(images)
-    return load_original(settings, settings.checkpoint, images.shape[1:])
+    """The classifier of --checkpoint; without it, images that can be trained on."""
+    if getattr(settings, "checkpoint", None) is not None:
+        return load_original(settings, settings.checkpoint, images.shape[1:])
+    settings.check_images(images)
+    flat = images.min(axis=(0, 1, 2)) == images.max(axis=(0, 1, 2))
+    if flat.any() and not settings.mean:
+        channel = int(flat.argmax())
+        msg = (
+            f"Channel {channel} of the training images is {images[0, 0, 0, channel]} "
+            "everywhere, and its standard deviation 0, by which pixels are divided: "
+            "give --mean and --std, or other images."
+        )
+        raise ValueError(msg)
+    return None
 
 
 def train_network(
@@ -115,33 +129,12 @@ def train_network(
     return jax.block_until_ready(classifier)
 
 
-def _card(path: Path) -> tuple[Card, Preprocess | None] | None:
-    if not path.is_file():
-        msg = f"There is no file {path}: --checkpoint takes a .safetensors, .pt or .pth file."  # noqa: E501
-        raise FileNotFoundError(msg)
-    return read_card(path) if path.suffix == ".safetensors" else None
-
-
 class Source(NamedTuple):
     """Where the classifiers of an inversion are, and what a run says of its classes."""
 
     file: Path
     forgotten: tuple[int, ...] = ()
     second: Path | None = None
-
-
-class SavedClassifier(NamedTuple):
-    """A classifier from a file."""
-
-    path: Path
-    classifier: Classifier
-    card: Card
-
-    def to_dict(self) -> dict[str, Any]:
-        """What tells where it comes from."""
-        card = to_dict(self.card)
-        card["preprocess"] = to_dict(self.classifier.preprocess)
-        return {"path": str(self.path), "sha256": checksum(self.path), "card": card}
 
 
 def find_source(checkpoint: Path | None, folder: Path | None) -> Source:
@@ -190,39 +183,3 @@ def _of_folder(folder: Path) -> Source:
         "--checkpoint, or another folder."
     )
     raise ValueError(msg)
-
-
-def load_saved(path: Path, flag: str) -> SavedClassifier:
-    """The classifier in a file that a flag names."""
-    if path.suffix != ".safetensors":
-        msg = (
-            f"{flag} takes a .safetensors file that jaxunlearn wrote; it is {path}. "
-            "jaxunlearn run --checkpoint makes one of PyTorch's parameters."
-        )
-        raise ValueError(msg)
-    return SavedClassifier(path, *load_classifier(path))
-
-
-def load_companion(path: Path, flag: str, original: SavedClassifier) -> SavedClassifier:
-    """Another classifier, of the same classes and images."""
-    companion = load_saved(path, flag)
-    both = (companion, original)
-    compared = {
-        "number of classes": [s.card.num_classes for s in both],
-        "image shape": [list(s.card.image_shape) for s in both],
-        "pixel range": [
-            "any" if s.classifier.preprocess is None else "[0, 1]" for s in both
-        ],
-    }
-    other = f"that of {original.path} is"
-    _check_same(compared, f"{flag} {path}", other, "they must be the same.")
-    return companion
-
-
-def _check_same(
-    compared: Mapping[str, Sequence[Any]], what: str, other: str, advice: str
-) -> None:
-    for name, (one, two) in compared.items():
-        if one != two:
-            msg = f"{what} holds a classifier of {name} {one}, and {other} {two}: {advice}"  # noqa: E501
-            raise ValueError(msg)

@@ -13,13 +13,14 @@ from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars, consoles, library_warnings
 from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.saved import load_saved
 from jaxunlearn.cli.settings import (
     Classes,
     Folder,
     TrainingSettings,
     check_resume,
 )
-from jaxunlearn.cli.sources import train_network
+from jaxunlearn.cli.sources import given_original, train_network
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, split_by_class
@@ -114,10 +115,16 @@ class Train(TrainingSettings):
             resume=self.resume,
             overwrite=self.overwrite,
         )
+        if folder.finished:
+            try:
+                load_saved(folder.place / "model.safetensors", "--out")
+            except ValueError as error:
+                progress.print(f"{error} It is made again.")
+                folder.finished = False
         if folder.is_done(results):
             return
         splits = self.load_splits()
-        self.check_images(splits["train"].images)
+        given_original(self, splits["train"].images)  # there is none
         begun = time.perf_counter()
         with folder:
             with library_warnings(progress), MetricLog(folder.work / _METRICS) as log:

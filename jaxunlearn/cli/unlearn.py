@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from jaxunlearn import datasets
 from jaxunlearn.cli.console import Bars, consoles, loaded
-from jaxunlearn.cli.flags import Command
+from jaxunlearn.cli.places import Lock, check_reachable
+from jaxunlearn.cli.saved import SavedSettings
 from jaxunlearn.cli.settings import (
     Classes,
-    DataSet,
     File,
-    Folder,
     MethodSettings,
     UnlearningMethod,
+    as_rgb,
     check_seed,
     class_names,
     forget_numbers,
@@ -22,24 +22,21 @@ from jaxunlearn.cli.settings import (
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods import forget_task
 from jaxunlearn.metrics.evaluation import evaluate
-from jaxunlearn.models.files import Card, load_classifier, save_classifier
+from jaxunlearn.models.files import Card, save_classifier
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _OnSaved(Command):
+class _OnSaved(SavedSettings):
     """A saved classifier and its data.
 
     Attributes:
-      checkpoint: a .safetensors file of a training or a run.
-      dataset: name of a data set; by default the one it was trained on.
-      data_dir: where data sets are kept that are read from disk.
+      checkpoint: a .safetensors file of a training or a run, or PyTorch's weights of a
+        --model.
     """
 
     checkpoint: File
-    dataset: DataSet | None = None
-    data_dir: Folder = None
 
     def class_names(self, card: Card) -> tuple[str, ...] | None:
         """Of the data set, whose classes must be those of the classifier."""
@@ -72,12 +69,15 @@ class _OnSaved(Command):
         def load(split):
             drawn = {"seed": card.split_seed, "size": card.size}
             data = datasets.load(name, split, data_dir=where, **drawn)
+            data = as_rgb(data) if self.grey_to_rgb else data
             shapes = [list(card.image_shape), list(data.images.shape[1:])]
             if shapes[0] != shapes[1]:
                 msg = (
                     f"{self.checkpoint} takes images of shape {shapes[0]} and those of "
                     f"the data set are {shapes[1]}."
                 )
+                if (shapes[0][2], shapes[1][2]) == (3, 1):
+                    msg += " --grey-to-rgb gives them three channels."
                 raise ValueError(msg)
             return data
 
@@ -124,16 +124,12 @@ class Unlearn(MethodSettings, _OnSaved):
                 f"{out} is there: choose another file, or replace it with --overwrite."
             )
             raise ValueError(msg)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            msg = f"The folder {out.parent} cannot be made ({error.strerror}): choose another place with --out."  # noqa: E501
-            raise OSError(msg) from error
+        check_reachable(out.parent)
 
     def run(self) -> None:
         """Forget classes in a saved classifier, and save the result."""
         self.check()
-        classifier, card = load_classifier(self.checkpoint)
+        _, classifier, card = self.read(self.checkpoint)
         names = self.class_names(card)
         forget = forget_numbers(self.forget, names, card.num_classes)
         # Classes that it has forgotten before are neither protected nor new labels.
@@ -147,24 +143,26 @@ class Unlearn(MethodSettings, _OnSaved):
             num_classes=card.num_classes,
         )
         results, progress = consoles()
-        with Bars(console=progress) as shown, shown.row(self.method) as move:
-            result = forget_task(
-                self.settings_of(self.method),
-                classifier,
-                task,
-                validation=validation,
-                grid=self.grid_of(self.method),
-                key=keys(self.seed)[1],
-                progress=move,
-            )
-        unlearned, tuned = result.classifier, result.trace.tuned
-        chosen = "".join(f", {n.replace('_', ' ')} {x:g}" for n, x in tuned.items())
-        results.print(f"before\n{evaluate(classifier, test, forgotten)}")
-        results.print(f"after {self.method}{chosen}")
-        results.print(str(evaluate(unlearned, test, forgotten)))
-        made = {"name": self.method, "forgotten": forgotten, "class_names": names}
-        card = dataclasses.replace(card, **made)
-        save_classifier(self.out, unlearned, card)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with Lock(self.out).held():
+            with Bars(console=progress) as shown, shown.row(self.method) as move:
+                result = forget_task(
+                    self.settings_of(self.method),
+                    classifier,
+                    task,
+                    validation=validation,
+                    grid=self.grid_of(self.method),
+                    key=keys(self.seed)[1],
+                    progress=move,
+                )
+            unlearned, tuned = result.classifier, result.trace.tuned
+            chosen = "".join(f", {n.replace('_', ' ')} {x:g}" for n, x in tuned.items())
+            results.print(f"before\n{evaluate(classifier, test, forgotten)}")
+            results.print(f"after {self.method}{chosen}")
+            results.print(str(evaluate(unlearned, test, forgotten)))
+            made = {"name": self.method, "forgotten": forgotten, "class_names": names}
+            card = dataclasses.replace(card, **made)
+            save_classifier(self.out, unlearned, card)
         results.print(f"Written to {self.out}.")
 
 
@@ -190,7 +188,7 @@ class Evaluate(_OnSaved):
 
     def run(self) -> None:
         """Print the accuracies."""
-        classifier, card = load_classifier(self.checkpoint)
+        _, classifier, card = self.read(self.checkpoint)
         names, forgotten = self.class_names(card), card.forgotten
         if self.forget is not None:
             forgotten = forget_numbers(self.forget, names, card.num_classes)

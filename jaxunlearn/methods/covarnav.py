@@ -75,6 +75,14 @@ class CovarNav(ProjectedDescent):
             msg = f"jitter must be 0 or more pixels; it is {self.jitter}."
             raise ValueError(msg)
         check_choice("stand_in", self.stand_in, StandIn.__args__)
+        for name in ("moment", "competition"):
+            if getattr(self.prior, name):
+                msg = (
+                    f"prior.{name} compares images with what this method does not "
+                    "have (moments, a student), so that it cannot have a weight: leave "
+                    "it out."
+                )
+                raise ValueError(msg)
         self.image_adam()
 
     def image_adam(self) -> ImageAdam:

@@ -2,20 +2,23 @@
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from jaxunlearn.checks import short
+
 _log = logging.getLogger(__name__)
 
 
-def axis_of(mesh: Mesh) -> str:
+def axis_of(mesh: Any) -> str:
     """The name of a mesh's only axis, or a sentence."""
     if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
         msg = (
             "mesh must be a jax.sharding.Mesh with one axis, such as "
-            f"jax.make_mesh((jax.device_count(),), ('data',)); it is {mesh!r}."
+            f"jax.make_mesh((jax.device_count(),), ('data',)); it is {short(mesh)}."
         )
         raise ValueError(msg)
     return mesh.axis_names[0]

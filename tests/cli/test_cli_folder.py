@@ -300,7 +300,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch, capsys):
             out.write("x.npy", full)
     with pytest.raises(OSError, match="other"), folder(tmp_path / "a", overwrite=True):
         raise OSError("other")
-    monkeypatch.setattr("jaxunlearn.cli.unlearn.load_classifier", full)
+    monkeypatch.setattr("jaxunlearn.cli.saved.read_card", full)
     assert main(["evaluate", "--checkpoint", "a.safetensors"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("jaxunlearn: The disk is full, or a quota")

@@ -168,6 +168,18 @@ def test_a_killed_export_is_made_up_for_without_training(tmp_path, trained, caps
     assert not list(out.glob(".*"))
 
 
+def test_a_damaged_result_is_made_again_and_that_is_said(tmp_path, trained, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(trained, out)
+    whole = (out / "model.safetensors").read_bytes()
+    damaged = bytearray(whole)
+    damaged[-8] ^= 1
+    (out / "model.safetensors").write_bytes(damaged)
+    assert cli("train", "--out", out, "--seed", 5, *TINY, "--resume") == 0
+    assert_in_words("is damaged: .* It is made again", capsys.readouterr().err)
+    assert (out / "model.safetensors").read_bytes() == whole
+
+
 def test_an_interrupted_training_goes_on_to_the_same_bytes(
     tmp_path, trained, capsys, monkeypatch
 ):
