@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -80,15 +81,25 @@ class Bars(Progress):
 
 
 def loaded(names: Sequence[str], load: Callable[[str], Any]) -> list[Any]:
-    """What `load` makes of each name; a bar shows that it takes a while."""
+    """What `load` makes of each name; a bar shows that it takes a while.
+
+    What it warns of is shown once.
+    """
     console = consoles(quiet=not is_first())[1]
     quiet = {"transient": True, "disable": not console.is_terminal}
-    with Bars(console=console, **quiet) as shown, shown.row("data") as move:
-        some = []
+    some = []
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        Bars(console=console, **quiet) as shown,
+        shown.row("data") as move,
+    ):
+        warnings.simplefilter("always", UserWarning)
         for number, name in enumerate(names):
             move(name, number, len(names))
             some.append(load(name))
-        return some
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        console.print(message)
+    return some
 
 
 @contextlib.contextmanager

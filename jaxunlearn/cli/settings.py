@@ -130,6 +130,7 @@ class TrainingSettings(Command):
         set of TFDS that lies in --data-dir, such as cifar10; digits need no files.
       data_dir: where TFDS keeps its sets; by default $TFDS_DATA_DIR.
       size: height and width to resize the images to; by default they stay as they are.
+      channels: how many the images of an .npz file have, where neither 1, 3 nor 4.
       grey_to_rgb: give grey images three equal channels, for a network of RGB images.
       mean: mean of the pixels in units of [0, 1], one number or one a channel, to
         standardise them with; by default the data set's.
@@ -144,6 +145,7 @@ class TrainingSettings(Command):
     dataset: DataSet = "digits"
     data_dir: Folder = None
     size: Annotated[tuple[int, int] | None, "HEIGHT WIDTH"] = None
+    channels: int | None = None
     grey_to_rgb: bool = False
     mean: Annotated[tuple[float, ...] | None, "NUMBER"] = None
     std: Annotated[tuple[float, ...] | None, "NUMBER"] = None
@@ -173,7 +175,8 @@ class TrainingSettings(Command):
     @property
     def _reading(self) -> dict[str, Any]:
         seed = self.validation_seed
-        return {"data_dir": self.data_dir, "seed": seed, "size": self.size}
+        given = {"data_dir": self.data_dir, "seed": seed, "size": self.size}
+        return given | {"channels": self.channels}
 
     def load(self, split: str) -> Data:
         """One split of the data set."""
@@ -291,6 +294,12 @@ def as_rgb(data: Data) -> Data:
         raise ValueError(msg)
     images = np.repeat(np.asarray(data.images), 3, axis=-1)
     return Data(images, data.labels, data.class_names)
+
+
+def channels_of(card: Card) -> int | None:
+    """What `channels` of a data set is to say of a classifier's images."""
+    channels = card.image_shape[2]
+    return None if channels in (1, 3, 4) else channels
 
 
 def class_names(dataset: str, data_dir: Path | None) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from jaxunlearn import training
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.cli.places import partial_of
 from jaxunlearn.cli.saved import check_same, load_saved, naming_flag
-from jaxunlearn.cli.settings import TrainingSettings, keys
+from jaxunlearn.cli.settings import TrainingSettings, channels_of, keys
 from jaxunlearn.models import torch_weights
 from jaxunlearn.models.files import read_card
 from jaxunlearn.progress import Progress
@@ -42,6 +42,7 @@ def with_checkpoint(settings: Settings, path: Path) -> Settings:
         options=options,
         dataset=settings.dataset if card.dataset is None else card.dataset,
         size=card.size,
+        channels=channels_of(card),
         split_seed=card.split_seed,
     )
 
@@ -116,6 +117,7 @@ def train_network(
     Key and pixels are by default those of the original.
     """
     own = {"key": keys(settings.seed)[0], "preprocess": settings.preprocess()}
+    own["channels"] = data.images.shape[-1]  # which was checked as they were read
     validation = splits["validation"]
     kept = np.isin(validation.labels, data.labels)
     classifier = training.fit(

@@ -14,6 +14,7 @@ from jaxunlearn.cli.settings import (
     MethodSettings,
     UnlearningMethod,
     as_rgb,
+    channels_of,
     check_seed,
     class_names,
     forget_numbers,
@@ -68,6 +69,7 @@ class _OnSaved(SavedSettings):
 
         def load(split):
             drawn = {"seed": card.split_seed, "size": card.size}
+            drawn["channels"] = channels_of(card)
             data = datasets.load(name, split, data_dir=where, **drawn)
             data = as_rgb(data) if self.grey_to_rgb else data
             shapes = [list(card.image_shape), list(data.images.shape[1:])]

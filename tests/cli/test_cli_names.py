@@ -8,6 +8,7 @@ from PIL import Image
 
 from jaxunlearn.cli import main
 from jaxunlearn.cli.plots import plot_accuracies
+from jaxunlearn.cli.run import Run
 from jaxunlearn.cli.settings import forget_numbers
 from jaxunlearn.models.files import load_classifier
 
@@ -150,3 +151,36 @@ def test_names_stand_below_the_bars(tmp_path):
             bars.append((np.asarray(image.convert("L")) < 128).sum())
     assert heights[0] < heights[1] < heights[2] < 2 * heights[0]
     assert min(bars) > 0.8 * bars[0]
+
+
+@pytest.fixture
+def twelve(tmp_path):
+    """Images of twelve channels."""
+    draw = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 60), ("test", 20)):
+        arrays[f"x_{split}"] = draw.integers(0, 255, (n, 8, 8, 12), np.uint8)
+        arrays[f"y_{split}"] = np.arange(n) % 3
+    np.savez(tmp_path / "twelve.npz", **arrays)
+    return tmp_path / "twelve.npz"
+
+
+def test_an_unusual_number_of_channels_is_refused_without_its_flag(twelve):
+    with pytest.raises(ValueError, match="channels=12 if they are"):
+        Run(dataset=str(twelve)).load("train")
+    assert Run(dataset=str(twelve), channels=12).load("train").images.shape[-1] == 12
+    with pytest.raises(ValueError, match="with 5 channels"):
+        Run(dataset=str(twelve), channels=5).load("train")
+
+
+@pytest.mark.long
+def test_an_unusual_number_of_channels_is_given_by_a_flag(twelve, tmp_path, capsys):
+    flags = ("--dataset", twelve, "--out", tmp_path / "t", *SHORT[:-1])
+    assert cli("train", *flags) == 2
+    assert "channels=12 if they are" in capsys.readouterr().err
+    assert cli("train", *flags, "--channels", 12) == 0
+    saved = ("--checkpoint", tmp_path / "t" / "model.safetensors")
+    assert cli("evaluate", *saved) == 0
+    flags = ("--learning-rates", "--method", "unprojected", "--unprojected.steps", 2)
+    out = tmp_path / "b.safetensors"
+    assert cli("unlearn", *saved, "--forget", 1, "--out", out, *flags) == 0

@@ -60,7 +60,7 @@ def test_a_plausible_word_is_answered_with_the_right_flag(capsys, words, flag):
         (["run", "--options", f"width={'[' * 10**5}"], "width"),
         (["run", "--unsc.steps", "many"], "--unsc.steps must be an integer"),
         (["plan", "--dataset", "digits", "--steps", "-1"], "steps must be at least 1"),
-        (["plan", "--dataset", "digits", "--num-classes", 2**70], "num_classes"),
+        (["plan", "--dataset", "digits", "--num-classes", 2**70], "classes must be"),
         (
             ["plan", "--image-shape", 10**6, 10**6, 3, "--num-classes", 9],
             "takes 12 TB, and",
