@@ -28,7 +28,7 @@ def plot_classes(path: Path, data: Data, *, title: str, most: int = 96) -> None:
     plot_sheet(
         path,
         np.asarray(data.images)[shown],
-        [class_label(c, data.class_names) for c in data.labels[shown]],
+        [class_label(c, data.class_names) for c in data.labels[shown].tolist()],
         title=title,
         marked=np.zeros(len(shown), bool),
         columns=each if each > 5 else 12,
