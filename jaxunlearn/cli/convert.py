@@ -26,8 +26,7 @@ class Convert(SavedSettings):
     """
 
     examples = (
-        "jaxunlearn convert --checkpoint resnet18.pt --model resnet18 --dataset cifar10"
-        " --out a.safetensors",
+        "jaxunlearn convert --checkpoint a.pt --model vit --out b.safetensors",
         "jaxunlearn convert --checkpoint a.safetensors --out resnet18.pt",
     )
     first = (

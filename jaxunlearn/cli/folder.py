@@ -100,7 +100,7 @@ class OutputFolder:
         self._settings = to_dict(settings)
         self._resume, self._overwrite = resume, overwrite
         self.work = partial_of(place) if kind.beside else place
-        self._replaced = place.with_name(f".{place.name}.replaced")
+        self._replaced = place.parent / f".{place.name}.replaced"
         self._lock, self._written = Lock(place), []
         if is_first():
             self._lock.check()

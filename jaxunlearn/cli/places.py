@@ -152,4 +152,4 @@ def disk_problem(error: BaseException | None) -> str | None:
 
 def partial_of(place: Path) -> Path:
     """Where something is until it has finished."""
-    return place.with_name(f"{place.name}.partial")
+    return place.parent / f"{place.name}.partial"

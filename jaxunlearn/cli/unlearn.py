@@ -126,7 +126,7 @@ class Unlearn(MethodSettings, _OnSaved):
                 f"{out} is there: choose another file, or replace it with --overwrite."
             )
             raise ValueError(msg)
-        check_reachable(out.parent)
+        check_reachable(out)
 
     def run(self) -> None:
         """Forget classes in a saved classifier, and save the result."""

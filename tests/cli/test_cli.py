@@ -292,9 +292,9 @@ def test_a_run_goes_by_default_where_its_settings_say(
         (["--forget", 10], "class 10, which does not exist: the classes are 0 to 9"),
         (["--forget", -1], "class -1, which does not exist"),
         (["--forget", *range(10)], "names all 10 classes"),
-        (["--forget", 3, 3], "name each class once"),
+        (["--forget", 3, 3], "names class 3 twice"),
         (["--forget"], "--forget names no class"),
-        (["--forget", "x"], "--forget takes values, each an integer; it is 'x'"),
+        (["--forget", "x"], "--forget asks for 'x', and there is no such class"),
         (["--size", 8, "x"], "--size takes 2 values, each an integer; it is '8 x'"),
         (["--mean", 0.1, "--std"], "--mean and --std go together"),
         (["--dataset", "mnits"], "no data set 'mnits'; there are: .*digits"),
@@ -542,8 +542,8 @@ def test_a_folder_that_cannot_be_written_to_is_no_reason_to_fail(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert programs() is None
     said = capsys.readouterr().err
-    assert said.startswith("Compiled programs are not kept:")
-    assert f"{tmp_path / 'file' / 'jaxunlearn'} cannot be written to" in said
+    assert said.startswith("Compiled programs are not kept")
+    assert f"({tmp_path / 'file' / 'jaxunlearn'}: Not a directory)" in said
 
 
 def test_every_method_can_be_asked_for():
@@ -739,7 +739,7 @@ def test_evaluate_repeats_the_metrics_in_strict_json(finished, capsys):
         (["--covarnav.learning-rate", 0.1], "has no effect"),
         (["--out", "a.npz"], "must end in .safetensors"),
         (["--out", "there.safetensors"], "is there: choose another file"),
-        (["--out", "file/a.safetensors"], "The folder file cannot be made"),
+        (["--out", "file/a.safetensors"], "file is a file"),
         (["--checkpoint", "none.safetensors"], "There is no file none"),
         (["--checkpoint", "there.safetensors"], "is no whole safetensors file"),
     ],
