@@ -1,5 +1,6 @@
 """What a network's variables are, without any memory for them."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -17,13 +18,17 @@ from jaxunlearn.parallel.hardware import free_memory
 _BLOCKS = 2
 
 
-def variable_shapes(model: nn.Module, image_shape: Any) -> dict[str, Any]:
+def variable_shapes(
+    model: nn.Module, image_shape: Any, *, training: bool = False
+) -> dict[str, Any]:
     """Shape and type of each variable by its path, for images (h, w, c)."""
     sides = image_shape if isinstance(image_shape, tuple | list) else ()
     if len(sides) != 3 or not all((as_integer(n) or 0) > 0 for n in sides):
         msg = f"image_shape must be (h, w, c), positive integers; it is {image_shape}."
         raise ValueError(msg)
     network = freeze(model, {"params": {}}).network
+    if training:
+        network = dataclasses.replace(network, evaluation=network.training)
     init = functools.partial(network.init, image_shape=tuple(sides))
     params, state = jax.eval_shape(init, jax.random.key(0))
     return named({"params": params, **state})

@@ -18,6 +18,12 @@ from jaxunlearn.serialization import atomic_write, parse_json
 # the order, and so the file, would not be the same every time.
 _HEADER, _SUM = "jaxunlearn", "sha256"
 
+# What comes back as it went.
+_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8"),
+    *("uint64", "uint32", "uint16", "uint8", "bool"),
+)
+
 # How many tensors an error names of each kind.
 _NAMED = 3
 
@@ -25,14 +31,28 @@ _NAMED = 3
 def named(tree: PyTree) -> dict[str, Any]:
     """The leaves by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(where): leaf for where, leaf in leaves}
+    by_name = {path_name(where): leaf for where, leaf in leaves}
+    if len(by_name) < len(leaves):
+        names = [path_name(where) for where, _ in leaves]
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"Two leaves have the path {twice}, which must tell them apart: name one of them otherwise."  # noqa: E501
+        raise ValueError(msg)
+    return by_name
 
 
 def to_tensors(tree: PyTree) -> dict[str, np.ndarray]:
     """The arrays of a tree by their paths; of a random key its data."""
-    arrays = jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
-    # Not ascontiguousarray, which makes one dimension of none.
-    return {n: np.asarray(leaf, order="C") for n, leaf in named(arrays).items()}
+    arrays = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+    # As JAX holds them; ascontiguousarray would make one dimension of none.
+    tensors = {
+        name: np.asarray(jnp.asarray(leaf), order="C")
+        for name, leaf in named(arrays).items()
+    }
+    for name, tensor in tensors.items():
+        if tensor.dtype.name not in _DTYPES:
+            msg = f"{name} is {tensor.dtype}, which safetensors files do not hold: they hold {', '.join(_DTYPES)}."  # noqa: E501
+            raise ValueError(msg)
+    return tensors
 
 
 def from_tensors(tensors: dict[str, np.ndarray], tree: PyTree) -> Any:
@@ -40,7 +60,7 @@ def from_tensors(tensors: dict[str, np.ndarray], tree: PyTree) -> Any:
 
     def restored(where, leaf):
         array = jnp.asarray(tensors[path_name(where)])
-        if not _is_key(leaf):
+        if not is_key(leaf):
             return array
         return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
 
@@ -134,5 +154,6 @@ def _checksum(entries: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a random key of the typed kind."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
