@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn import models
-from jaxunlearn.checks import is_traced, short
+from jaxunlearn.checks import check_eager, check_type, short
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.models.matching import check_leaves, check_linen, check_nested
 from jaxunlearn.models.shapes import nested
@@ -125,10 +125,8 @@ def save(
     if path.exists() and not overwrite:
         msg = f"There is already {path}: pass overwrite=True, or give another path."
         raise FileExistsError(msg)
-    if not isinstance(classifier, Classifier) or is_traced(classifier):
-        what = "traced" if isinstance(classifier, Classifier) else short(classifier)
-        msg = f"classifier must be what freeze returns, outside of jit; it is {what}."
-        raise TypeError(msg)
+    check_type("classifier", classifier, Classifier, "Give what freeze returns.")
+    check_eager("save", classifier)
     made = models.recognise(linen_module(classifier)) or {}
     names = None if class_names is None else tuple(class_names)
     if isinstance(class_names, str) or not all(isinstance(n, str) for n in names or ()):

@@ -24,8 +24,8 @@ _DTYPES = (
     *("uint64", "uint32", "uint16", "uint8", "bool"),
 )
 
-# How many tensors an error names of each kind.
-_NAMED = 3
+# How many tensors an error names of each kind, and how much of a name.
+_NAMED, _LONGEST = 3, 80
 
 
 def named(tree: PyTree) -> dict[str, Any]:
@@ -82,19 +82,20 @@ def check_tensors(
 ) -> None:
     """Refuse tensors, told in words by name, unless they are those that are wanted."""
     faults = {
-        "Misshaped": [
-            f"{name} is {stored[name]} and should be {tensor}"
+        "Misshaped": {
+            name: f"is {stored[name]} and should be {tensor}"
             for name, tensor in wanted.items()
             if stored.get(name, tensor) != tensor
-        ],
-        "Missing": [f"{n} {wanted[n]}" for n in wanted if n not in stored],
-        "Extra": [f"{n} {stored[n]}" for n in stored if n not in wanted],
+        },
+        "Missing": {n: tensor for n, tensor in wanted.items() if n not in stored},
+        "Extra": {n: tensor for n, tensor in stored.items() if n not in wanted},
     }
     parts = []
-    for kind, names in faults.items():
-        more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        if names:
-            parts.append(f"{kind}: {', '.join(names[:_NAMED])}{more}")
+    for kind, said in faults.items():
+        named = [f"{name[:_LONGEST]} {words}" for name, words in said.items()]
+        more = f", and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        if named:
+            parts.append(f"{kind}: {', '.join(named[:_NAMED])}{more}")
     if parts:
         msg = f"{what}. {'. '.join(parts)}. {advice}"
         raise ValueError(msg)
@@ -142,7 +143,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
             names = file.keys()
             return {n: file.get_tensor(n) for n in names}, file.metadata() or {}
     except SafetensorError as error:
-        msg = f"{path} is no whole safetensors file ({error}): write it anew."
+        msg = (
+            f"{path} is no whole safetensors file ({str(error)[:300]}): write it anew."
+        )
         raise ValueError(msg) from error
 
 
