@@ -98,8 +98,10 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     >>> check_choice("side", "left", ("left", "right"))
     """
     choices = tuple(choices)
-    if value not in choices:
-        msg = f"{name} must be one of {', '.join(map(repr, choices))}; it is {value!r}."
+    # An array has no truth value to compare by.
+    if getattr(value, "shape", ()) or value not in choices:
+        wanted = ", ".join(map(repr, choices))
+        msg = f"{name} must be one of {wanted}; it is {short(value)}."
         raise ValueError(msg)
 
 

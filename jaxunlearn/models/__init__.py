@@ -57,8 +57,8 @@ def create(name: str, *, num_classes: int, **options: Any) -> nn.Module:
 
     Raises:
       TypeError: the module has no such field, or the value is not of its type.
-      ValueError: the name is unknown, `num_classes` is not positive, or a value is not
-        one of those that a field may have.
+      ValueError: the name is unknown, `num_classes` is not positive, a value is not one
+        of those that a field may have, or the parameters are larger than the memory.
 
     >>> create("smallcnn", num_classes=10, width=8).width
     8
@@ -137,7 +137,7 @@ def _check_option(name, kinds, option, value):
     """Sizes are positive, and a dropout rate is less than one."""
     if option not in kinds:
         there = ", ".join(kinds) or "none"
-        msg = f"The model {name} has no option {option!r}; it has: {there}."
+        msg = f"The model {name} has no option {short(option)}; it has: {there}."
         raise TypeError(msg)
     kind = kinds[option]
     if typing.get_origin(kind) is Literal:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from flax.traverse_util import unflatten_dict
 
-from jaxunlearn.checks import as_integer
+from jaxunlearn.checks import as_integer, short
 from jaxunlearn.classifier.classifier import freeze
 from jaxunlearn.models.tensors import named
 from jaxunlearn.parallel.hardware import free_memory
@@ -23,8 +23,8 @@ def variable_shapes(
 ) -> dict[str, Any]:
     """Shape and type of each variable by its path, for images (h, w, c)."""
     sides = image_shape if isinstance(image_shape, tuple | list) else ()
-    if len(sides) != 3 or not all((as_integer(n) or 0) > 0 for n in sides):
-        msg = f"image_shape must be (h, w, c), positive integers; it is {image_shape}."
+    if len(sides) != 3 or not all(0 < (as_integer(n) or 0) < 2**31 for n in sides):
+        msg = f"image_shape must be (h, w, c), positive integers below 2**31; it is {short(image_shape)}."  # noqa: E501
         raise ValueError(msg)
     network = freeze(model, {"params": {}}).network
     if training:

@@ -240,6 +240,9 @@ def test_all_cnn_drops_nothing_by_default():
             "one of 'cifar', 'imagenet'; it is 'c'",
         ),
         ("vit", {"size": 3}, ValueError, "one of 'tiny', 'small', 'base'; it is 3"),
+        ("vit", {"size": np.ones(3)}, ValueError, r"'base'; it is float64\[3\]"),
+        ("vit", {"x" * 10**5: 1}, TypeError, "vit has no option 'xxx.*it has: size"),
+        ("x" * 10**5, {}, ValueError, "'vit'; it is 'xxx"),
         ("vgg11", {"batch_norm": 1}, TypeError, "must be of type bool; it is 1"),
         ("vgg11", {"dropout": 1.0}, ValueError, r"must be in \[0, 1\); it is 1.0"),
         (
