@@ -201,9 +201,9 @@ def outcomes(folder, kinds, count, seed=0):
 
 
 def test_damaged_files_end_in_a_sentence_or_give_what_was_written(tmp_path):
-    found = outcomes(tmp_path, [n for n in KINDS if ".p" not in n], 18)
+    found = outcomes(tmp_path, [n for n in KINDS if ".p" not in n], 15)
     assert {came for _, came in found} <= {"same", "sentence", "unguarded"}, found
-    assert sum(n for (_, came), n in found.items() if came == "sentence") > 50
+    assert sum(n for (_, came), n in found.items() if came == "sentence") > 40
 
 
 @pytest.mark.long

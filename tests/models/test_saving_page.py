@@ -21,6 +21,7 @@ def cache():
         jax.config.update(name, value)
 
 
+@pytest.mark.long
 def test_the_page_keeps_classifiers(tmp_path, monkeypatch, cache):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
