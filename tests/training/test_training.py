@@ -334,7 +334,7 @@ def test_the_small_network_has_as_many_parameters_as_documented():
 
 
 def test_an_unknown_model_or_option_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="no model 'smallcn'; there are: .*smallcnn"):
+    with pytest.raises(ValueError, match=r"must be one of .*smallcnn.*is 'smallcn'\."):
         models.create("smallcn", num_classes=10)
     with pytest.raises(
         TypeError, match="smallcnn has no option 'depth'; it has: width"
