@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from jaxunlearn.checks import short
+
 _NAMES = {
     int: "an integer",
     float: "a number",
@@ -45,14 +47,14 @@ def from_dict(record: Any, stored: Any, where: str = "") -> Any:
     `where`, with a dot at its end, stands before a field's name in errors.
     """
     if not isinstance(stored, Mapping):
-        msg = f"{where[:-1] or 'The record'} must be an object; it is {stored!r}."
+        msg = f"{where[:-1] or 'The record'} must be an object; it is {short(stored)}."
         raise ValueError(msg)
     kinds = typing.get_type_hints(record if isinstance(record, type) else type(record))
     fields = {field.name: field for field in dataclasses.fields(record)}
     values = {}
     for name, value in stored.items():
         if name not in fields:
-            msg = f"There is no {where}{name}; there are: {', '.join(fields)}."
+            msg = f"There is no {where}{name[:100]}; there are: {', '.join(fields)}."
             raise ValueError(msg)
         default = getattr(record, name, None)
         if dataclasses.is_dataclass(default) and isinstance(value, dict):
@@ -60,8 +62,10 @@ def from_dict(record: Any, stored: Any, where: str = "") -> Any:
             continue
         try:
             values[name] = msgspec.convert(value, kinds[name], dec_hook=_decode)
-        except msgspec.ValidationError as error:
-            msg = f"{where}{name} must be {describe(kinds[name])}; it is {value!r}."
+        except (msgspec.ValidationError, RecursionError, OverflowError) as error:
+            msg = (
+                f"{where}{name} must be {describe(kinds[name])}; it is {short(value)}."
+            )
             raise ValueError(msg) from error
     if not isinstance(record, type):
         return dataclasses.replace(record, **values)
@@ -106,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes()
     except OSError as error:
-        msg = f"{path} cannot be read ({error.strerror})."
+        msg = f"{path} cannot be read ({error.strerror or error})."
         raise ValueError(msg) from error
     return parse_json(text, str(path))
 

@@ -1,6 +1,7 @@
 """Records as plain values: there, back, and what is refused."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -52,6 +53,8 @@ class Record:
     nested: Nested = Nested()
 
 
+DEEP = functools.reduce(lambda inner, _: [inner], range(10**5), 1)
+
 CHANGED = Record(
     *(2, 0.5, 0.25, True, "x", Path("a/b"), "b", (1, 2), (3, 4.0)),
     options={"width": 3},
@@ -79,6 +82,13 @@ def test_integers_serve_as_numbers_and_keep_their_type_where_both_may_stand():
 @pytest.mark.parametrize(
     ("stored", "sentence"),
     [
+        ([1], r"the must be an object; it is \[1\]"),
+        ({"rate": "0.1"}, "the rate must be a number; it is '0.1'"),
+        ({"rate": 10**400}, "the rate must be a number; it is 1000"),
+        ({"count": DEEP}, r"the count must be an integer; it is \[\[\["),
+        ({"several": DEEP}, "the several must be a list with an integer"),
+        ({"name": list(range(10**5))}, "the name must be a string or null"),
+        ({"x" * 10**4: 1}, "There is no the xxx.*x; there are: count"),
         ({"count": "two"}, "the count must be an integer; it is 'two'"),
         ({"count": 2.0}, "the count must be an integer; it is 2.0"),
         ({"count": True}, "the count must be an integer; it is True"),
@@ -102,8 +112,9 @@ def test_integers_serve_as_numbers_and_keep_their_type_where_both_may_stand():
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(stored, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=sentence) as raised:
         from_dict(Record(), stored, "the ")
+    assert len(str(raised.value)) < 1000
 
 
 def test_arrays_records_and_what_is_not_finite_become_plain():
@@ -137,6 +148,9 @@ def test_lists_of_numbers_take_one_line_and_strings_stay_as_they_are():
         (b"", "is no JSON"),
         (b"{", "is no JSON"),
         (b"\xff\xfe", "is no JSON"),
+        (b'{"a": NaN}', "is no JSON .NaN is no number there"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "is no JSON"),
+        (b'{"a":' * 10**5 + b"1" + b"}" * 10**5, "is nested too deep"),
         (b"[1]", "must hold a JSON object; it holds a list"),
     ],
 )

@@ -2,20 +2,21 @@
 
 import dataclasses
 import json
-import math
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
 
-from jaxunlearn.checks import check_choice, check_count
+from jaxunlearn.checks import check_choice, check_count, short
 from jaxunlearn.models import torch_weights as torch_weights
 from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN
 from jaxunlearn.models.lenet import LeNet5
 from jaxunlearn.models.resnet import ResNet
+from jaxunlearn.models.shapes import check_memory
 from jaxunlearn.models.small import SmallCNN
+from jaxunlearn.models.torch_maps import fitting_sides
 from jaxunlearn.models.vgg import VGG
 from jaxunlearn.models.vit import ViT
 
@@ -32,6 +33,9 @@ _BY_NAME: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "vgg16": (VGG, {"convolutions": (2, 2, 3, 3, 3)}),
     "vit": (ViT, {}),
 }
+
+_LARGEST = 2**31 - 1
+_MANY = 10_000  # classes
 
 
 def names() -> list[str]:
@@ -53,18 +57,28 @@ def create(name: str, *, num_classes: int, **options: Any) -> nn.Module:
 
     Raises:
       TypeError: the module has no such field, or the value is not of its type.
-      ValueError: the name is unknown, `num_classes` is not positive, or a value is not
-        one of those that a field may have.
+      ValueError: the name is unknown, `num_classes` is not positive, a value is not one
+        of those that a field may have, or the parameters are larger than the memory.
 
     >>> create("smallcnn", num_classes=10, width=8).width
     8
     """
     kinds = _options(name)
-    check_count("num_classes", num_classes)
+    if check_count("num_classes", num_classes) > _LARGEST:
+        msg = f"num_classes must be less than 2**31; it is {short(num_classes)}."
+        raise ValueError(msg)
     for option, value in options.items():
         _check_option(name, kinds, option, value)
-    module, fixed = _BY_NAME[name]
-    return module(num_classes=num_classes, **fixed, **options)
+    kind, fixed = _BY_NAME[name]
+    module = kind(num_classes=num_classes, **fixed, **options)
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    # Tracing takes a while, and the usual networks fit.
+    if num_classes > _MANY or any(
+        isinstance(value, int | float) and value > defaults[option]
+        for option, value in options.items()
+    ):
+        check_memory(module, (*fitting_sides(module, {}), 3))
+    return module
 
 
 def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
@@ -82,11 +96,11 @@ def parse_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         option, equals, value = text.partition("=")
         if not equals or not option or option in options:
-            msg = f"An option is NAME=VALUE, each name once; {text!r} is not."
+            msg = f"An option is NAME=VALUE, each name once; {short(text)} is not."
             raise ValueError(msg)
         try:
             parsed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = value
         _check_option(name, kinds, option, parsed)
         options[option] = parsed
@@ -123,20 +137,19 @@ def _check_option(name, kinds, option, value):
     """Sizes are positive, and a dropout rate is less than one."""
     if option not in kinds:
         there = ", ".join(kinds) or "none"
-        msg = f"The model {name} has no option {option!r}; it has: {there}."
+        msg = f"The model {name} has no option {short(option)}; it has: {there}."
         raise TypeError(msg)
     kind = kinds[option]
     if typing.get_origin(kind) is Literal:
         check_choice(f"{option} of the model {name}", value, typing.get_args(kind))
         return
     if type(value) is not kind and not (kind is float and type(value) is int):
-        msg = f"{option} of the model {name} must be of type {kind.__name__}; it is {value!r}."  # noqa: E501
+        msg = f"{option} of the model {name} must be of type {kind.__name__}; it is {short(value)}."  # noqa: E501
         raise TypeError(msg)
     if option == "dropout":
         fits, wanted = 0 <= value < 1, "in [0, 1)"
     else:
-        fits = kind is bool or 0 < value < math.inf
-        wanted = "positive and finite"
+        fits, wanted = kind is bool or 0 < value <= _LARGEST, "positive, below 2**31"
     if not fits:
-        msg = f"{option} of the model {name} must be {wanted}; it is {value!r}."
+        msg = f"{option} of the model {name} must be {wanted}; it is {short(value)}."
         raise ValueError(msg)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxunlearn import models
+from jaxunlearn.checks import check_eager, check_type, short
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
-from jaxunlearn.models.shapes import nested, variable_shapes
+from jaxunlearn.models.matching import check_leaves, check_linen, check_nested
+from jaxunlearn.models.shapes import nested
 from jaxunlearn.models.tensors import (
-    check_tensors,
-    describe,
     from_tensors,
     is_safetensors,
     read_tensors,
@@ -36,8 +35,8 @@ class Card:
     """What a file says about its classifier.
 
     Attributes:
-      model: name of the network, for `models.create`.
-      num_classes: likewise.
+      model: name of the network, for `models.create`; "" where that makes none like it.
+      num_classes: likewise; 0 where that is not known.
       options: further arguments of `models.create`.
       image_shape: (h, w, c), or None where it was not given.
       name: what the classifier is called.
@@ -48,8 +47,8 @@ class Card:
       class_names: one for each class, where they have any.
     """
 
-    model: str
-    num_classes: int
+    model: str = ""
+    num_classes: int = 0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_shape: tuple[int, int, int] | None = None
     name: str = ""
@@ -65,8 +64,9 @@ class Card:
             if min(sides) < 1:
                 msg = f"{name} must be positive; it is {list(sides)}."
                 raise ValueError(msg)
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            msg = f"class_names must be one for each of the {self.num_classes} classes; there are {len(self.class_names)}."  # noqa: E501
+        names = self.class_names
+        if names is not None and self.model and len(names) != self.num_classes:
+            msg = f"class_names must be one for each of the {self.num_classes} classes; there are {len(names)}."  # noqa: E501
             raise ValueError(msg)
 
 
@@ -83,24 +83,29 @@ def save(
     classifier: Classifier,
     *,
     image_shape: tuple[int, int, int] | None = None,
+    class_names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a classifier to a `.safetensors` file: all of it, or nothing.
 
-    It holds parameters, state, preprocessing, a checksum, and the name and options of
-    a network that `models.create` makes. Options of `freeze` are not kept.
+    It holds parameters and state bit by bit, preprocessing, a checksum, and the name
+    and options of a network that `models.create` makes. Options of `freeze` are not
+    kept.
 
     Args:
       path: ends in `.safetensors`.
       classifier: of any network.
-      image_shape: (h, w, c): of a network that `models.create` makes. The parameters
-        are checked against it, and the commands take only files that have it.
+      image_shape: (h, w, c). The leaves of a linen module are checked against it here
+        and in `load`, and the commands take only files that have it.
+      class_names: one for each class, which the commands print.
       overwrite: replace what is there.
 
     Raises:
       FileExistsError: there is such a file.
       FileNotFoundError: there is no such folder.
-      ValueError: the path ends otherwise, or images have another shape.
+      TypeError: the classifier is none, or is traced, or a name is no string.
+      ValueError: the path ends otherwise, images have another shape, or leaves cannot
+        be told apart by their paths or stored.
 
     >>> import tempfile
     >>> model = models.create("smallcnn", num_classes=3, width=2)
@@ -118,8 +123,14 @@ def save(
     if path.exists() and not overwrite:
         msg = f"There is already {path}: pass overwrite=True, or give another path."
         raise FileExistsError(msg)
-    made = models.recognise(linen_module(classifier))
-    card = None if made is None else Card(**made, image_shape=image_shape)
+    check_type("classifier", classifier, Classifier, "Give what freeze returns.")
+    check_eager("save", classifier)
+    made = models.recognise(linen_module(classifier)) or {}
+    names = None if class_names is None else tuple(class_names)
+    if isinstance(class_names, str) or not all(isinstance(n, str) for n in names or ()):
+        msg = f"class_names must be a sequence of strings; it is {short(class_names)}."
+        raise TypeError(msg)
+    card = Card(**made, image_shape=image_shape, class_names=names)
     save_classifier(path, classifier, card)
 
 
@@ -148,11 +159,13 @@ def load(path: str | os.PathLike, model: Any = None) -> Classifier:
     return _load(Path(path), model)[0]
 
 
-def save_classifier(path: str | Path, classifier: Classifier, card: Card | None):
+def save_classifier(path: str | Path, classifier: Classifier, card: Card):
     """Write parameters, state and what rebuilds the network, all or nothing."""
     tensors = to_tensors({"params": classifier.params, "state": classifier.state})
-    if card is not None:
-        _checked_network(card, tensors)
+    module = _create(card) if card.model else linen_module(classifier)
+    if module is not None:
+        check_nested(classifier)
+        check_linen(tensors, module, card.image_shape)
     write_tensors(Path(path), tensors, _entries(card, classifier.preprocess))
 
 
@@ -199,19 +212,22 @@ def _load(path: Path, model: Any) -> tuple[Classifier, Card | None]:
         msg = f"{path} does not say which network it is of: only files that jaxunlearn wrote can be loaded. PyTorch's weights are read by models.torch_weights.from_torch."  # noqa: E501
         raise ValueError(msg)
     with prefixed(path):
+        for name, tensor in tensors.items():
+            if jax.dtypes.canonicalize_dtype(tensor.dtype) != tensor.dtype:
+                msg = f"{name} is {tensor.dtype}, which JAX rounds unless jax_enable_x64 is set."  # noqa: E501
+                raise ValueError(msg)
         preprocess, card = _described(entries)
-        if model is None and card is None:
+        if model is None and not card.model:
             msg = "No model is given, and models.create makes none like it: load(path, model)."  # noqa: E501
             raise ValueError(msg)
-        if model is None:
-            model = _checked_network(card, tensors)
+        model = _create(card) if model is None else model
         if isinstance(model, nn.Module):
-            # A linen module has no parameters, whose names could be compared.
+            check_linen(tensors, model, card.image_shape)
             variables = nested(jax.tree.map(jnp.asarray, tensors))
             return freeze(model, variables, preprocess=preprocess), card
         blank = freeze(model, preprocess=preprocess)
         tree = {"params": blank.params, "state": blank.state}
-        _check_tensors(tensors, to_tensors(tree))
+        check_leaves(tensors, to_tensors(tree))
         return blank.replace(**from_tensors(tensors, tree)), card
 
 
@@ -225,21 +241,21 @@ def prefixed(path: str | Path) -> Iterator[None]:
         raise ValueError(msg) from error
 
 
-def _entries(card: Card | None, preprocess: Preprocess | None) -> dict[str, Any]:
+def _entries(card: Card, preprocess: Preprocess | None) -> dict[str, Any]:
     """What is kept beside the tensors."""
-    return (to_dict(card) or {}) | {"preprocess": to_dict(preprocess)}
+    return to_dict(card) | {"preprocess": to_dict(preprocess)}
 
 
-def _described(entries: dict[str, Any]) -> tuple[Preprocess | None, Card | None]:
+def _described(entries: dict[str, Any]) -> tuple[Preprocess | None, Card]:
     """The way back from `_entries`."""
-    fields = entries.pop("preprocess")
+    fields = entries.pop("preprocess", None)
     if fields is not None:
         fields = Preprocess(**vars(from_dict(_Pixels, fields, "preprocess.")))
-    return fields, from_dict(Card, entries) if entries else None
+    return fields, from_dict(Card, entries)
 
 
-def _complete(card: Card | None) -> Card:
-    if card is None or card.image_shape is None:
+def _complete(card: Card) -> Card:
+    if not card.model or card.image_shape is None:
         msg = (
             "It does not say the shape of its images, which the commands need: "
             "save(path, classifier, image_shape=(height, width, channels)), of a "
@@ -249,19 +265,5 @@ def _complete(card: Card | None) -> Card:
     return card
 
 
-def _checked_network(card: Card, tensors: dict[str, np.ndarray]) -> nn.Module:
-    """The card's network; refuses tensors that are not its for the card's images."""
-    model = models.create(card.model, num_classes=card.num_classes, **card.options)
-    if card.image_shape is not None:
-        shapes = variable_shapes(model, card.image_shape)
-        named = {
-            p if p.startswith("params/") else f"state/{p}": s for p, s in shapes.items()
-        }
-        _check_tensors(tensors, named)
-    return model
-
-
-def _check_tensors(tensors: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
-    what = "The tensors are not those of the network"
-    advice = "Give the model and the image_shape that they were made with."
-    check_tensors(what, describe(tensors), describe(expected), advice)
+def _create(card: Card) -> nn.Module:
+    return models.create(card.model, num_classes=card.num_classes, **card.options)

@@ -18,21 +18,41 @@ from jaxunlearn.serialization import atomic_write, parse_json
 # the order, and so the file, would not be the same every time.
 _HEADER, _SUM = "jaxunlearn", "sha256"
 
-# How many tensors an error names of each kind.
-_NAMED = 3
+# What comes back as it went.
+_DTYPES = (
+    *("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8"),
+    *("uint64", "uint32", "uint16", "uint8", "bool"),
+)
+
+# How many tensors an error names of each kind, and how much of a name.
+_NAMED, _LONGEST = 3, 80
 
 
 def named(tree: PyTree) -> dict[str, Any]:
     """The leaves by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(where): leaf for where, leaf in leaves}
+    by_name = {path_name(where): leaf for where, leaf in leaves}
+    if len(by_name) < len(leaves):
+        names = [path_name(where) for where, _ in leaves]
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"Two leaves have the path {twice}, which must tell them apart: name one of them otherwise."  # noqa: E501
+        raise ValueError(msg)
+    return by_name
 
 
 def to_tensors(tree: PyTree) -> dict[str, np.ndarray]:
     """The arrays of a tree by their paths; of a random key its data."""
-    arrays = jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
-    # Not ascontiguousarray, which makes one dimension of none.
-    return {n: np.asarray(leaf, order="C") for n, leaf in named(arrays).items()}
+    arrays = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+    # As JAX holds them; ascontiguousarray would make one dimension of none.
+    tensors = {
+        name: np.asarray(jnp.asarray(leaf), order="C")
+        for name, leaf in named(arrays).items()
+    }
+    for name, tensor in tensors.items():
+        if tensor.dtype.name not in _DTYPES:
+            msg = f"{name} is {tensor.dtype}, which safetensors files do not hold: they hold {', '.join(_DTYPES)}."  # noqa: E501
+            raise ValueError(msg)
+    return tensors
 
 
 def from_tensors(tensors: dict[str, np.ndarray], tree: PyTree) -> Any:
@@ -40,7 +60,7 @@ def from_tensors(tensors: dict[str, np.ndarray], tree: PyTree) -> Any:
 
     def restored(where, leaf):
         array = jnp.asarray(tensors[path_name(where)])
-        if not _is_key(leaf):
+        if not is_key(leaf):
             return array
         return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
 
@@ -62,19 +82,20 @@ def check_tensors(
 ) -> None:
     """Refuse tensors, told in words by name, unless they are those that are wanted."""
     faults = {
-        "Misshaped": [
-            f"{name} is {stored[name]} and should be {tensor}"
+        "Misshaped": {
+            name: f"is {stored[name]} and should be {tensor}"
             for name, tensor in wanted.items()
             if stored.get(name, tensor) != tensor
-        ],
-        "Missing": [f"{n} {wanted[n]}" for n in wanted if n not in stored],
-        "Extra": [f"{n} {stored[n]}" for n in stored if n not in wanted],
+        },
+        "Missing": {n: tensor for n, tensor in wanted.items() if n not in stored},
+        "Extra": {n: tensor for n, tensor in stored.items() if n not in wanted},
     }
     parts = []
-    for kind, names in faults.items():
-        more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        if names:
-            parts.append(f"{kind}: {', '.join(names[:_NAMED])}{more}")
+    for kind, said in faults.items():
+        named = [f"{name[:_LONGEST]} {words}" for name, words in said.items()]
+        more = f", and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        if named:
+            parts.append(f"{kind}: {', '.join(named[:_NAMED])}{more}")
     if parts:
         msg = f"{what}. {'. '.join(parts)}. {advice}"
         raise ValueError(msg)
@@ -122,7 +143,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
             names = file.keys()
             return {n: file.get_tensor(n) for n in names}, file.metadata() or {}
     except SafetensorError as error:
-        msg = f"{path} is no whole safetensors file ({error}): write it anew."
+        msg = (
+            f"{path} is no whole safetensors file ({str(error)[:300]}): write it anew."
+        )
         raise ValueError(msg) from error
 
 
@@ -134,5 +157,6 @@ def _checksum(entries: dict[str, Any], tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a random key of the typed kind."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,5 +1,6 @@
 """Weights from PyTorch, and back."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -102,6 +103,7 @@ def from_torch(
     (3, 3, 3, 9)
     """
     known = namings(model)
+    of = f" in {source}" if isinstance(source, str | os.PathLike) else ""
     shapes = _shapes(model, image_shape)
     maps = flattened(model, image_shape[:2])
     candidates = {n: _leaves(shapes, layers, maps) for n, layers in known.items()}
@@ -115,16 +117,16 @@ def from_torch(
         for name, tensor in tensors.items()
         if not name.endswith("num_batches_tracked")
     }
-    _check_channels(leaves, stored, image_shape[2])
+    _check_channels(leaves, stored, image_shape[2], of)
     check_tensors(
-        f"The tensors are not those of this {type(model).__name__} in the naming of {naming}",  # noqa: E501
+        f"The tensors{of} are not those of this {type(model).__name__} in the naming of {naming}",  # noqa: E501
         {name: shown(shape) for name, shape in stored.items()},
         {leaf.name: shown(leaf.torch_shape) for leaf in leaves},
         _advice(model, stored),
     )
     arrays = {}
     for leaf in leaves:
-        array = leaf.from_torch(to_float32(leaf.name, tensors[leaf.name]))
+        array = leaf.from_torch(to_float32(f"{leaf.name}{of}", tensors[leaf.name]))
         # A copy: an array of JAX may otherwise share memory with the source.
         arrays[leaf.path] = jnp.array(array)
     return nested(arrays)
@@ -209,7 +211,7 @@ def _leaves(shapes, layers: dict[str, str], maps) -> list[_Leaf]:
     return leaves
 
 
-def _check_channels(leaves, stored, channels):
+def _check_channels(leaves, stored, channels, of):
     """Refuse weights of a first convolution that wants other images."""
     first = next(leaf for leaf in leaves if len(leaf.shape) == 4)
     shape = stored.get(first.name, ())
@@ -219,8 +221,8 @@ def _check_channels(leaves, stored, channels):
             cure = ": numpy.repeat(images, 3, axis=-1) makes them of grey ones"
         msg = (
             f"By image_shape the images have {channels} channels, and the weights are "
-            f"for images of {shape[1]} ({first.name} is {shown(shape)}): give images "
-            f"of {shape[1]} channels{cure}."
+            f"for images of {shape[1]} ({first.name}{of} is {shown(shape)}): give "
+            f"images of {shape[1]} channels{cure}."
         )
         raise ValueError(msg)
 

@@ -35,6 +35,7 @@ CARD = Card(
     class_names=("ant", "bee", "cat"),
 )
 KERNEL = "params/Dense_0/kernel"
+ONE = jnp.ones(1)
 
 
 def classifier(preprocess=None, card=CARD):
@@ -130,8 +131,10 @@ def test_files_of_other_writers_are_refused(saved, tmp_path):
             {KERNEL: np.zeros((8, 5), np.float32)},
             rf"{KERNEL} is float32\[8,5\] and should be float32\[8,3\]",
         ),
-        ({KERNEL: np.zeros((8, 3))}, r"is float64\[8,3\] and .* float32\[8,3\]"),
-        ({"params/more": np.zeros(1)}, r"Extra: params/more float64\[1\]"),
+        ({KERNEL: np.zeros((8, 3))}, f"{KERNEL} is float64, which JAX rounds unless"),
+        ({KERNEL: np.zeros((8, 3), np.int32)}, r"is int32\[8,3\] and .* float32"),
+        ({"params/more": np.zeros(1, "f4")}, r"Extra: params/more float32\[1\]"),
+        ({"x" * 10**5: np.zeros(1, "f4")}, r"Extra: x{80} float32\[1\]"),
         ({"state/batch_stats/BatchNorm_0/mean": ...}, "Missing: .*BatchNorm_0/mean"),
     ],
 )
@@ -146,7 +149,8 @@ def test_tensors_must_be_those_of_the_network(saved, tmp_path, tensors, sentence
     ("fields", "sentence"),
     [
         ({"model": "gone"}, "must be one of .*'smallcnn'.*; it is 'gone'"),
-        ({"model": ...}, "model is missing"),
+        ({"model": ...}, "No model is given"),
+        ({"num_classes": ...}, "for each of the 0 classes; there are 3"),
         ({"model": 3}, "model must be a string; it is 3"),
         ({"num_classes": "ten"}, "num_classes must be an integer; it is 'ten'"),
         (
@@ -161,6 +165,10 @@ def test_tensors_must_be_those_of_the_network(saved, tmp_path, tensors, sentence
         ({"image_shape": [0, 8, 1]}, "image_shape must be positive"),
         ({"image_shape": [8, 8, 2]}, r"float32\[3,3,1,2\] .* float32\[3,3,2,2\]"),
         ({"novel": 1}, "There is no novel"),
+        ({"model": "vit", "options": {"depth": 10**7}}, "would take .* GB of memory"),
+        ({"options": {"width": "2"}}, "width of the model smallcnn .* it is '2'"),
+        ({"options": {"width": 2**70}}, r"below 2\*\*31; it is 118"),
+        ({"image_shape": [10**9, 10**9, 3]}, r"float32\[3,3,1,2\] and .*\[3,3,3,2\]"),
         ({"preprocess": {"mean": [1]}}, "preprocess.std is missing"),
         ({"preprocess": {"mean": [1], "std": [0]}}, "std must be positive"),
         ({"preprocess": 3}, "preprocess must be an object; it is 3"),
@@ -216,6 +224,7 @@ def equal(before, after):
         return np.asarray(jax.random.key_data(leaf) if key else leaf)
 
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
         assert data(x).tobytes() == data(y).tobytes()
 
 
@@ -274,3 +283,181 @@ def test_nothing_is_replaced_unasked(tmp_path):
         save(tmp_path / "a.npz", before)
     with pytest.raises(ValueError, match="BatchNorm_0|Conv_0"):
         save(path, before, image_shape=(8, 8, 3), overwrite=True)
+
+
+class Stack(nn.Module):
+    width: int = 2
+    depth: int = 2
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = images
+        for _ in range(self.depth):
+            x = nn.BatchNorm(not train)(nn.Conv(self.width, (3, 3))(x))
+        if train:
+            nn.Dense(2, name="auxiliary")(x.mean((1, 2)))
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+class Flat(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(3)(images.reshape(len(images), -1))
+
+
+def frozen(model, shape, **options):
+    images = jnp.ones((1, *shape))
+    return freeze(model, model.init(jax.random.key(0), images, **options))
+
+
+def test_a_linen_module_of_other_leaves_is_refused_by_their_names(tmp_path):
+    path, before = tmp_path / "a.safetensors", frozen(Stack(), (8, 8, 2))
+    save(path, before)
+    equal(before, load(path, Stack()))
+    for other, sentence in (
+        (Stack(width=3), r"Conv_1/bias is float32\[2\] and .*\[3\]|, and 9 more"),
+        (Stack(depth=1), "Extra: params/BatchNorm_1/bias"),  # silently left out by Flax
+        (Stack(depth=3), "Missing: state/batch_stats/BatchNorm_2/mean"),
+        (Flat(), "Extra: params/BatchNorm_0/bias"),
+        (Stack, "must be a Flax linen or NNX module"),
+        (before, "it is a Classifier"),
+        (None, "No model is given"),
+    ):
+        with pytest.raises(ValueError, match=f"{path} holds no .*{sentence}") as raised:
+            load(path, other)
+        assert len(str(raised.value)) < 1000
+
+
+def test_heads_of_training_alone_and_unusual_images_are_taken(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for model, before in (
+        (Stack(), frozen(Stack(), (8, 8, 2), train=True)),
+        (Flat(), frozen(Flat(), (5, 7, 2))),
+    ):
+        save(path, before, overwrite=True)
+        equal(before, load(path, model))
+    save(path, before, image_shape=(5, 7, 2), overwrite=True)
+    equal(before, load(path, Flat()))
+    with pytest.raises(ValueError, match=r"is float32\[70,3\] and .*\[105,3\]"):
+        save(path, before, image_shape=(5, 7, 3), overwrite=True)
+
+
+def test_half_precision_and_sharded_leaves_come_back(tmp_path):
+    path, before = tmp_path / "a.safetensors", classifier()
+    halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), before)
+    save(path, halves, image_shape=(8, 8, 1))
+    equal(halves, load(path))
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), "d")
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "d"))
+
+    def place(leaf):
+        return jax.device_put(leaf, split) if leaf.shape[1:] == (4,) else leaf
+
+    save(path, jax.tree.map(place, before), overwrite=True)
+    equal(before, load(path))
+
+
+def test_double_precision_is_not_rounded_in_silence(tmp_path):
+    def apply(params, state, images):
+        return images.mean((1, 2)) @ params
+
+    path, function = tmp_path / "a.safetensors", ju.Function(apply, np.ones((3, 2)))
+    with jax.enable_x64(True):
+        save(path, freeze(function))
+        assert load(path, function).params.dtype == jnp.float64
+    with pytest.raises(ValueError, match="params is float64, which JAX rounds unless"):
+        load(path, function)
+    save(path, freeze(function), overwrite=True)  # as JAX holds it here
+    assert load(path, function).params.dtype == jnp.float32
+
+
+def test_any_tree_of_a_function_comes_back(tmp_path):
+    def apply(params, state, images):
+        return images.mean((1, 2)) @ params["layers"][0]["kernel"] * params["scale"]
+
+    layers = [{"kernel": jnp.ones((3, 2)), "bias": None}, (jnp.zeros(()), None)]
+    params = {"layers": layers, "scale": jnp.float32(2)}
+    state = [None, jnp.ones((0, 3)), jax.random.key(3)]
+    function = ju.Function(apply, params, state)
+    before, path = freeze(function), tmp_path / "a.safetensors"
+    save(path, before)
+    equal(before, load(path, function))
+    renamed = {"layers": layers, "factor": jnp.float32(2)}
+    sentence = r"Missing: params/factor float32\[\]. Extra: params/scale float32"
+    with pytest.raises(ValueError, match=sentence):
+        load(path, ju.Function(apply, renamed, state))
+
+
+class Normalised(nnx.Module):
+    def __init__(self, width=4, *, rngs):
+        self.conv = nnx.Conv(1, width, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.head = nnx.Linear(width, 3, rngs=rngs)
+
+    def __call__(self, images):
+        return self.head(self.norm(self.conv(images)).mean((1, 2)))
+
+
+def test_an_nnx_module_with_statistics_comes_back(tmp_path):
+    before, path = freeze(Normalised(rngs=nnx.Rngs(0))), tmp_path / "a.safetensors"
+    halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), before.params)
+    for kept in (before, before.replace(params=halves)):
+        save(path, kept, overwrite=True)
+        equal(kept, load(path, Normalised(rngs=nnx.Rngs(1))))
+    with pytest.raises(ValueError, match=r"Misshaped: params/conv/bias is bf?"):
+        load(path, Normalised(5, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize(
+    ("params", "state", "sentence"),
+    [
+        ({"a/b": ONE, "a": {"b": ONE}}, None, "Two leaves have the path params/a/b"),
+        (
+            ONE,
+            np.ones(1, np.complex64),
+            "state is complex64, which safetensors files",
+        ),
+        (ONE, jnp.ones(1, jnp.int4), "state is int4, which .*: they hold float64"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused(tmp_path, params, state, sentence):
+    function = ju.Function(lambda p, s, x: x, params, state)
+    with pytest.raises(ValueError, match=sentence):
+        save(tmp_path / "a.safetensors", freeze(function))
+    assert not list(tmp_path.iterdir())
+
+
+class Slashed(nn.Module):
+    @nn.compact
+    def __call__(self, images):
+        return images.mean((1, 2)) @ self.param("a/b", nn.initializers.ones, (1, 2))
+
+
+def test_names_that_would_not_come_back_to_a_linen_module_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="leaf a/b must lie in .* without a slash"):
+        save(tmp_path / "a.safetensors", frozen(Slashed(), (2, 2, 1)))
+
+
+def test_only_classifiers_are_saved(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(TypeError, match="a Classifier; it is a Stack|Type-check"):
+        save(path, Stack())
+    with pytest.raises(TypeError, match="save runs .* cannot be called inside jax.jit"):
+        jax.jit(lambda kept: save(path, kept))(classifier())
+
+
+@pytest.mark.parametrize("names", [("a", "b", 3), "abc"])
+def test_names_of_classes_are_strings(tmp_path, names):
+    sentence = "class_names must be a sequence of strings; it is|Type-check error"
+    with pytest.raises(TypeError, match=sentence):
+        save(tmp_path / "a.safetensors", classifier(), class_names=names)
+
+
+def test_there_are_as_many_names_as_classes(tmp_path):
+    path, before = tmp_path / "a.safetensors", classifier()
+    with pytest.raises(ValueError, match="for each of the 3 classes; there are 2"):
+        save(path, before, class_names=["ant", "bee"])
+    names = ["ant", "bee", "cat"]
+    save(path, before, class_names=names, image_shape=(8, 8, 1))
+    card, _ = read_card(path)
+    assert card.class_names == tuple(names)

@@ -1,6 +1,7 @@
 """The networks: sizes as documented, layers as the program shows them, and NNX."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -230,7 +231,7 @@ def test_all_cnn_drops_nothing_by_default():
             "resnet18",
             {"width": 0},
             ValueError,
-            "positive and finite; it is 0",
+            r"positive, below 2\*\*31; it is 0",
         ),
         (
             "resnet18",
@@ -239,20 +240,46 @@ def test_all_cnn_drops_nothing_by_default():
             "one of 'cifar', 'imagenet'; it is 'c'",
         ),
         ("vit", {"size": 3}, ValueError, "one of 'tiny', 'small', 'base'; it is 3"),
+        ("vit", {"size": np.ones(3)}, ValueError, r"'base'; it is float64\[3\]"),
+        ("vit", {"x" * 10**5: 1}, TypeError, "vit has no option 'xxx.*it has: size"),
+        ("x" * 10**5, {}, ValueError, "'vit'; it is 'xxx"),
         ("vgg11", {"batch_norm": 1}, TypeError, "must be of type bool; it is 1"),
         ("vgg11", {"dropout": 1.0}, ValueError, r"must be in \[0, 1\); it is 1.0"),
         (
             "allcnn",
             {"width": -0.5},
             ValueError,
-            "positive and finite; it is -0.5",
+            r"positive, below 2\*\*31; it is -0.5",
         ),
+        ("allcnn", {"width": math.nan}, ValueError, "of the model allcnn .* is nan"),
+        ("allcnn", {"width": math.inf}, ValueError, "of the model allcnn .* is inf"),
+        ("allcnn", {"width": [0.5]}, TypeError, r"of type float; it is \[0.5\]"),
+        ("vgg11", {"dropout": -0.1}, ValueError, r"in \[0, 1\); it is -0.1"),
+        ("vgg11", {"dropout": math.nan}, ValueError, r"in \[0, 1\); it is nan"),
+        ("vit", {"depth": 2**70}, ValueError, r"below 2\*\*31; it is 1180591620717411"),
+        ("vit", {"depth": 10**5000}, ValueError, r"below 2\*\*31; it is <int>"),
         ("vit", {"num_classes": 0}, ValueError, "at least 1; it is 0"),
+        ("vit", {"num_classes": 2**70}, ValueError, r"num_classes .* 2\*\*31; it is"),
+        ("vit", {"num_classes": "3"}, TypeError, "an integer; .*3|Type-check"),
+        ("vit", {"num_classes": True}, TypeError, "be an integer; it is True"),
+        # Counted before anything of this size is made.
+        ("resnet18", {"width": 99_999_999}, ValueError, "ResNet would take .* GB of"),
+        ("smallcnn", {"width": 2**31 - 1}, ValueError, "SmallCNN would take .* GB and"),
+        ("allcnn", {"width": 1e9}, ValueError, "AllCNN would take .* are free: lower"),
+        ("vit", {"depth": 10**7}, ValueError, "ViT would take 17,794.6 GB and"),
+        ("vit", {"patch": 10**9}, ValueError, "ViT would take .* GB"),
+        ("resnet18", {"num_classes": 10**9}, ValueError, "take 2,052.0 GB and .* free"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(name, options, error, sentence):
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=sentence) as raised:
         models.create(name, **{"num_classes": 3, **options})
+    assert len(str(raised.value)) < 1000
+
+
+def test_networks_that_are_larger_than_usual_and_fit_are_made():
+    assert models.create("vit", num_classes=20_000, size="tiny", depth=200).depth == 200
+    assert models.create("allcnn", num_classes=3, width=2.0).width == 2
 
 
 def test_options_are_read_from_texts():
@@ -277,6 +304,10 @@ def test_options_are_read_from_texts():
         (["=3"], ValueError, "NAME=VALUE, each name once; '=3'"),
         (["width=3", "width=4"], ValueError, "each name once; 'width=4'"),
         (["width=wide"], TypeError, "must be of type int; it is 'wide'"),
+        (["width=" + "[" * 10**5], TypeError, r"must be of type int; it is '\[\[\[\["),
+        (["width=1e999"], TypeError, "must be of type int; it is inf"),
+        (["width=NaN"], TypeError, "must be of type int; it is nan"),
+        (["width=99999999999999999999"], ValueError, r"below 2\*\*31; it is 99"),
         (["width=1.5"], TypeError, "must be of type int; it is 1.5"),
         (["depth=3"], TypeError, "no option 'depth'"),
         (["stem=3"], ValueError, "one of 'cifar', 'imagenet'; it is 3"),

@@ -31,7 +31,7 @@ def torch():
 
 
 @functools.cache
-def network(name="resnet18", num_classes=4, **options):
+def network(name, num_classes=4, **options):
     model = models.create(name, num_classes=num_classes, **options)
     channels = 1 if name == "alexnet" else 3
     shapes = variable_shapes(model, (32, 32, channels))
@@ -39,16 +39,16 @@ def network(name="resnet18", num_classes=4, **options):
     return model, models.shapes.nested(flat)
 
 
-def weights(name="resnet18", **options):
-    return to_torch(*network(name, **options))
+def weights(name="allcnn", **options):
+    return to_torch(*network(name, **{"width": 0.02, **options}))
 
 
-def tensors(torch, **options):
-    return {n: torch.from_numpy(a) for n, a in weights(width=1, **options).items()}
+def tensors(torch):
+    return {name: torch.from_numpy(array) for name, array in weights().items()}
 
 
 def assert_read(source):
-    model, variables = network(width=1)
+    model, variables = network("allcnn", width=0.02)
     found = from_torch(model, source, image_shape=SHAPE)
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
@@ -68,7 +68,7 @@ WRAPPED = {
     "model.": lambda s: {"state_dict": prefixed("model.", s), "callbacks": {}},
     "_orig_mod.module.": lambda s: prefixed("_orig_mod.module.", s),
     "averaged": lambda s: {
-        "n_averaged": s["bn1.num_batches_tracked"],
+        "n_averaged": s["features.0.1.num_batches_tracked"],
         **prefixed("module.", s),
     },
 }
@@ -78,7 +78,7 @@ WRAPPED = {
 def test_files_are_read_by_their_content(torch, tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     if suffix in ("bin", "safetensors"):
-        save_file(weights(width=1), path)
+        save_file(weights(), path)
     else:
         torch.save(tensors(torch), path)
     assert_read(path)
@@ -105,7 +105,7 @@ def test_what_holds_no_tensors_says_what_it_holds():
     with pytest.raises(
         ValueError, match=r"no tensors under the names \['x', 'epoch'\]"
     ):
-        assert_read({"x": {"y": weights(width=1)}, "epoch": 3})
+        assert_read({"x": {"y": weights()}, "epoch": 3})
     endless = {}
     endless["model"] = endless
     with pytest.raises(ValueError, match="no tensors under the names"):
@@ -132,7 +132,7 @@ def test_a_flipped_bit_of_an_archive_is_seen(torch, tmp_path):
     path = tmp_path / "a.pt"
     torch.save(tensors(torch), path)
     content = bytearray(path.read_bytes())
-    where = content.find(weights(width=1)["layer4.1.conv1.weight"].tobytes())
+    where = content.find(weights()["features.5.0.weight"].tobytes())
     content[where] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"a.pt is no whole .* checksum of .*data/\d+"):
@@ -148,17 +148,17 @@ def test_files_of_another_kind_are_refused(tmp_path, content):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_weights_must_be_finite(value):
-    state = {n: a.astype(float) for n, a in weights(width=1).items()}
-    state["fc.bias"][1] = value
-    with pytest.raises(ValueError, match=r"fc.bias must be finite .*; 1 of its 4"):
+    state = {n: a.astype(float) for n, a in weights().items()}
+    state["fc.0.bias"][1] = value
+    with pytest.raises(ValueError, match=r"fc.0.bias must be finite .*; 1 of its 4"):
         assert_read(state)
 
 
 def test_grey_images_for_a_colour_network_are_told_as_images():
     with pytest.raises(
-        ValueError, match=r"images have 1 channels.* of 3 \(conv1.weight.*numpy.repeat"
+        ValueError, match=r"images have 1 channels.* of 3 \(features.0.*numpy.repeat"
     ):
-        from_torch(network(width=1)[0], weights(width=1), image_shape=(32, 32, 1))
+        from_torch(network("allcnn", width=0.02)[0], weights(), image_shape=(32, 32, 1))
 
 
 # The options that weights show.
@@ -190,7 +190,7 @@ def test_weights_show_the_networks_options(tmp_path, name):
 
 def test_options_that_the_weights_deny_are_refused_with_theirs(tmp_path):
     path = tmp_path / "a.safetensors"
-    save_file(weights(stem="imagenet", width=1), path)
+    save_file(weights("resnet18", stem="imagenet", width=1), path)
     options = {"stem": "cifar", "num_classes": 3}
     sentence = "num_classes should be 4, stem should be 'imagenet'"
     with pytest.raises(ValueError, match=rf"^{path} holds no .*{sentence}"):
@@ -202,7 +202,7 @@ def test_options_that_the_weights_deny_are_refused_with_theirs(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_a_classifier_goes_to_pytorch_and_back(torch, tmp_path, suffix):
-    before, path = ju.freeze(*network(width=1)), tmp_path / f"a.{suffix}"
+    before, path = ju.freeze(*network("resnet18", width=1)), tmp_path / f"a.{suffix}"
     save_torch(path, before, naming="unsc")
     assert "features.0.weight" in read_tensors(path)
     after, card = load_torch(path, "resnet18", image_shape=SHAPE)

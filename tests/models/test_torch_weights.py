@@ -392,7 +392,7 @@ def test_a_source_of_another_kind_is_refused(torch):
         read(module)
 
 
-@pytest.mark.parametrize("shape", [(16, 16, 0), (-16, 16, 3)])
+@pytest.mark.parametrize("shape", [(16, 16, 0), (-16, 16, 3), (16, 16, 2**70)])
 def test_an_image_shape_that_is_none_is_refused(shape):
     with pytest.raises(ValueError, match=r"image_shape must be \(h, w, c\)"):
         from_torch(SMALL.model, weights(), image_shape=shape)
