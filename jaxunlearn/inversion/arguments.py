@@ -135,6 +135,9 @@ def checked_arguments(
 
 
 def _labels(labels) -> np.ndarray:
+    if np.ma.is_masked(labels):
+        msg = "labels are a masked array: fill or remove the masked entries."
+        raise ValueError(msg)
     try:
         values = np.asarray(labels)
     except ValueError:  # of lists of different lengths

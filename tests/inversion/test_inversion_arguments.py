@@ -46,6 +46,7 @@ def test_another_type_is_named(options, words):
     ("options", "words"),
     [
         ({"steps": 2**70}, "steps must be at most"),
+        ({"labels": np.ma.masked_array([0, 1], [0, 1])}, "labels are a masked array"),
         ({"jitter": True}, "jitter must be 0 or more pixels; it is True"),
         (
             {"bounds": 1.0},
