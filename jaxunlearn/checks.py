@@ -24,7 +24,7 @@ def is_traced(tree: Any) -> bool:
 
 def check_eager(function: str, *arguments: Any) -> None:
     """Refuse a call inside `jit` and its kin, where values are not known."""
-    if is_traced((*arguments, jnp.zeros(()))):
+    if is_traced((*arguments, jax.device_put(np.float32(0)))):
         msg = (
             f"{function} runs many programs and looks at values in between: it cannot "
             "be called inside jax.jit, vmap, grad or another transformation. Call it "

@@ -32,13 +32,14 @@ def reporting(progress: Any) -> Iterator[Report]:
         yield _to_nobody
     elif callable(progress):
         yield progress
-    elif progress == "bar":
+    elif isinstance(progress, str) and progress == "bar":
         with _bars() as report:
             yield report
     else:
+        seen = repr(progress[:99]) if isinstance(progress, str) else type(progress)
         msg = (
             'progress must be None, "bar" or a function (stage, done, total); it is '
-            f"{progress!r}."
+            f"{seen}."
         )
         raise TypeError(msg)
 

@@ -51,12 +51,13 @@ def bounds_of(
     if bounds is None:
         bounds = (0.0, 1.0) if pixels else (-np.inf, np.inf)
     try:
+        pair = (None, None) if np.ma.is_masked(bounds) else bounds
         with np.errstate(over="ignore"):
             # Where it is no number, None becomes NaN.
-            low, high = (np.array(as_number(x), np.float32)[()] for x in bounds)
+            low, high = (np.array(as_number(x), np.float32)[()] for x in pair)
     except (TypeError, ValueError):  # it cannot be iterated over, or is no pair
         low = high = np.float32(np.nan)
-    if not low < high or np.ma.is_masked(bounds):
+    if not low < high:
         msg = f"bounds must be (low, high) with low < high; they are {short(bounds)}."
         raise ValueError(msg)
     if pixels:
@@ -82,8 +83,8 @@ def checked_arguments(
     references: References,
     start: Any = None,
     jitter: int,
-    steps: int,
-    batch_size: int,
+    steps: int = 1,
+    batch_size: int = 1,
 ) -> tuple[Int[np.ndarray, " n"], ImagePrior]:
     """Labels as an array, and the prior with numbers for all its weights."""
     check_eager("invert", key, classifier, labels, start, references)
@@ -124,7 +125,7 @@ def checked_arguments(
         if sides != expected or not jnp.issubdtype(kind, jnp.floating):
             msg = (
                 f"start must be floating-point images of shape {expected}; it is "
-                f"{short(start)}."
+                f"{short(start) if kind is None else f'{kind} of shape {sides}'}."
             )
             raise ValueError(msg)
         check_finite(start)
@@ -134,6 +135,9 @@ def checked_arguments(
 
 
 def _labels(labels) -> np.ndarray:
+    if np.ma.is_masked(labels):
+        msg = "labels are a masked array: fill or remove the masked entries."
+        raise ValueError(msg)
     try:
         values = np.asarray(labels)
     except ValueError:  # of lists of different lengths
