@@ -58,7 +58,7 @@ def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
     >>> ju.layer_inputs(classifier, images)["layers_0"]["kernel"].inputs.shape
     (1, 50, 9)
     """
-    check_program(classifier, images)
+    images = check_program(classifier, images)
     prepared = classifier.prepare(images)
     leaves, structure = jax.tree.flatten(classifier.params)
     with jax.default_matmul_precision("highest"):

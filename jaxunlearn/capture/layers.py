@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 
 from jaxunlearn.capture.layout import Layout, Renumbering, path_name
 from jaxunlearn.capture.walk import Capture, Use, capture
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
+from jaxunlearn.classifier.images import check_images
 
 
 class Layer(NamedTuple):
@@ -78,14 +79,15 @@ def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
     layers_1/bias None None None it is added to its input, as a bias is
     layers_1/kernel dense 4 3 None
     """
-    classifier.prepare(images)
+    check_classifier(classifier)
+    images = check_images(images, classifier.preprocess)
     static: list[Capture] = []
 
     def shapes(classifier, images):
         static.append(capture(classifier, classifier.prepare(images)))
         return {key: x for key, (x, _) in static[-1].operands.items()}
 
-    image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
+    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.result_type(images))
     operands = jax.eval_shape(shapes, classifier, image)
     leaves = jax.tree_util.tree_leaves_with_path(classifier.params)
     pairs = zip(leaves, layers(static[-1], len(leaves)), strict=True)

@@ -21,9 +21,19 @@ _EVALUATION_FLAGS = {
     "train": False,
     "training": False,
     "is_training": False,
+    "is_train": False,
     "deterministic": True,
     "use_running_average": True,
+    "inference": True,
+    "eval": True,
+    "is_eval": True,
+    "test": True,
 }
+# Those that are attributes of a module at times, and no methods of `nnx.Module`.
+_ATTRIBUTES = {name: _EVALUATION_FLAGS[name] for name in ("training", "is_training")}
+_ATTRIBUTES |= {name: _EVALUATION_FLAGS[name] for name in ("is_train", "inference")}
+# Of a `mode`, the values that stand for evaluation.
+_EVALUATION_MODES = ("eval", "evaluation", "test", "inference", "infer", "predict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +67,11 @@ class LinenNetwork(Network):
             rngs=keys,
             mutable=list(state),
         )
-        return logits, {**state, **nn.meta.unbox(flax.core.unfreeze(changed))}
+        changed = nn.meta.unbox(flax.core.unfreeze(changed))
+        structure = jax.tree.structure
+        # What `sow` gathers grows with every call: it is no state.
+        kept = {k for k in changed if structure(changed[k]) == structure(state[k])}
+        return logits, {k: changed[k] if k in kept else v for k, v in state.items()}
 
     def thaw(self, params, state):
         """See `Network.thaw`."""
@@ -115,7 +129,7 @@ class NNXNetwork(Network):
         )
         module = self._merge(self.training, params, reseeded)
         logits = module(images, **dict(self.training_options))
-        return logits, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+        return logits, nnx.to_pure_dict(_split_module(module)[2])
 
     def thaw(self, params, state):
         """See `Network.thaw`."""
@@ -153,12 +167,12 @@ def of_nnx(
     if variables is not None:
         msg = "An NNX module holds its own variables: freeze(model) without a second argument."  # noqa: E501
         raise TypeError(msg)
-    original, params, state = nnx.split(model, nnx.Param, ...)
-    # eval() and train() set flags in place, hence the copy.
-    copy = nnx.merge(original, params, state)
-    copy.eval()
+    # eval() and train() set flags in place, and pop() takes away, hence the copy.
+    copy = nnx.clone(model)
+    original, params, state = _split_module(copy)
+    copy.eval(**_ATTRIBUTES)
     evaluation_graph = nnx.graphdef(copy)
-    copy.train()
+    copy.train(**{name: not value for name, value in _ATTRIBUTES.items()})
     network = NNXNetwork(
         original,
         evaluation_graph,
@@ -176,6 +190,12 @@ def _split_variables(variables) -> tuple[PyTree, PyTree]:
     return variables["params"], state
 
 
+def _split_module(module):
+    """Graph, parameters and state of an NNX module, without what `sow` has gathered."""
+    nnx.pop(module, nnx.Intermediate)
+    return nnx.split(module, nnx.Param, ...)
+
+
 def _options(model, options):
     """The arguments of `__call__` in evaluation and in training, sorted by name."""
     parameters = inspect.signature(type(model).__call__).parameters
@@ -188,6 +208,26 @@ def _options(model, options):
             )
             raise TypeError(msg)
     flags = {k: v for k, v in _EVALUATION_FLAGS.items() if k in parameters}
+    for name, parameter in list(parameters.items())[2:]:
+        _check_known(type(model).__name__, parameter, {name} & {*flags, *options})
     evaluation = {**flags, **options}
     training = {**options, **{name: not value for name, value in flags.items()}}
     return tuple(sorted(evaluation.items())), tuple(sorted(training.items()))
+
+
+def _check_known(module, parameter, known) -> None:
+    """Ask for an argument that evaluation needs and nobody has given."""
+    name, default = parameter.name, parameter.default
+    if known or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return
+    if default is parameter.empty:
+        wrong = "has no default"
+    elif name == "mode" and default not in _EVALUATION_MODES:
+        wrong = f"is {default!r} by default"
+    else:
+        return
+    msg = (
+        f"{module}.__call__ takes {name}, which {wrong}, and what stands for inference "
+        f"is not known: say it, as in freeze(model, variables, {name}=...)."
+    )
+    raise TypeError(msg)
