@@ -21,19 +21,9 @@ _EVALUATION_FLAGS = {
     "train": False,
     "training": False,
     "is_training": False,
-    "is_train": False,
     "deterministic": True,
     "use_running_average": True,
-    "inference": True,
-    "eval": True,
-    "is_eval": True,
-    "test": True,
 }
-# Those that are attributes of a module at times, and no methods of `nnx.Module`.
-_ATTRIBUTES = {name: _EVALUATION_FLAGS[name] for name in ("training", "is_training")}
-_ATTRIBUTES |= {name: _EVALUATION_FLAGS[name] for name in ("is_train", "inference")}
-# Of a `mode`, the values that stand for evaluation.
-_EVALUATION_MODES = ("eval", "evaluation", "test", "inference", "infer", "predict")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +57,7 @@ class LinenNetwork(Network):
             rngs=keys,
             mutable=list(state),
         )
-        changed = nn.meta.unbox(flax.core.unfreeze(changed))
-        structure = jax.tree.structure
-        # What `sow` gathers grows with every call: it is no state.
-        kept = {k for k in changed if structure(changed[k]) == structure(state[k])}
-        return logits, {k: changed[k] if k in kept else v for k, v in state.items()}
+        return logits, {**state, **nn.meta.unbox(flax.core.unfreeze(changed))}
 
     def thaw(self, params, state):
         """See `Network.thaw`."""
@@ -129,7 +115,7 @@ class NNXNetwork(Network):
         )
         module = self._merge(self.training, params, reseeded)
         logits = module(images, **dict(self.training_options))
-        return logits, nnx.to_pure_dict(_split_module(module)[2])
+        return logits, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
 
     def thaw(self, params, state):
         """See `Network.thaw`."""
@@ -154,7 +140,9 @@ def of_linen(
         )
         raise ValueError(msg)
     boxed = jax.tree.structure(variables)
-    network = LinenNetwork(Static(model), *_options(model, call_options), boxed)
+    options = _options(model, call_options)
+    _check_known(model, dict(options[0]))
+    network = LinenNetwork(Static(model), *options, boxed)
     return network, *_split_variables(variables)
 
 
@@ -167,9 +155,13 @@ def of_nnx(
     if variables is not None:
         msg = "An NNX module holds its own variables: freeze(model) without a second argument."  # noqa: E501
         raise TypeError(msg)
-    # eval() and train() set flags in place, and pop() takes away, hence the copy.
+    options = _options(model, call_options)
+    _check_known(model, dict(options[0]))
+    # eval() and train() set flags in place, pop() takes away what `sow` has gathered,
+    # which grows with every call and is no state: hence the copy.
     copy = nnx.clone(model)
-    original, params, state = _split_module(copy)
+    nnx.pop(copy, nnx.Intermediate)
+    original, params, state = nnx.split(copy, nnx.Param, ...)
     copy.eval(**_ATTRIBUTES)
     evaluation_graph = nnx.graphdef(copy)
     copy.train(**{name: not value for name, value in _ATTRIBUTES.items()})
@@ -179,21 +171,39 @@ def of_nnx(
         nnx.graphdef(copy),
         jax.tree.structure(params),
         jax.tree.structure(state),
-        *_options(model, call_options),
+        *options,
     )
     return network, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+
+
+# Attributes that tell the two apart, beside those that `eval()` knows.
+_ATTRIBUTES = {
+    "training": False,
+    "is_training": False,
+    "is_train": False,
+    "inference": True,
+}
+
+
+def _check_known(model, known) -> None:
+    """Ask for what evaluation needs, nobody has given and has no default."""
+    parameters = list(inspect.signature(type(model).__call__).parameters.values())
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for parameter in parameters[2:]:  # After `self` and the images.
+        required = parameter.default is parameter.empty
+        if required and parameter.kind not in variadic and parameter.name not in known:
+            name = parameter.name
+            msg = (
+                f"{type(model).__name__}.__call__ needs {name}, and what it is for "
+                f"inference is not known: say it, as freeze(..., {name}=...)."
+            )
+            raise TypeError(msg)
 
 
 def _split_variables(variables) -> tuple[PyTree, PyTree]:
     variables = nn.meta.unbox(flax.core.unfreeze(variables))
     state = {name: tree for name, tree in variables.items() if name != "params"}
     return variables["params"], state
-
-
-def _split_module(module):
-    """Graph, parameters and state of an NNX module, without what `sow` has gathered."""
-    nnx.pop(module, nnx.Intermediate)
-    return nnx.split(module, nnx.Param, ...)
 
 
 def _options(model, options):
@@ -208,26 +218,6 @@ def _options(model, options):
             )
             raise TypeError(msg)
     flags = {k: v for k, v in _EVALUATION_FLAGS.items() if k in parameters}
-    for name, parameter in list(parameters.items())[2:]:
-        _check_known(type(model).__name__, parameter, {name} & {*flags, *options})
     evaluation = {**flags, **options}
     training = {**options, **{name: not value for name, value in flags.items()}}
     return tuple(sorted(evaluation.items())), tuple(sorted(training.items()))
-
-
-def _check_known(module, parameter, known) -> None:
-    """Ask for an argument that evaluation needs and nobody has given."""
-    name, default = parameter.name, parameter.default
-    if known or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-        return
-    if default is parameter.empty:
-        wrong = "has no default"
-    elif name == "mode" and default not in _EVALUATION_MODES:
-        wrong = f"is {default!r} by default"
-    else:
-        return
-    msg = (
-        f"{module}.__call__ takes {name}, which {wrong}, and what stands for inference "
-        f"is not known: say it, as in freeze(model, variables, {name}=...)."
-    )
-    raise TypeError(msg)

@@ -1,6 +1,7 @@
 """What the arguments of an inversion must be, said before anything is computed."""
 
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int
 
 from jaxunlearn.capture.grams import layouts
+from jaxunlearn.capture.layers import unmatched_state
 from jaxunlearn.checks import (
     check_count,
     check_finite,
@@ -75,6 +77,8 @@ def checked_arguments(
     present = _traced_terms.eval_shape(
         classifier, sample, values[:1], references, tuple(TERMS.items())
     )
+    if prior.feature != 0:
+        _warn_of_state(classifier, sample)
     prior = prior.resolved(present)
     if start is not None:
         expected, kind = (len(values), *image_shape), jnp.result_type(start)
@@ -87,6 +91,20 @@ def checked_arguments(
         check_finite(start)
     check_program(classifier, sample)
     return values, prior
+
+
+def _warn_of_state(classifier, sample) -> None:
+    """Say which statistics the feature term leaves out."""
+    missed = unmatched_state(classifier, sample)
+    if missed:
+        more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
+        msg = (
+            f"The feature term leaves out {', '.join(missed[:5])}{more}: the logits "
+            "depend on these state leaves, and no BatchNorm was recognised that "
+            "normalises its input by them. ImagePrior(feature=0) does without it; "
+            "moments= takes statistics of any layer."
+        )
+        warnings.warn(msg, stacklevel=4)
 
 
 @functools.partial(jax.jit, static_argnums=4)

@@ -204,7 +204,7 @@ def stream_grams(
         # The next batch is made ready while this one runs, but no further one.
         running.append(done)
         if len(running) > 1:
-            running.pop(0).block_until_ready()
+            jax.block_until_ready(running.pop(0))
     # What all devices of all processes hold, added up; a copy on the default one.
     values = _values(*sums)
     if mesh is not None:
