@@ -181,7 +181,7 @@ def _follow_axes(eqn, shape, axes):
         return axes
     if name == "broadcast_in_dim":
         places = eqn.params["broadcast_dimensions"]
-        return tuple(places[a] for a in axes if shape[a] == after[places[a]])
+        return tuple(int(places[a]) for a in axes if shape[a] == after[places[a]])
     if name in ("reshape", "squeeze", "expand_dims"):
         if name == "reshape" and eqn.params["dimensions"] is not None:
             return None

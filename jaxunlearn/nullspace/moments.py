@@ -210,10 +210,13 @@ def sum_classes(
 
 def _class_ids(classes, names=()) -> list[int | str]:
     """Integers, and what else may stand for a class."""
-    if isinstance(classes, str | bytes) or not isinstance(classes, Iterable):
+    try:
+        asked = None if isinstance(classes, str | bytes) else list(classes)
+    except TypeError:
+        asked = None
+    if asked is None:
         msg = f"classes must be a sequence of class numbers, such as [3]; it is {short(classes)}."  # noqa: E501
         raise TypeError(msg)
-    asked = list(classes)
     ids = [c if isinstance(c, str) and c in names else as_integer(c) for c in asked]
     if None in ids:
         wrong = asked[ids.index(None)]
