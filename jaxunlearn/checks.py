@@ -84,7 +84,7 @@ def check_count(name: str, value: Any) -> int:
     """An integer of at least 1."""
     number = as_integer(value)
     if number is None:
-        msg = f"{name} must be an integer; it is {value!r}."
+        msg = f"{name} must be an integer; it is {short(value)}."
         raise TypeError(msg)
     if number < 1:
         msg = f"{name} must be at least 1; it is {number}."

@@ -103,7 +103,7 @@ jax.tree_util.register_dataclass(
 
 
 def layer_sums(
-    classifier: Classifier, images: Array, mask: Float[Array, " n"]
+    classifier: Classifier, images: Array | Any, mask: Float[Array, " n"] | Any
 ) -> list[LayerSums | None]:
     """What the moment of each leaf's inputs is made of; None where it has no input.
 

@@ -35,7 +35,7 @@ jax.tree_util.register_dataclass(
 )
 
 
-def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
+def layer_inputs(classifier: Classifier, images: ArrayLike | Any) -> PyTree:
     """The explicit rows that meet each weight: for small data, the slow twin.
 
     Args:

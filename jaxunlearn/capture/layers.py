@@ -1,7 +1,7 @@
 """Which parameter leaves have an input, and how they are read as matrices."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def _captured(classifier, images):
     return static[-1], operands
 
 
-def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
+def layer_table(classifier: Classifier, images: ArrayLike | Any) -> list[LayerRecord]:
     """What every parameter leaf is, or why it has no input.
 
     Args:

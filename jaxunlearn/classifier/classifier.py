@@ -83,7 +83,7 @@ class Classifier:
     preprocess: Preprocess | None
     network: Network
 
-    def __call__(self, images: Array | np.ndarray) -> Float[Array, "n k"]:
+    def __call__(self, images: Array | np.ndarray | Any) -> Float[Array, "n k"]:
         """Logits, through `preprocess`.
 
         Args:
@@ -124,7 +124,7 @@ class Classifier:
             raise TypeError(msg)
         return logits
 
-    def prepare(self, images: Array | np.ndarray) -> Float[Array, "n h w c"]:
+    def prepare(self, images: Array | np.ndarray | Any) -> Float[Array, "n h w c"]:
         """Images as the network expects them: checked and standardised."""
         images = check_images(images, self.preprocess)
         if self.preprocess is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,10 +91,10 @@ def second_moments(
 def class_moments(
     classifier: Classifier,
     images: Images,
-    labels: ArrayLike | None,
+    labels: ArrayLike | Any,
     *,
     num_classes: int,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int] | Any = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     transform: Transform = "shard_map",
@@ -158,7 +159,7 @@ def class_moments(
 
 
 def sum_classes(
-    moments: PyTree, classes: Iterable[int | str], *, equal_weight: bool = False
+    moments: PyTree, classes: Iterable[int | str] | Any, *, equal_weight: bool = False
 ) -> PyTree:
     """Add the moments of some classes, for instance of the retained ones.
 

@@ -143,7 +143,7 @@ def _split(item, labelled: bool):
             return found[0][0], found[1][0] if labelled else None
     elif isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1] if labelled else None
-    elif not labelled:
+    elif not labelled and not isinstance(item, tuple | list):
         return item, None
     msg = (
         "A stream for moments by class must yield (images, labels) or dicts with "

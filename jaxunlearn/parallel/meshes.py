@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from jaxunlearn.checks import short
+
 _log = logging.getLogger(__name__)
 
 
@@ -15,7 +17,7 @@ def axis_of(mesh: Mesh) -> str:
     if not isinstance(mesh, Mesh) or len(mesh.axis_names) != 1:
         msg = (
             "mesh must be a jax.sharding.Mesh with one axis, such as "
-            f"jax.make_mesh((jax.device_count(),), ('data',)); it is {mesh!r}."
+            f"jax.make_mesh((jax.device_count(),), ('data',)); it is {short(mesh)}."
         )
         raise ValueError(msg)
     return mesh.axis_names[0]
