@@ -19,7 +19,7 @@ def check_images(images: Any, preprocess: Any) -> Any:
     Refuses images of the wrong rank, type, number of channels or pixel range. The range
     is that of floats for a `Preprocess`; of traced images it is not known.
     """
-    images = _as_array(images)
+    images = as_array(images)
     shape, dtype = tuple(images.shape), images.dtype
     if len(shape) != 4:
         grey = " or, for grey images, a last one: images[..., None]"
@@ -52,7 +52,8 @@ def check_images(images: Any, preprocess: Any) -> Any:
     return images
 
 
-def _as_array(images):
+def as_array(images: Any) -> Any:
+    """As an array of JAX or NumPy, in this machine's byte order; see `check_images`."""
     if isinstance(images, jax.Array | jax.ShapeDtypeStruct):
         return images
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxunlearn.checks import check_finite, is_traced
 from jaxunlearn.classifier.classifier import Classifier, check_classifier
-from jaxunlearn.classifier.images import check_images
+from jaxunlearn.classifier.images import as_array, check_images
 
 
 def check_program(classifier: Classifier, images: Any) -> Any:
@@ -50,7 +50,7 @@ def check_independence(classifier: Classifier, images: ArrayLike) -> None:
 def num_classes(classifier: Classifier, images: Any) -> int:
     """How many logits the classifier gives for such images; nothing is computed."""
     check_classifier(classifier)
-    images = check_images(images[:1], classifier.preprocess)
+    images = as_array(images)
     one = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.result_type(images))
     return jax.eval_shape(_logits, classifier, one).shape[1]
 
