@@ -55,6 +55,8 @@ class Use:
     scans: tuple[str, ...]
 
 
+# Also while people debug: without jit a scan would be unrolled, its leaves in slices.
+@jax.disable_jit(False)
 def capture(classifier, images: Float[Array, "n h w c"]) -> "Capture":
     """Run a classifier on images as it prepares them, and see every weight's input."""
     params, params_structure = jax.tree.flatten(classifier.params)
@@ -84,6 +86,9 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> "Capture":
         walk.consume(logits, "it is returned as the logits")
         return logits.array, operands
 
+    used = {v for eqn in jaxpr.eqns for v in eqn.invars if not hasattr(v, "val")}
+    places = jaxpr.invars[len(params) : len(params) + len(state)]
+    walk.live_state = {i for i, place in enumerate(places) if place in used}
     walk.logits, walk.operands = jax.vmap(per_image)(images)
     for index in range(len(params)):
         if not any(use.leaf == index for use in walk.uses.values()):
@@ -108,6 +113,8 @@ class Capture:
         self.normalisations: dict[str, Normalisation] = {}
         # By leaf, why it has no input.
         self.reasons: dict[int, str] = {}
+        # State leaves, by index, that the logits depend on.
+        self.live_state: set[int] = set()
         # Uses on only one side of a select that depends on the image.
         self.one_sided: set[str] = set()
 
@@ -150,8 +157,10 @@ class Capture:
         if tracked:
             leaf = self._leaf(eqn, inputs, key, depth, captured)
             statistic = follow_statistic(eqn, inputs, key)
-        if statistic is not None and statistic.role == "centred":
-            captured[key] = (inputs[0].array, jnp.ones(()))
+        if statistic is not None and statistic.key == key:
+            (seen,) = (v.array for v in inputs if v.image)
+            seen = jnp.broadcast_to(seen, eqn.outvars[0].aval.shape)
+            captured[key] = (seen, jnp.ones(()))
         if statistic is not None and statistic.role == "normalised":
             _, mean, axes, slices, centred, variance = statistic
             kinds = scan_kinds(slices, depth)

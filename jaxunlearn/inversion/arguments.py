@@ -1,8 +1,8 @@
 """What the arguments of an inversion must be, said before anything is computed."""
 
 import functools
-import logging
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +14,7 @@ from jaxtyping import Array, Int
 
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import layouts
-from jaxunlearn.capture.layout import path_name
-from jaxunlearn.capture.walk import capture
+from jaxunlearn.capture.layers import unmatched_state
 from jaxunlearn.checks import (
     as_integer,
     as_number,
@@ -35,8 +34,6 @@ from jaxunlearn.inversion.objective import TERMS, ImagePrior, References, term_v
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.trees import map_leaves
-
-_log = logging.getLogger(__name__)
 
 # Schedules count steps in float32.
 _MOST_STEPS = 2**24
@@ -107,18 +104,12 @@ def checked_arguments(
     hint = f"The network has {classes} logits."
     values = check_labels("labels", values, len(values), classes, hint).astype(np.int32)
     _check_references(classifier, references, classes, sample)
-    present, unmatched = _traced_terms.eval_shape(
+    present = _traced_terms.eval_shape(
         classifier, sample, values[:1], references, tuple(TERMS.items())
     )
+    if prior.feature != 0:
+        _warn_of_state(classifier, sample)
     prior = prior.resolved(present)
-    if unmatched and (prior.feature or "feature" not in present):
-        _log.warning(
-            "Of the network's state, %s %s not read as a BatchNorm's running "
-            "statistics: the images do not follow what is not. Second moments of "
-            "layers' inputs (moments=) can stand in.",
-            ", ".join([*unmatched][:9]) + ", ..." * (len(unmatched) > 9),
-            "is" if len(unmatched) == 1 else "are",
-        )
     if start is not None:
         expected = (len(values), *shape)
         kind, sides = (getattr(start, name, None) for name in ("dtype", "shape"))
@@ -132,6 +123,20 @@ def checked_arguments(
         check_images(start, classifier.preprocess)
     check_program(classifier, sample)
     return values, prior
+
+
+def _warn_of_state(classifier, sample) -> None:
+    """Say which statistics the feature term leaves out."""
+    missed = unmatched_state(classifier, sample)
+    if missed:
+        more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
+        msg = (
+            f"The feature term leaves out {', '.join(missed[:5])}{more}: the logits "
+            "depend on these state leaves, and no BatchNorm was recognised that "
+            "normalises its input by them. ImagePrior(feature=0) does without it; "
+            "moments= takes statistics of any layer."
+        )
+        warnings.warn(msg, stacklevel=4)
 
 
 def _labels(labels) -> np.ndarray:
@@ -172,21 +177,9 @@ def _shape(image_shape, count) -> tuple[int, ...]:
 
 @functools.partial(jax.jit, static_argnums=4)
 def _traced_terms(classifier, images, labels, references, table):
-    """The terms there are, and the leaves of the state that none compares with.
-
-    Traced once for each network and table; nothing is computed.
-    """
+    """Traced once for each network and table; nothing is computed."""
     del table
-    values = term_values(classifier, images, labels, references)
-    captured = capture(classifier, classifier.prepare(images))
-    read = {i for n in captured.normalisations.values() for i in (n.mean, n.variance)}
-    leaves = jax.tree_util.tree_leaves_with_path(classifier.state)
-    unmatched = {
-        path_name(path): None
-        for index, (path, leaf) in enumerate(leaves)
-        if index not in read and jnp.issubdtype(leaf.dtype, jnp.floating)
-    }
-    return values, unmatched
+    return term_values(classifier, images, labels, references)
 
 
 def _classes(name, classifier, sample) -> int:

@@ -6,6 +6,7 @@ import pytest
 from normalised import CASES, OTHERS, draw_classifier
 from oracles import by_path, relative_error
 
+from jaxunlearn.capture.layers import unmatched_state
 from jaxunlearn.capture.walk import capture
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -57,3 +58,14 @@ def test_what_is_no_batch_norm_is_not_taken_for_one(name):
     )
     assert found[0].uses
     assert not found[0].normalisations
+
+
+@pytest.mark.parametrize("name", ["only a mean", "divided by the variance"])
+def test_state_that_no_batch_norm_explains_is_named(name):
+    images = np.ones((2, 4, 4, 2), np.float32)
+    classifier = draw_classifier(OTHERS[name], (4, 4, 2), np.float32)
+    used = ["mean"] if name == "only a mean" else ["mean", "var"]
+    paths = [f"batch_stats/{leaf}" for leaf in used]
+    assert unmatched_state(classifier, images) == paths
+    matched = draw_classifier(CASES[-1].build, (4, 4, 2), np.float32)
+    assert unmatched_state(matched, images) == []
