@@ -314,7 +314,8 @@ def check_channels(
     >>> check_channels(np.zeros((2, 8, 8, 12)), channels=12)
     """
     shape = getattr(images, "shape", images)
-    if not isinstance(shape, tuple | list):
+    is_shape = isinstance(shape, tuple | list) and None not in map(as_integer, shape)
+    if not is_shape:
         msg = f"{name} must be an array [n, h, w, c]; it is {short(images)}."
         raise TypeError(msg)
     shape = tuple(shape)

@@ -50,7 +50,7 @@ def test_other_orders_of_axes_are_refused_with_the_right_one(shape, channels, se
 
 
 def test_what_has_no_shape_has_no_channels():
-    for images in (None, range(10**9), "cats"):
+    for images in (None, range(10**9), "cats", (np.zeros((2, 8, 8, 3)), [0, 1])):
         with pytest.raises(TypeError, match=r"must be an array \[n, h, w, c\]; it is"):
             check_channels(images)
 
