@@ -73,7 +73,7 @@ class Kind:
 class OutputFolder:
     """`with OutputFolder(place, settings, kind=..., resume=...) as folder`.
 
-    The constructor decides and refuses, and writes nothing; `with` makes the folder.
+    The constructor decides and refuses, and undoes half a replacement; `with` makes it.
 
     Attributes:
       place: where the result will be.
@@ -276,9 +276,8 @@ class OutputFolder:
         parallel.wait_for_all(f"{name} is checked")
         if stored is None:
             self._written = []
-            record = to_dict(make())
-            files = {file: checksum(self.work / file) for file in self._written}
-            stored = {"record": record, "files": files}
+            stored = {"record": to_dict(make())}
+            stored["files"] = {f: checksum(self.work / f) for f in self._written}
             self.write_json(name, stored | {"sha256": _digest(stored)})
         return stored["record"]
 
@@ -306,10 +305,8 @@ class OutputFolder:
         if self.finished:
             with self:
                 self.finish()
-            console.print(
-                f"The {self.kind.name} in {self.place} is finished: there is nothing "
-                "to do."
-            )
+            said = f"The {self.kind.name} in {self.place} is finished"
+            console.print(f"{said}: there is nothing to do.")
         return self.finished
 
     def finish(self) -> None:
