@@ -22,6 +22,7 @@ from jaxunlearn.cli.places import (
     check_reachable,
     disk_problem,
     partial_of,
+    remove_all,
 )
 from jaxunlearn.cli.processes import is_first
 from jaxunlearn.serialization import checksum, read_json, to_dict, to_json, write_json
@@ -72,7 +73,7 @@ class Kind:
 class OutputFolder:
     """`with OutputFolder(place, settings, kind=..., resume=...) as folder`.
 
-    The constructor decides and refuses, and writes nothing; `with` makes the folder.
+    The constructor decides and refuses, and undoes half a replacement; `with` makes it.
 
     Attributes:
       place: where the result will be.
@@ -99,8 +100,9 @@ class OutputFolder:
         self.place, self.kind = place, kind
         self._settings = to_dict(settings)
         self._resume, self._overwrite = resume, overwrite
-        self.work = partial_of(place) if kind.beside else place
-        self._replaced = place.parent / f".{place.name}.replaced"
+        named = place if place.name not in ("", "..") else place.resolve()
+        self.work = partial_of(named) if kind.beside else place
+        self._replaced = named.with_name(f".{named.name}.replaced")
         self._lock, self._written = Lock(place), []
         if is_first():
             self._lock.check()
@@ -128,7 +130,7 @@ class OutputFolder:
     def __exit__(self, kind, error, trace) -> None:
         resumable = self._resume or not self.kind.beside
         if error is not None and not resumable:
-            shutil.rmtree(self.work, ignore_errors=True)
+            remove_all(self.work)
         self._lock.release()
         full = disk_problem(error)
         if full is None and kind is not KeyboardInterrupt:
@@ -156,7 +158,7 @@ class OutputFolder:
     def _recover(self) -> None:
         """Undo, or clean up after, a replacement that was killed half way."""
         if self.place.exists():
-            shutil.rmtree(self._replaced, ignore_errors=True)
+            remove_all(self._replaced)
         elif self._replaced.exists():
             self._replaced.rename(self.place)
 
@@ -271,11 +273,11 @@ class OutputFolder:
         them, or the record's own file, is not what was written.
         """
         stored = self.intact(name)
+        parallel.wait_for_all(f"{name} is checked")
         if stored is None:
             self._written = []
-            record = to_dict(make())
-            files = {file: checksum(self.work / file) for file in self._written}
-            stored = {"record": record, "files": files}
+            stored = {"record": to_dict(make())}
+            stored["files"] = {f: checksum(self.work / f) for f in self._written}
             self.write_json(name, stored | {"sha256": _digest(stored)})
         return stored["record"]
 
@@ -303,10 +305,8 @@ class OutputFolder:
         if self.finished:
             with self:
                 self.finish()
-            console.print(
-                f"The {self.kind.name} in {self.place} is finished: there is nothing "
-                "to do."
-            )
+            said = f"The {self.kind.name} in {self.place} is finished"
+            console.print(f"{said}: there is nothing to do.")
         return self.finished
 
     def finish(self) -> None:
@@ -316,7 +316,7 @@ class OutputFolder:
             if self.place.exists():
                 self.place.rename(self._replaced)
             self.work.rename(self.place)
-            shutil.rmtree(self._replaced, ignore_errors=True)
+            remove_all(self._replaced)
         if is_first():
             self._remove(self.place, self.kind.unfinished)
             self._lock.release()

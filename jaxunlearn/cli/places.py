@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +20,9 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 
 # As Python, NumPy, Rust and TensorStore say it.
 _FULL = (
-    *(f"[Errno {n}]" for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
+    *(rf"\[Errno {n}\]" for n in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)),
     *("No space left on device", "Disk quota exceeded", "File too large"),
-    *("StorageFull", " requested and "),
+    *("StorageFull", r"\d requested and \d+ written"),
 )
 
 
@@ -121,6 +123,9 @@ def check_reachable(place: Path) -> None:
             if path.is_symlink():
                 msg = f"it is a link to {path.readlink()}, which leads nowhere"
                 raise OSError(msg)
+        if not place.resolve().name:
+            msg = "it is the root of the file system"
+            raise OSError(msg)
         if path != place and not path.is_dir():
             msg = f"{path} is a file"
             raise OSError(msg)
@@ -145,7 +150,7 @@ def disk_problem(error: BaseException | None) -> str | None:
         texts.append(f"[Errno {getattr(error, 'errno', None)}] {error}")
         error = error.__cause__ or error.__context__
     for text in texts:
-        if any(sign in text for sign in _FULL):
+        if any(re.search(sign, text) for sign in _FULL):
             return "The disk is full, or a quota or limit of file sizes is reached."
     return None
 
@@ -153,3 +158,10 @@ def disk_problem(error: BaseException | None) -> str | None:
 def partial_of(place: Path) -> Path:
     """Where something is until it has finished."""
     return place.parent / f"{place.name}.partial"
+
+
+def remove_all(path: Path) -> None:
+    """A folder, or a link to one, as far as that can be."""
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)

@@ -263,6 +263,23 @@ def test_the_rest_of_an_earlier_replacement_is_cleaned_up(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_link_to_a_sweep_is_replaced_and_no_other_left(tmp_path):
+    swept(tmp_path / "elsewhere", "old")
+    (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
+    swept(tmp_path / "a", "new", overwrite=True)
+    assert json.loads((tmp_path / "a" / "sweep.json").read_text()) == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "elsewhere"]
+
+
+def test_places_without_a_name_are_told_in_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"\. is there and is no work"):
+        folder(Path("."))
+    with pytest.raises(OSError, match="it is the root of the file system"):
+        folder(Path("/"))
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["train", "run", "sweep"])
 def test_places_where_nothing_can_be_are_refused_before_any_data(
     tmp_path, monkeypatch, capsys, command
@@ -315,6 +332,7 @@ def test_a_full_disk_is_recognised_in_what_others_say():
     assert disk_problem(OSError("64 requested and 12 written"))
     assert disk_problem(OSError(errno.EDQUOT, "quota"))
     assert disk_problem(OSError(errno.ENOENT, "No such file")) is None
+    assert disk_problem(ValueError("what was requested and what was given")) is None
     assert disk_problem(None) is None
 
 
