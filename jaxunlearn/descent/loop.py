@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ def run_steps(
     start: int = 0,
     feed: Callable[[int, int], PyTree] | None = None,
     chunk: int = CHUNK,
+    first_alone: bool = False,
     ahead: bool = False,
     donate: bool = False,
     on_chunk: Callable[[int, PyTree, PyTree], Any] | None = None,
@@ -48,11 +50,12 @@ def run_steps(
     `feed(first, stop)` gives arrays with an entry for each step; `step` then takes its
     own as a fourth argument. In a loop the last chunk is fed to its full length.
 
-    The carry is copied, unless it is an `own_copy` to `donate`. With `ahead` the next
-    chunk is sent off before the outputs of one are waited for. `on_chunk(stop, carry,
-    outputs)` is called after each: with the index of the next step, the carry (of the
-    chunk sent off last), which lives only until it returns, and this chunk's outputs.
-    Outputs, also those returned, of all steps, are stacked NumPy arrays.
+    The carry is copied, unless it is an `own_copy` to `donate`. With `first_alone` the
+    first chunk is a single step. With `ahead` the next chunk is sent off before the
+    outputs of one are waited for. `on_chunk(stop, carry, outputs)` is called after
+    each: with the index of the next step, the carry (of the chunk sent off last), which
+    lives only until it returns, and this chunk's outputs. Outputs, also those returned,
+    of all steps, are stacked NumPy arrays.
     """
     carry = carry if donate else own_copy(carry)
     collected, sent = [], collections.deque()
@@ -64,8 +67,10 @@ def run_steps(
             on_chunk(stop, carry, outputs)
         collected.append(outputs)
 
-    for first in range(start, start + steps, chunk):
-        stop = min(first + chunk, start + steps)
+    end, head = start + steps, 1 if first_alone else chunk
+    for first, stop in itertools.pairwise(
+        (start, *range(start + head, end, chunk), end)
+    ):
         carry, parts = _send(step, carry, constants, first, stop, feed, chunk)
         sent.append((stop, stop - first, parts))
         if len(sent) > ahead:

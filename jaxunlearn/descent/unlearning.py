@@ -23,6 +23,7 @@ from jaxunlearn.checks import (
     check_targets,
 )
 from jaxunlearn.classifier.classifier import Classifier, check_images
+from jaxunlearn.descent.leaks import FirstUpdate
 from jaxunlearn.descent.loop import (
     chunk_length,
     gather_minibatches,
@@ -94,6 +95,7 @@ def unlearn(
     progress: Progress = None,
     mesh: Mesh | None = None,
     transform: parallel.Transform = "shard_map",
+    check: bool = True,
 ) -> Result:
     """Minimise the mean loss on `images` by `steps` updates of the parameters.
 
@@ -128,6 +130,9 @@ def unlearn(
         several processes all arguments are the same in each.
       transform: what runs the network on each of several devices, "shard_map" or
         "pmap".
+      check: warn, with a `descent.LeakageWarning`, where the first update that is not
+        zero lies in the subspace that a `project_to_null_space` in the optimizer
+        protects: what comes after it in the chain leaks.
 
     Returns:
       The classifier with new parameters, and a trace with losses, seconds (compile,
@@ -189,21 +194,23 @@ def unlearn(
             mesh=mesh,
             transform=transform,
         )
+        carry, constants = (parallel.place_whole(x, mesh) for x in (carry, constants))
+        first_update = FirstUpdate(*carry) if check else None
         order = minibatches(order_key, n, size)
         with reporting(progress) as report:
 
             def on_chunk(stop, carry, losses):
-                del carry
                 _tell(callback, stop - len(losses), losses)
+                if first_update is not None:
+                    first_update(carry[0])
                 report("steps", stop, steps)
 
             (params, _), history = run_steps(
-                step,
-                parallel.place_whole(carry, mesh),
-                parallel.place_whole(constants, mesh),
+                *(step, carry, constants),
                 steps=steps,
                 feed=functools.partial(gather_minibatches, arrays, order, mesh),
                 chunk=chunk_length(size * images[:1].size * 4),
+                first_alone=first_update is not None and not first_update.found,
                 on_chunk=on_chunk,
             )
         params = parallel.from_mesh(params, mesh)

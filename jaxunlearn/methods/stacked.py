@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from jaxunlearn import augmentation, parallel
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.leaks import FirstUpdate
 from jaxunlearn.descent.loop import (
     chunk_length,
     minibatches,
@@ -126,18 +127,21 @@ class Stack:
         count, width = len(self._requests), self.at_once
         groups = [np.arange(first, first + width) for first in range(0, count, width)]
         params, losses = [], []
+        first_update = FirstUpdate(*started[1])
         for number, group in enumerate(groups):
             names = [f"forgetting {list(r.classes)}" for r in self._chosen(group)]
 
             def on_chunk(stop, carry, history, names=names, number=number):
-                del carry
+                if number == 0 and not first_update.found:
+                    first_update(jax.tree.map(lambda x: x[0], carry[0]))
                 for own, of in zip(history.T, names, strict=True):
                     check_losses(own, stop - len(history), _ADVICE, of=of)
                 done = number * method.steps + stop
                 report("steps", done, len(groups) * method.steps)
 
             (ends, _), history = self._run(
-                method, started, self.how, group, method.steps, on_chunk
+                *(method, started, self.how, group, method.steps, on_chunk),
+                first_alone=number == 0 and not first_update.found,
             )
             ends = jax.device_get(ends)
             for place in range(min(width, count - group[0])):
@@ -170,7 +174,9 @@ class Stack:
             augment=augmentation.by_name[method.augment],
         )
 
-    def _run(self, method, started, how, group, steps, on_chunk=None):
+    def _run(
+        self, method, started, how, group, steps, on_chunk=None, first_alone=False
+    ):
         """Some steps of the requests in `group`."""
         single, (params, state), constants = started
         chosen = self._chosen(group)
@@ -190,6 +196,7 @@ class Stack:
             steps=steps,
             feed=lambda *steps: parallel.place_cut(rows(*steps), self._mesh, 1),
             chunk=self._chunk(single, len(group)),
+            first_alone=first_alone,
             on_chunk=on_chunk,
         )
 
