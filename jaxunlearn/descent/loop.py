@@ -68,9 +68,8 @@ def run_steps(
         collected.append(outputs)
 
     end, head = start + steps, 1 if first_alone else chunk
-    for first, stop in itertools.pairwise(
-        (start, *range(start + head, end, chunk), end)
-    ):
+    inner = range(start + head, end, chunk)
+    for first, stop in itertools.pairwise(itertools.chain([start], inner, [end])):
         carry, parts = _send(step, carry, constants, first, stop, feed, chunk)
         sent.append((stop, stop - first, parts))
         if len(sent) > ahead:
