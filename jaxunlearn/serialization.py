@@ -85,22 +85,36 @@ def check_fields(record: Any) -> None:
 
     Raises:
       TypeError: a field's value is of another type.
+      ValueError: it is none of the values that there are.
     """
     kinds = typing.get_type_hints(type(record))
     for field in dataclasses.fields(record):
         value, kind = getattr(record, field.name), kinds[field.name]
+        if kind is typing.Any or (
+            isinstance(kind, type)
+            and isinstance(value, kind)
+            and not isinstance(value, bool)
+        ):
+            continue
         seen = reprlib.repr(value)
         if hasattr(value, "tolist"):
             seen, value = f"{value.dtype}{list(value.shape)}", value.tolist()
         if isinstance(value, list | tuple):
             value = tuple(x.tolist() if hasattr(x, "tolist") else x for x in value)
         try:
-            converted = msgspec.convert(value, kind)
+            # Not of a dictionary.
+            given = object() if dataclasses.is_dataclass(kind) else value
+            converted = msgspec.convert(given, kind)
         except msgspec.ValidationError as error:
             wanted = describe(kind).replace("null", "None")
+            if dataclasses.is_dataclass(kind):
+                wanted = f"of type {kind.__name__}"
             name = f"{type(record).__name__}.{field.name}"
             msg = f"{name} must be {wanted}; it is {seen}."
-            raise TypeError(msg) from error
+            choice = typing.get_origin(kind) is typing.Literal
+            raise (ValueError if choice else TypeError)(msg) from error
+        except TypeError:
+            continue  # A type that is none of JSON's: the record's own matter.
         kept = converted if isinstance(converted, tuple) else value
         object.__setattr__(record, field.name, kept)
 

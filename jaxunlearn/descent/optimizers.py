@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from jaxunlearn.checks import check_optimizer
 from jaxunlearn.descent.programs import Program, as_program, by_identity
+
+
+def as_transformation(optimizer: Any) -> optax.GradientTransformation:
+    """What an `optax.MultiSteps` holds, any other transformation itself."""
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
+    check_optimizer(optimizer)
+    return optimizer
 
 
 def start_optimizer(
@@ -22,6 +31,12 @@ def start_optimizer(
     evaluate the loss themselves (line searches) are compared by identity.
     """
     state = optimizer.init(params)
+    if any(map(_is_sam, jax.tree.leaves(state, is_leaf=_is_sam))):
+        msg = (
+            "optax.contrib.sam asks for gradients at points of its own, or leaves the "
+            "parameters at one of them; pass the optimizer that it holds."
+        )
+        raise ValueError(msg)
     update, after = _traced(optimizer, params, state, dtype)
     if jax.tree.structure(state) == jax.tree.structure(after):
         types = jax.tree.map(jnp.result_type, state)
@@ -32,6 +47,10 @@ def start_optimizer(
             state = jax.tree.map(jnp.asarray, state, wanted)
             update, _ = _traced(optimizer, params, state, dtype)
     return update, state
+
+
+def _is_sam(node) -> bool:
+    return isinstance(node, optax.contrib.SAMState)
 
 
 def _traced(optimizer, params, state, dtype):

@@ -1,8 +1,9 @@
 """The one update under every descent: gradient, optimizer, parameters."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -106,14 +107,18 @@ def begin(
     that is not one float for each sample.
     """
     batch, n = jax.eval_shape(to_pixels, images), images.shape[0]
-    augmented = as_program(augment or (lambda _, images: images), key, batch)
+    with _naming("augment", f"images {_in_words(batch)}"):
+        augmented = as_program(augment or (lambda _, images: images), key, batch)
     if not _fits(augmented.shapes, (n, None, None, None), batch.dtype):
         msg = (
             "augment must return images as it is given them, "
             f"{_in_words(batch)}; it returned {_in_words(augmented.shapes)}."
         )
         raise ValueError(msg)
-    losses = as_program(loss, logits_shape(classifier, images), targets)
+    outputs = logits_shape(classifier, images)
+    given = f"logits {_in_words(outputs)} and targets {_in_words(targets)}"
+    with _naming("loss", given):
+        losses = as_program(loss, outputs, targets)
     if not _fits(losses.shapes, (n,), jnp.floating):
         msg = (
             f"loss must return one float for each of the {n} samples of a minibatch, "
@@ -121,11 +126,24 @@ def begin(
         )
         raise ValueError(msg)
     params = classifier.params
-    update, state = start_optimizer(optimizer, params, losses.shapes.dtype)
+    with _naming("optimizer", "the classifier's parameters"):
+        update, state = start_optimizer(optimizer, params, losses.shapes.dtype)
     programs = (augmented, losses, update)
     step = DescentStep(*(p.run for p in programs), n, mesh, transform)
     closed_over = tuple(p.consts for p in programs)
     return step, (params, state), (classifier.replace(params=None), key, closed_over)
+
+
+@contextlib.contextmanager
+def _naming(argument: str, given: str) -> Iterator[None]:
+    """Say which of the caller's functions fails, before any compute, and on what."""
+    try:
+        yield
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        reason = f"{type(error).__name__}: {str(error).strip()}"[:600]
+        msg = f"{argument} fails on {given}. {reason}"
+        raise kind(msg) from error
 
 
 def _fits(got, shape, dtype) -> bool:

@@ -16,11 +16,13 @@ from jaxtyping import Array, Float
 
 from jaxunlearn import parallel
 from jaxunlearn.checks import (
+    as_array,
     check_count,
+    check_eager,
     check_finite,
     check_key,
-    check_optimizer,
     check_targets,
+    check_type,
 )
 from jaxunlearn.classifier.classifier import Classifier, check_images
 from jaxunlearn.descent.leaks import FirstUpdate
@@ -31,6 +33,7 @@ from jaxunlearn.descent.loop import (
     run_steps,
 )
 from jaxunlearn.descent.losses import Augment, Loss, cross_entropy
+from jaxunlearn.descent.optimizers import as_transformation
 from jaxunlearn.descent.step import begin, check_losses, check_parameters, logits_shape
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.progress import Progress, reporting
@@ -84,7 +87,7 @@ def unlearn(
     classifier: Classifier,
     images: Array | np.ndarray,
     targets: Array | np.ndarray,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     *,
     steps: int,
     key: Array,
@@ -113,8 +116,9 @@ def unlearn(
       classifier: is not modified.
       images: `[n, h, w, c]`, usually the forget set. Placed on the device as they are.
       targets: Int[n] labels or Float[n k] probabilities.
-      optimizer: any optax transformation. A projection comes last in its chain. Those
-        that take them get `value`, `grad` and `value_fn`.
+      optimizer: any optax transformation but `contrib.sam`, or `MultiSteps`. A
+        projection comes last in its chain. Those that take them get `value`, `grad` and
+        `value_fn`.
       steps: how many updates, at least 1.
       key: a `jax.random.key`, for the order of the images and for `augment`.
       batch_size: images in every minibatch; at most n. None means all images up to 256.
@@ -157,12 +161,17 @@ def unlearn(
     >>> result.classifier(images).argmax(axis=1).tolist()
     [2, 2, 2, 2]
     """
+    check_eager("unlearn", classifier, images, targets)
+    check_type("classifier", classifier, Classifier, "freeze(model, ...) makes one.")
+    functions = {"loss": loss, "augment": augment, "callback": callback}
+    for name, function in functions.items():
+        check_type(name, function, Callable, optional=name != "loss")
     steps = check_count("steps", steps)
     parallel.check_transform(transform, mesh)
     mesh = parallel.mesh_for_rows(mesh)
-    check_optimizer(optimizer)
+    optimizer = as_transformation(optimizer)
     check_key(key)
-    images = images if isinstance(images, Array) else np.asarray(images)
+    images = as_array("images", images)
     check_images(images, classifier.preprocess)
     check_finite(images)
     n = len(images)
@@ -177,8 +186,8 @@ def unlearn(
         # NumPy's float64 is float32 to JAX, unless x64 is on.
         kind = jnp.result_type(images)
         batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), kind)
-        check_targets(targets, n, logits_shape(classifier, batch).shape[1])
-        targets = np.asarray(targets)
+        count = logits_shape(classifier, batch).shape[1]
+        targets = np.asarray(check_targets(targets, n, count))
         if targets.ndim == 1:
             targets = targets.astype(np.int32)
         # Several devices are each sent their share of every minibatch.

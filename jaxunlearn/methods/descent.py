@@ -19,6 +19,7 @@ from jaxunlearn.nullspace.projection import project_to_null_space, shrink_to_nul
 from jaxunlearn.nullspace.rank_rules import choose_rule
 from jaxunlearn.nullspace.subspace import subspaces
 from jaxunlearn.progress import Progress
+from jaxunlearn.serialization import check_fields
 from jaxunlearn.tasks import Task
 
 Targets = Literal[
@@ -61,6 +62,7 @@ class Descent:
     tuned: ClassVar[str | None] = "learning_rate"
 
     def __post_init__(self):
+        check_fields(self)
         check_count("steps", self.steps)
         check_count("batch_size", self.batch_size)
         if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):

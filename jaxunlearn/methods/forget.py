@@ -9,7 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxunlearn.checks import check_choice, check_key
+from jaxunlearn.checks import (
+    check_choice,
+    check_eager,
+    check_key,
+    check_labels,
+    check_type,
+    short,
+)
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result
@@ -19,7 +26,7 @@ from jaxunlearn.methods.requests import Requests, Sets, class_sets
 from jaxunlearn.methods.stacked import WAYS
 from jaxunlearn.metrics.evaluation import Evaluation, evaluate, num_classes
 from jaxunlearn.progress import Progress, reporting
-from jaxunlearn.tasks import Data, Task
+from jaxunlearn.tasks import Data, Task, check_data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +92,8 @@ def forget(
         `(classifier, task, *, key) -> Result`, which is called for each request.
       classifier: is not modified.
       train: the training data, forgotten and retained.
-      requests: "each" class by itself, or sets of classes such as `[[0, 1], [2]]`.
+      requests: "each" class by itself, or sets of classes such as `[[0, 1], [2]]`; by
+        name, `[["bee", "ant"], ["wasp"]]`, where `train` has `class_names`.
       key: a `jax.random.key`, for every request the same.
       validation: what the grid is judged by.
       grid: values of the field that the method names as `tuned`, such as
@@ -183,6 +191,9 @@ def sweep(
     [[1, 1, 2], [0, 0, 2], [0, 1, 0]]
     """
     check_choice("how", how, ("auto", *WAYS))
+    check_data("train", train)
+    _check_types(method, classifier, key, validation)
+    check_eager("forget", classifier, train.images)
     count = num_classes(classifier, train.images)
     wanted = Requests.of_sets(class_sets(requests, train, count), train, count)
     how = None if how == "auto" else how
@@ -205,6 +216,11 @@ def forget_task(
     Its trace has the value that was chosen and the trials. Over several processes all
     arguments are the same in each, and so is the result.
     """
+    check_type(
+        "task", task, Task, "Task(forget, retain, ..., num_classes=k) makes one."
+    )
+    _check_types(method, classifier, key, validation)
+    check_eager("forget", classifier, task.forget.images)
     wanted = Requests.of_task(task)
     given = method, classifier, wanted, key, validation, grid, None, mesh, progress
     return _run(*given).results[0]
@@ -221,10 +237,8 @@ def _run(
     mesh: Mesh | None,
     progress: Progress,
 ) -> Sweep:
-    check_key(key)
-    if not callable(method):
-        msg = f"method must be called as (classifier, task, key=key), such as UNSC(); it is {method!r}."  # noqa: E501
-        raise TypeError(msg)
+    if validation is not None:
+        _check_validation(validation, requests.task)
     candidates = check_grid(method, grid, validation, requests.classes)
     watch, trials = Stopwatch(), ()
     with reporting(progress) as report:
@@ -255,6 +269,29 @@ def _run(
     return Sweep(*own, seconds=watch.seconds, **costs)
 
 
+def _check_types(method, classifier, key, validation) -> None:
+    check_type("classifier", classifier, Classifier, "freeze(model, ...) makes one.")
+    check_key(key)
+    if validation is not None:
+        check_data("validation", validation)
+    if not callable(method) or isinstance(method, type):
+        msg = f"method must be called as (classifier, task, key=key), such as UNSC(); it is {short(method)}."  # noqa: E501
+        raise TypeError(msg)
+
+
+def _check_validation(validation: Data, task: Task) -> None:
+    """Refuse images and labels of another kind than those to be forgotten."""
+    shapes = [data.images.shape[1:] for data in (validation, task.forget)]
+    if shapes[0] != shapes[1]:
+        msg = (
+            f"Images of the validation set have shape {shapes[0]} and those to be "
+            f"forgotten {shapes[1]}: they must agree."
+        )
+        raise ValueError(msg)
+    name, count = "labels of the validation set", task.num_classes
+    check_labels(name, validation.labels, len(validation), count)
+
+
 class _EachByItself:
     """Requests of a method that has nothing to share: it is called for each."""
 
@@ -271,7 +308,10 @@ class _EachByItself:
         options = {"mesh": mesh, "progress": progress}
         options = {name: options[name] for name in self._options}
         tasks = self._requests.tasks()
-        return [method(classifier, task, key=key, **options) for task in tasks]
+        results = [method(classifier, task, key=key, **options) for task in tasks]
+        for result in results:
+            check_type("What method returns", result, Result)
+        return results
 
     def costs(self) -> dict[str, Any]:
         nothing = {"statistics": 0, "labels": 0}

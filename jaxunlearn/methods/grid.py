@@ -1,13 +1,16 @@
 """One field of a method, chosen on validation data by one rule for every method."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Array
 
 from jaxunlearn.progress import Report
 from jaxunlearn.tasks import Data, split_by_class
+from jaxunlearn.tasks.classes import elements
 
 # Points of Acc_r - Acc_f within which a smaller value is preferred.
 TOLERANCE = 1.0
@@ -40,10 +43,12 @@ def check_grid(
     Validation data must hold every forgotten class and others.
     """
     tuned = getattr(method, "tuned", None)
-    values = [] if grid is None else sorted(np.asarray(list(grid)).tolist())
+    values = [] if grid is None else elements(grid, "grid", "numbers")
     if not values or tuned is None:
         return []
+    values = [v.tolist() if isinstance(v, np.generic | Array) else v for v in values]
     candidates = [dataclasses.replace(method, **{tuned: value}) for value in values]
+    candidates.sort(key=operator.attrgetter(tuned))
     if validation is None:
         msg = "A grid is judged on validation data: pass validation=..., or no grid."
         raise ValueError(msg)

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from jaxunlearn.checks import as_integer, short
 from jaxunlearn.tasks import (
     Data,
     Task,
     check_classes,
     check_leaves_some,
+    class_numbers,
     split_by_class,
 )
+from jaxunlearn.tasks.classes import elements
 
 # "each" class by itself, or sets of classes.
 Sets = str | Iterable[Any]
@@ -24,16 +27,22 @@ def class_sets(
 ) -> tuple[tuple[int, ...], ...]:
     """The classes of each request, checked; `name` is what the caller calls them.
 
-    "each" is every class that the data hold, by itself.
+    "each" is every class that the data hold, by itself. Classes are numbers, or names
+    where the data have them. A single class may stand without brackets.
     """
     present = np.unique(train.labels).tolist()
     if isinstance(requests, str):
         if requests != "each":
-            msg = f'{name} must be "each" or sets of classes, such as [[0, 1], [2]]; they are {requests!r}.'  # noqa: E501
+            msg = f'{name} must be "each" or sets of classes, such as [[0, 1], [2]]; they are {short(requests)}.'  # noqa: E501
             raise ValueError(msg)
         requests = [[c] for c in present]
+    requests = _bracketed(elements(requests, name, "sets of classes"), name)
     sets = tuple(
-        check_classes(classes, num_classes, name=f"{name}[{number}]")
+        check_classes(
+            _numbers(classes, train.class_names, num_classes, f"{name}[{number}]"),
+            num_classes,
+            name=f"{name}[{number}]",
+        )
         for number, classes in enumerate(requests)
     )
     if not sets:
@@ -46,6 +55,33 @@ def class_sets(
             msg = f"{name}[{same[0]}] and {name}[{number}] are the same classes, {list(classes)}: leave one out."  # noqa: E501
             raise ValueError(msg)
     return sets
+
+
+def _bracketed(requests: list[Any], name: str) -> list[Any]:
+    """With brackets around a single class, which then is not mistaken for a set."""
+    bare = [
+        one for one in requests if isinstance(one, str) or as_integer(one) is not None
+    ]
+    if len(requests) == len(bare) == 1:
+        return [bare]
+    if len(requests) == len(bare) > 1:
+        each = short([[one] for one in bare])
+        msg = (
+            f"{name} are {short(requests)}, which has two readings: write "
+            f"{short([bare])} for one request to forget them all, or {each} for one "
+            "request each."
+        )
+        raise ValueError(msg)
+    return requests
+
+
+def _numbers(classes, class_names, num_classes, name):
+    """Integers are numbers of classes, whatever classes are called."""
+    asked = elements(classes, name)
+    if not any(isinstance(one, str) for one in asked):
+        return asked
+    asked = [one if as_integer(one) is None else f"number:{one}" for one in asked]
+    return class_numbers(asked, class_names, num_classes, name=name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
