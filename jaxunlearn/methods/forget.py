@@ -216,9 +216,7 @@ def forget_task(
     Its trace has the value that was chosen and the trials. Over several processes all
     arguments are the same in each, and so is the result.
     """
-    check_type(
-        "task", task, Task, "Task(forget, retain, ..., num_classes=k) makes one."
-    )
+    check_type("task", task, Task, "Task(forget, retain, ...) makes one.")
     _check_types(method, classifier, key, validation)
     check_eager("forget", classifier, task.forget.images)
     wanted = Requests.of_task(task)

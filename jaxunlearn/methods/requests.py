@@ -59,13 +59,11 @@ def class_sets(
 
 def _bracketed(requests: list[Any], name: str) -> list[Any]:
     """With brackets around a single class, which then is not mistaken for a set."""
-    bare = [
-        one for one in requests if isinstance(one, str) or as_integer(one) is not None
-    ]
+    bare = [c for c in requests if isinstance(c, str) or as_integer(c) is not None]
     if len(requests) == len(bare) == 1:
         return [bare]
     if len(requests) == len(bare) > 1:
-        each = short([[one] for one in bare])
+        each = short([[c] for c in bare])
         msg = (
             f"{name} are {short(requests)}, which has two readings: write "
             f"{short([bare])} for one request to forget them all, or {each} for one "
