@@ -195,6 +195,7 @@ def own_copy(tree: PyTree) -> PyTree:
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _advance(step, length, carry, constants, first, count, given):
     """`count` steps in a loop of at most `length`, or one without any; and outputs."""
+    first = jnp.asarray(first)  # It is NumPy's where nothing is compiled.
 
     def at(index):
         row = jax.tree.map(

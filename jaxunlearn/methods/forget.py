@@ -13,7 +13,6 @@ from jaxunlearn.checks import (
     check_choice,
     check_eager,
     check_key,
-    check_labels,
     check_type,
     short,
 )
@@ -71,12 +70,12 @@ class Sweep:
 
 def forget(
     method: Any,
-    classifier: Classifier,
-    train: Data,
+    classifier: Classifier | Any,
+    train: Data | Any,
     requests: Sets,
     *,
     key: Array,
-    validation: Data | None = None,
+    validation: Data | Any | None = None,
     grid: Iterable[float] | None = None,
     mesh: Mesh | None = None,
     progress: Progress = None,
@@ -95,7 +94,8 @@ def forget(
       requests: "each" class by itself, or sets of classes such as `[[0, 1], [2]]`; by
         name, `[["bee", "ant"], ["wasp"]]`, where `train` has `class_names`.
       key: a `jax.random.key`, for every request the same.
-      validation: what the grid is judged by.
+      validation: samples of all classes, by which the grid is judged; methods find it
+        in their task.
       grid: values of the field that the method names as `tuned`, such as
         "learning_rate". The smallest is taken whose mean over the requests of
         Acc_r - Acc_f on validation data is within a point of the best. None: the
@@ -133,13 +133,13 @@ def forget(
 
 
 def sweep(
-    classifier: Classifier,
-    train: Data,
+    classifier: Classifier | Any,
+    train: Data | Any,
     requests: Sets,
     method: Any,
     *,
     key: Array,
-    validation: Data | None = None,
+    validation: Data | Any | None = None,
     rates: Iterable[float] = (),
     how: str = "auto",
     mesh: Mesh | None = None,
@@ -195,18 +195,19 @@ def sweep(
     _check_types(method, classifier, key, validation)
     check_eager("forget", classifier, train.images)
     count = num_classes(classifier, train.images)
-    wanted = Requests.of_sets(class_sets(requests, train, count), train, count)
+    sets = class_sets(requests, train, count)
+    wanted = Requests.of_sets(sets, train, count, validation)
     how = None if how == "auto" else how
     return _run(method, classifier, wanted, key, validation, rates, how, mesh, progress)
 
 
 def forget_task(
     method: Any,
-    classifier: Classifier,
-    task: Task,
+    classifier: Classifier | Any,
+    task: Task | Any,
     *,
     key: Array,
-    validation: Data | None = None,
+    validation: Data | Any | None = None,
     grid: Iterable[float] | None = None,
     mesh: Mesh | None = None,
     progress: Progress = None,
@@ -219,24 +220,24 @@ def forget_task(
     check_type("task", task, Task, "Task(forget, retain, ...) makes one.")
     _check_types(method, classifier, key, validation)
     check_eager("forget", classifier, task.forget.images)
+    if validation is not None:
+        task = dataclasses.replace(task, validation=validation)
     wanted = Requests.of_task(task)
-    given = method, classifier, wanted, key, validation, grid, None, mesh, progress
+    given = method, classifier, wanted, key, task.validation, grid, None, mesh, progress
     return _run(*given).results[0]
 
 
 def _run(
     method: Any,
-    classifier: Classifier,
+    classifier: Classifier | Any,
     requests: Requests,
     key: Array,
-    validation: Data | None,
+    validation: Data | Any | None,
     grid: Iterable[float] | None,
     how: str | None,
     mesh: Mesh | None,
     progress: Progress,
 ) -> Sweep:
-    if validation is not None:
-        _check_validation(validation, requests.task)
     candidates = check_grid(method, grid, validation, requests.classes)
     watch, trials = Stopwatch(), ()
     with reporting(progress) as report:
@@ -275,19 +276,6 @@ def _check_types(method, classifier, key, validation) -> None:
     if not callable(method) or isinstance(method, type):
         msg = f"method must be called as (classifier, task, key=key), such as UNSC(); it is {short(method)}."  # noqa: E501
         raise TypeError(msg)
-
-
-def _check_validation(validation: Data, task: Task) -> None:
-    """Refuse images and labels of another kind than those to be forgotten."""
-    shapes = [data.images.shape[1:] for data in (validation, task.forget)]
-    if shapes[0] != shapes[1]:
-        msg = (
-            f"Images of the validation set have shape {shapes[0]} and those to be "
-            f"forgotten {shapes[1]}: they must agree."
-        )
-        raise ValueError(msg)
-    name, count = "labels of the validation set", task.num_classes
-    check_labels(name, validation.labels, len(validation), count)
 
 
 class _EachByItself:

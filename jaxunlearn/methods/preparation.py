@@ -20,6 +20,7 @@ from jaxunlearn.descent.unlearning import Result, Trace, unlearn
 from jaxunlearn.methods.requests import Requests
 from jaxunlearn.methods.stacked import Relabelled, Stack
 from jaxunlearn.metrics.evaluation import logits
+from jaxunlearn.nullspace.memory import tree_bytes
 from jaxunlearn.nullspace.projection import projectors, stackable
 from jaxunlearn.progress import Progress, reporting
 
@@ -69,6 +70,7 @@ class Prepared:
             projections = _on_host(
                 (method.projection_of(statistics, c) for c in requests.classes),
                 classifier.params,
+                len(requests),
             )
             self._requests = [
                 Relabelled(*part, np.asarray(labels), projection)
@@ -135,17 +137,34 @@ class Prepared:
 
 
 def _on_host(
-    projections: Iterable[optax.GradientTransformation], params: PyTree
+    projections: Iterable[optax.GradientTransformation], params: PyTree, count: int
 ) -> list[optax.GradientTransformation]:
-    """The same, whose states wait on the host, all of equal shapes."""
+    """The same, whose states wait on the host, all of equal shapes.
+
+    Refused where the host cannot hold those of all, and everybody's parameters.
+    """
     states, update = [], None
     for projection in projections:
         states.append(jax.device_get(projection.init(params)))
         update = projection.update
+        if len(states) == 1:
+            # As they come, and stacked for a step.
+            _check_room(2 * (tree_bytes(states[0]) + tree_bytes(params)), count)
     return [
         optax.GradientTransformation(lambda params, state=state: state, update)
         for state in stackable(states)
     ]
+
+
+def _check_room(each: int, count: int) -> None:
+    room = parallel.host_memory()
+    if count > 1 and count * each > room:
+        advice = f"Ask for at most {max(1, room // each)} at a time."
+        msg = (
+            f"The bases and parameters of {count} requests take {count * each:,} bytes "
+            f"of the host, {each:,} each, and it has {room:,}. {advice}"
+        )
+        raise ValueError(msg)
 
 
 def _trace(classifier, images, request, batch_size) -> Trace:
@@ -153,7 +172,9 @@ def _trace(classifier, images, request, batch_size) -> Trace:
     state = request.projection.init(classifier.params)
     held = projectors(state)
     rows = request.rows[:batch_size]
-    before = _gradient(classifier, images[rows], request.targets[: len(rows)])
+    before = _gradient(
+        classifier, images[rows], jnp.asarray(request.targets[: len(rows)])
+    )
     after, _ = request.projection.update(before, state)
     shares = jax.tree_util.tree_leaves_with_path(jax.device_get(_shares(before, after)))
     surviving = {path_name(path): float(share) for path, share in shares}

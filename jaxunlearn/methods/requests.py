@@ -104,12 +104,17 @@ class Requests:
 
     @classmethod
     def of_sets(
-        cls, sets: tuple[tuple[int, ...], ...], train: Data, num_classes: int
+        cls,
+        sets: tuple[tuple[int, ...], ...],
+        train: Data,
+        num_classes: int,
+        validation: Data | Any | None = None,
     ) -> "Requests":
         """One for each of these sets of classes."""
+        given = {"num_classes": num_classes, "validation": validation}
         if len(sets) == 1:
-            return cls.of_task(_task_of(sets[0], train, num_classes))
-        task = Task(train, train, (), num_classes=num_classes)
+            return cls.of_task(_task_of(sets[0], train, **given))
+        task = Task(train, train, (), **given)
         rows = tuple(np.flatnonzero(np.isin(train.labels, s)) for s in sets)
         return cls(task, sets, rows)
 
@@ -123,9 +128,12 @@ class Requests:
         else:
             task = self.task
             for classes in self.classes:
-                yield _task_of(classes, task.forget, task.num_classes)
+                yield _task_of(
+                    *(classes, task.forget),
+                    num_classes=task.num_classes,
+                    validation=task.validation,
+                )
 
 
-def _task_of(classes, train: Data, num_classes: int) -> Task:
-    forget, retain = split_by_class(train, classes)
-    return Task(forget, retain, classes, num_classes=num_classes)
+def _task_of(classes: tuple[int, ...], train: Data, **given: Any) -> Task:
+    return Task(*split_by_class(train, classes), classes, **given)

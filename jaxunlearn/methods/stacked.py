@@ -254,10 +254,18 @@ class Stack:
             )
 
         own = -(-len(self._requests) // self._devices)
-        limit, whole = SHARE * free_memory(self._devices), needed(own)
-        if whole > limit and own > 1:
-            one = needed(1)
-            each = max(1, (whole - one) / (own - 1))
+        free = free_memory(self._devices)
+        limit, whole = SHARE * free, needed(own)
+        if whole > limit:
+            one = needed(1) if own > 1 else whole
+            if one > free:
+                msg = (
+                    f"A step of one request takes {one:,} bytes of a device, which has "
+                    f"{free:,} free: lower the method's batch_size, now "
+                    f"{method.batch_size}."
+                )
+                raise ValueError(msg)
+            each = max(1, (whole - one) / max(1, own - 1))
             room = max(1, int((limit - one) / each) + 1)
             own = -(-own // -(-own // room))
         return own * self._devices

@@ -21,6 +21,7 @@ class Task:
         samples of any class.
       num_classes: how many classes the classifier tells apart.
       train: `(data, key) -> Classifier`, for methods that train from scratch.
+      validation: samples of all classes, for what a method chooses, or None.
 
     Raises:
       TypeError: a set is no `Data`, a forget class no integer, `train` no function.
@@ -41,6 +42,7 @@ class Task:
     _: dataclasses.KW_ONLY
     num_classes: int | Any
     train: Callable[..., Any] | Any | None = None
+    validation: Data | Any | None = None
 
     def __post_init__(self):
         classes = check_classes(self.forget_classes, self.num_classes)
@@ -64,16 +66,18 @@ class Task:
                 "take those samples out, or forget sample-wise with forget_classes=()."
             )
             raise ValueError(msg)
+        for name in ("retain", "validation"):
+            data = getattr(self, name)
+            if data is not None:
+                self._check_other(name, data)
         if self.retain is not None:
-            self._check_retain(self.retain)
+            self._check_disjoint(self.retain)
 
     def _check_labels(self, name, data):
         name, hint = f"labels of the {name} set", "num_classes says how many there are."
         check_labels(name, data.labels, len(data), self.num_classes, hint)
 
-    def _check_retain(self, retain):
-        check_data("retain", retain)
-        self._check_labels("retain", retain)
+    def _check_disjoint(self, retain):
         forgotten = sorted(set(retain.labels.tolist()) & set(self.forget_classes))
         if forgotten:
             msg = (
@@ -82,17 +86,22 @@ class Task:
                 "apart."
             )
             raise ValueError(msg)
-        shapes = self.forget.images.shape[1:], retain.images.shape[1:]
+
+    def _check_other(self, name, data):
+        """That it is of the same images and classes as the forget set."""
+        check_data(name, data)
+        self._check_labels(name, data)
+        shapes = self.forget.images.shape[1:], data.images.shape[1:]
         if shapes[0] != shapes[1]:
             msg = (
                 f"Images of the forget set have shape {shapes[0]} and those of the "
-                f"retain set {shapes[1]}: they must agree."
+                f"{name} set {shapes[1]}: they must agree."
             )
             raise ValueError(msg)
-        names = self.forget.class_names, retain.class_names
+        names = self.forget.class_names, data.class_names
         if None not in names and names[0] != names[1]:
             msg = (
                 f"The classes of the forget set are called {short(names[0])} and those "
-                f"of the retain set {short(names[1])}: they must agree."
+                f"of the {name} set {short(names[1])}: they must agree."
             )
             raise ValueError(msg)

@@ -288,7 +288,11 @@ def test_a_request_that_diverges_is_named(mlp, data):
         ({"requests": []}, ValueError, "requests are empty"),
         ({"requests": [[0], []]}, ValueError, r"requests\[1\] is empty"),
         ({"requests": [[7]]}, ValueError, r"requests\[0\] names class 7"),
-        ({"requests": [0, 1]}, TypeError, "must be a sequence of class numbers"),
+        (
+            {"requests": [0, 1]},
+            ValueError,
+            r"two readings: write \[\[0, 1\]\] .* \[\[0\], \[1\]\]",
+        ),
         ({"requests": [[0, 1], [1, 0]]}, ValueError, "are the same classes"),
         ({"requests": [[0, 1, 2]]}, ValueError, "leave at least one to retain"),
         ({"requests": [[3]]}, ValueError, r"class 3, named in requests\[0\]"),
