@@ -694,6 +694,53 @@ WRONG = {
         TypeError,
         "optax transformation.*function",
     ),
+    "optimizer of parts": (
+        {"optimizer": (optax.sgd(0.1), optax.sgd(0.1))},
+        TypeError,
+        "optax transformation.*tuple",
+    ),
+    "sam": (
+        {"optimizer": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1))},
+        ValueError,
+        "contrib.sam asks for gradients at points of its own",
+    ),
+    "mask of another tree": (
+        {"optimizer": optax.masked(optax.sgd(0.1), {"head": True})},
+        ValueError,
+        "optimizer fails on the classifier's parameters",
+    ),
+    "update without params": (
+        {"optimizer": optax.GradientTransformation(lambda p: (), lambda u, s: (u, s))},
+        TypeError,
+        "optimizer fails on .*positional argument",
+    ),
+    "classifier": ({"classifier": {"w": 1}}, TypeError, "must be a Classifier.*dict"),
+    "no classifier": ({"classifier": None}, TypeError, "a Classifier.*NoneType"),
+    "ragged": ({"images": [[1, 2], [3]]}, TypeError, "images must be one array"),
+    "list of images": ({"images": ["cat.png"]}, (TypeError, ValueError), "images must"),
+    "channels": ({"images": IMAGES[..., :1]}, ValueError, "32.*16|16.*32"),
+    "wide labels": ({"targets": TARGETS + 2**32}, ValueError, "0 to 2; .*4294967"),
+    "masked": (
+        {"targets": np.ma.masked_array(TARGETS, TARGETS > 0)},
+        ValueError,
+        "targets are a masked array",
+    ),
+    "many steps": ({"steps": 2**70}, ValueError, "steps must be at most"),
+    "text": ({"steps": "3"}, TypeError, "steps must be an integer; it is '3'"),
+    "large batch": ({"batch_size": 2**70}, ValueError, "batch_size must be at most"),
+    "no loss": ({"loss": None}, TypeError, "loss must be a Callable; it is a NoneType"),
+    "augment by name": ({"augment": "flip"}, TypeError, "augment must be a Callable"),
+    "callback": ({"callback": 3}, TypeError, "callback must be a Callable or None"),
+    "loss that fails": (
+        {"loss": lambda logits: logits},
+        TypeError,
+        r"loss fails on logits float32\[12, 3\] and targets int32\[12\]. TypeError",
+    ),
+    "augment that fails": (
+        {"augment": lambda key, images: 1 / 0},
+        ValueError,
+        r"augment fails on images float32\[12, 4, 4, 2\]. ZeroDivisionError",
+    ),
     "seed": ({"key": 0}, TypeError, "jax.random.key.*it is int"),
     "old key": ({"key": np.zeros(2, np.uint32)}, TypeError, r"it is uint32\[2\]"),
     "keys": ({"key": jax.random.split(KEY)}, TypeError, "one jax.random.key"),
@@ -728,8 +775,57 @@ def test_it_refuses(name):
     }
     # Without the checks of types that only tests have: users get the sentences.
     plain = inspect.unwrap(unlearn)
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=words) as info:
         plain(**{**given, **changes})
+    assert len(str(info.value)) <= 1000
+
+
+@pytest.mark.core
+def test_floats_that_are_no_pixels_are_refused():
+    classifier = make_dense(preprocess=ju.Preprocess(mean=0.5, std=0.25))
+    images = pixels().astype(np.float32)
+    with pytest.raises(ValueError, match="range from 0 to 255"):
+        unlearn(classifier, images, TARGETS, sgd(0.1), steps=1, key=KEY)
+
+
+@pytest.mark.core
+def test_a_call_inside_jit_is_refused():
+    classifier = make_dense()
+
+    @jax.jit
+    def inside(images):
+        return unlearn(classifier, images, TARGETS, sgd(0.1), steps=1, key=KEY)
+
+    with pytest.raises(TypeError, match="unlearn runs many programs"):
+        inside(IMAGES)
+
+
+def test_multi_steps_are_taken_as_they_are():
+    optimizer = optax.MultiSteps(optax.sgd(0.1), 2)
+    options = {"steps": 4, "key": KEY, "batch_size": 5}
+    one, other = (
+        unlearn(make_dense(), IMAGES, TARGETS, given, **options)
+        for given in (optimizer, optimizer.gradient_transformation())
+    )
+    assert one.trace.losses.tolist() == other.trace.losses.tolist()
+
+
+def test_nothing_need_be_compiled():
+    """As people debug."""
+    given = make_dense(), IMAGES, TARGETS, sgd(0.1)
+    compiled = unlearn(*given, steps=3, key=KEY, batch_size=5)
+    with jax.disable_jit():
+        result = unlearn(*given, steps=3, key=KEY, batch_size=5)
+    np.testing.assert_allclose(result.trace.losses, compiled.trace.losses, rtol=1e-4)
+
+
+def test_images_may_be_of_another_byte_order():
+    pairs = (IMAGES, TARGETS), (IMAGES.astype(">f4"), TARGETS.astype(">i8"))
+    results = [
+        unlearn(make_dense(), *pair, sgd(0.1), steps=1, key=KEY) for pair in pairs
+    ]
+    losses = {float(result.trace.losses[0]) for result in results}
+    assert len(losses) == 1
 
 
 def test_half_precision_probabilities_are_probabilities():
