@@ -177,7 +177,7 @@ def check_optimizer(optimizer: Any) -> None:
 
 def check_key(key: Any) -> None:
     """Refuse what is not a single random key of the typed kind."""
-    dtype = getattr(key, "dtype", None)
+    dtype = key.dtype if isinstance(key, jax.Array | np.ndarray) else None
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.ndim:
         what = type(key).__name__ if dtype is None else f"{dtype}{list(key.shape)}"
         msg = (

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from jaxunlearn import parallel
 from jaxunlearn.checks import (
-    as_array,
     check_count,
     check_eager,
     check_finite,
@@ -24,7 +23,12 @@ from jaxunlearn.checks import (
     check_targets,
     check_type,
 )
-from jaxunlearn.classifier.classifier import Classifier, check_images
+from jaxunlearn.classifier.classifier import (
+    Classifier,
+    check_classifier,
+    check_images,
+)
+from jaxunlearn.classifier.independence import check_independence
 from jaxunlearn.descent.leaks import FirstUpdate
 from jaxunlearn.descent.loop import (
     chunk_length,
@@ -162,7 +166,7 @@ def unlearn(
     [2, 2, 2, 2]
     """
     check_eager("unlearn", classifier, images, targets)
-    check_type("classifier", classifier, Classifier, "freeze(model, ...) makes one.")
+    check_classifier(classifier)
     functions = {"loss": loss, "augment": augment, "callback": callback}
     for name, function in functions.items():
         check_type(name, function, Callable, optional=name != "loss")
@@ -171,8 +175,7 @@ def unlearn(
     mesh = parallel.mesh_for_rows(mesh)
     optimizer = as_transformation(optimizer)
     check_key(key)
-    images = as_array("images", images)
-    check_images(images, classifier.preprocess)
+    images = check_images(images, classifier.preprocess)
     check_finite(images)
     n = len(images)
     if n == 0:
@@ -188,6 +191,7 @@ def unlearn(
         batch = jax.ShapeDtypeStruct((size, *images.shape[1:]), kind)
         count = logits_shape(classifier, batch).shape[1]
         targets = np.asarray(check_targets(targets, n, count))
+        check_independence(classifier, images)
         if targets.ndim == 1:
             targets = targets.astype(np.int32)
         # Several devices are each sent their share of every minibatch.

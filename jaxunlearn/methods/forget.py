@@ -16,7 +16,7 @@ from jaxunlearn.checks import (
     check_type,
     short,
 )
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result
 from jaxunlearn.methods.grid import Trial, check_grid, choose
@@ -269,7 +269,7 @@ def _run(
 
 
 def _check_types(method, classifier, key, validation) -> None:
-    check_type("classifier", classifier, Classifier, "freeze(model, ...) makes one.")
+    check_classifier(classifier)
     check_key(key)
     if validation is not None:
         check_data("validation", validation)
