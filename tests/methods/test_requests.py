@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -201,3 +202,19 @@ ju.sweep(classifier, train, "each", ju.UNSC(steps=2), key=key, how="vmap")
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.long
+def test_malformed_calls_are_refused_in_sentences():
+    """In a process without the checks of types that only tests have."""
+    script = Path(__file__).parents[1] / "malformed_requests.py"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, script, "0", "150"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "raw" not in done.stdout, done.stdout
+    assert "refused" in done.stdout

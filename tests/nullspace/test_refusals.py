@@ -342,7 +342,7 @@ def test_preprocess_is_in_units_of_pixels_in_the_unit_interval(mean):
 @pytest.mark.long
 def test_malformed_calls_are_right_or_refused_in_a_sentence():
     """In a process of its own, where no test looks at types first."""
-    script = Path(__file__).parents[1] / "malformed.py"
+    script = Path(__file__).parents[1] / "malformed_core.py"
     done = subprocess.run(
         [sys.executable, script, "0", "117"], capture_output=True, text=True
     )

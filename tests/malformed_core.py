@@ -1,6 +1,6 @@
 """Calls with one or two arguments replaced by something else, drawn by their number.
 
-`python malformed.py START STOP` makes them, and prints those whose error is neither
+`python malformed_core.py START STOP` makes them, and prints those whose error is neither
 nothing nor a sentence of the library's own.
 """
 
