@@ -16,8 +16,8 @@ from jaxtyping import PyTree
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import gram_shapes, layer_sums, layouts
 from jaxunlearn.capture.layers import layer_table
-from jaxunlearn.checks import check_count
-from jaxunlearn.classifier.classifier import Classifier, Preprocess
+from jaxunlearn.checks import LARGEST, check_count, check_type, short
+from jaxunlearn.classifier.classifier import Classifier, Preprocess, check_classifier
 from jaxunlearn.classifier.network import Network
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.descent.step import update_params
@@ -154,10 +154,19 @@ def plan(
     each size of a layer, of stages that fit into `free_bytes`: by default what is free
     on this machine's device.
     """
+    check_classifier(classifier)
+    check_type("workload", workload, Workload)
+    sizes = [check_count("a side of image_shape", side) for side in image_shape]
+    if len(sizes) != 3:
+        msg = f"image_shape must be (h, w, c); it is {short(image_shape)}."
+        raise ValueError(msg)
+    if math.prod(sizes) > LARGEST:
+        msg = f"An image of image_shape {short(image_shape)} has {math.prod(sizes):,} numbers; at most {LARGEST:,} can be counted."  # noqa: E501
+        raise ValueError(msg)
     classifier = jax.eval_shape(lambda classifier: classifier, classifier)
     dtype = jnp.float32 if classifier.preprocess is None else jnp.uint8
-    # No image is made: it may be larger than memory.
-    image = np.broadcast_to(np.zeros((), dtype), (1, *image_shape))
+    # Of any size without taking memory.
+    image = np.broadcast_to(np.zeros((), dtype), (1, *sizes))
     free = parallel.free_memory() if free_bytes is None else free_bytes
     planner = _Planner(classifier, image, workload, compile, measure, free)
     return RequestPlan(planner.layers, tuple(planner.stages()), free)

@@ -1,6 +1,7 @@
 """What plans say, against the programs themselves."""
 
 import dataclasses
+import inspect
 
 import flax.linen as nn
 import jax
@@ -166,6 +167,26 @@ def test_parameters_may_be_there(network):
     real = freeze(model, variables, preprocess=Preprocess(0.5, 0.5))
     workload = Workload(images=16, steps=3)
     assert plan(real, SHAPE, workload) == plan(network, SHAPE, workload)
+
+
+def test_images_of_any_size_are_planned_for_without_taking_memory(network):
+    workload = Workload(images=1, batch_size=1, steps=0)
+    stages = plan(network, (20_000, 20_000, 3), workload, free_bytes=2**30).stages
+    assert stages[0].fitting_batch == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "sentence"),
+    [
+        ((8, 8), ValueError, r"image_shape must be \(h, w, c\); it is \(8, 8\)"),
+        ((8, 8, 0), ValueError, "a side of image_shape must be at least 1; it is 0"),
+        ((10**6, 10**6, 3), ValueError, "has 3,000,000,000,000 numbers"),
+        ((8, 8, 2.5), TypeError, "a side of image_shape must be an integer"),
+    ],
+)
+def test_other_shapes_are_refused(network, shape, error, sentence):
+    with pytest.raises(error, match=sentence):
+        inspect.unwrap(plan)(network, shape, Workload(images=1))
 
 
 def test_counts_are_checked():

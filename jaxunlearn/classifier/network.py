@@ -7,7 +7,7 @@ from flax.errors import FlaxError
 from jaxtyping import Array, PyTree
 
 # What a network raises for images that it cannot take: Flax, JAX, its own checks.
-REFUSALS = (FlaxError, TypeError, ValueError)
+REFUSALS = (FlaxError, TypeError, ValueError, LookupError, AttributeError)
 
 
 class Network:

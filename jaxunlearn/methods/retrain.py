@@ -1,13 +1,14 @@
 """The reference: train from scratch on what is retained."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.checks import check_key, check_type
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.progress import Progress
@@ -32,7 +33,7 @@ class Retrain:
     def __call__(
         self,
         classifier: Classifier,
-        task: Task,
+        task: Task | Any,
         *,
         key: Array,
         progress: Progress = None,
@@ -41,8 +42,11 @@ class Retrain:
         """Train; `classifier` only gives the shape of the answer.
 
         Raises:
+          TypeError: `task` is no `Task`, or `task.train` returns no `Classifier`.
           ValueError: the task has no retained data, or no `train`.
         """
+        check_type("task", task, Task, "Task(forget, retain, ...) makes one.")
+        check_key(key)
         if task.retain is None or task.train is None:
             missing = "retain" if task.retain is None else "train"
             msg = (
@@ -54,6 +58,7 @@ class Retrain:
         watch = Stopwatch()
         with watch.stage("steps"):
             trained = task.train(task.retain, key)
+            check_classifier(trained, "what task.train returns")
             jax.block_until_ready(jax.tree.leaves(trained.params))
         read = {"forget": 0, "retain": len(task.retain)}
         return Result(trained, Trace(seconds=watch.seconds, samples_read=read))

@@ -139,6 +139,20 @@ def test_other_validation_data_are_refused(validation, error, sentence):
         ju.Task(forget, retain, [0], num_classes=4, validation=validation)
 
 
+def test_what_is_no_task_is_refused():
+    for kind in (ju.UNSC, ju.Retrain):
+        with pytest.raises(TypeError, match="task must be a Task; it is a tuple"):
+            inspect.unwrap(kind.__call__)(kind(), CLASSIFIER, (1, 2), key=KEY)
+
+
+def test_a_training_that_returns_no_classifier_is_refused():
+    forget, retain = ju.split_by_class(PLAIN, [0])
+    given = {"num_classes": 4, "train": lambda data, key: data}
+    task = ju.Task(forget, retain, [0], **given)
+    with pytest.raises(TypeError, match="what task.train returns must be a Classifier"):
+        ju.Retrain()(CLASSIFIER, task, key=KEY)
+
+
 # Memory, interruption, no compilation
 
 
