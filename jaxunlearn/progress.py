@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from jaxunlearn.checks import short
+
 Report = Callable[[str, int, int], Any]  # (stage, done, total), now and then
 Progress = Report | Literal["bar"] | None
 
@@ -36,10 +38,9 @@ def reporting(progress: Any) -> Iterator[Report]:
         with _bars() as report:
             yield report
     else:
-        seen = repr(progress[:99]) if isinstance(progress, str) else type(progress)
         msg = (
             'progress must be None, "bar" or a function (stage, done, total); it is '
-            f"{seen}."
+            f"{short(progress)}."
         )
         raise TypeError(msg)
 

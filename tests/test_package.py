@@ -16,8 +16,8 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # From the ground floor up: a place imports those on floors below its own, never others
 # on its own floor or above. A place is a package, or a module at the top.
 FLOORS = [
-    {"checks", "progress"},
-    {"tasks", "parallel", "augmentation", "serialization"},
+    {"checks"},
+    {"tasks", "parallel", "augmentation", "serialization", "progress"},
     {"classifier"},
     {"capture"},
     {"nullspace", "datasets", "models"},
