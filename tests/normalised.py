@@ -286,8 +286,51 @@ def folded_scale(x, mean, var):
     return (x - wide(mean)) * wide(scale)
 
 
-def _by_hand(tape, x, factor=1.0):
-    x = factor * tape.norm("", x)
+def scaled_before(x, mean, var):
+    return 0.5 * (x - wide(mean)) / jnp.sqrt(wide(var) + 1e-5) + 0.25
+
+
+def reciprocal(x, mean, var):
+    return (x - wide(mean)) * wide(1 / jnp.sqrt(var + 1e-5))
+
+
+def raised(x, mean, var):
+    return (x - wide(mean)) * wide((var + 1e-5) ** -0.5)
+
+
+def folded(x, mean, var):
+    scale = 0.5 / jnp.sqrt(var + 1e-5)
+    return x * wide(scale) + wide(0.25 - mean * scale)
+
+
+def folded_apart(x, mean, var):
+    scale = 0.5 * lax.rsqrt(var + 1e-5)
+    return x * wide(scale) - wide(mean * scale) + 0.25
+
+
+class Ensemble(nn.Module):
+    """Two BatchNorms, each with statistics of its own, of one input."""
+
+    @nn.compact
+    def __call__(self, x):
+        norms = nn.vmap(
+            nn.BatchNorm,
+            in_axes=None,
+            axis_size=2,
+            variable_axes={"params": 0, "batch_stats": 0},
+            split_rngs={"params": True},
+        )
+        x = norms(use_running_average=True, name="norm")(x).sum(0)
+        return nn.Dense(CLASSES, name="head")(x.reshape(x.shape[0], -1))
+
+
+def _ensemble(tape, x):
+    both = [tape.norm("norm", x, at=(i,)) for i in range(2)]
+    return tape.dense("head/kernel", sum(both).reshape(len(x), -1))
+
+
+def _by_hand(tape, x, factor=1.0, offset=0.0):
+    x = factor * tape.norm("", x) + offset
     return tape.dense("head/kernel", x.reshape(len(x), -1))
 
 
@@ -333,11 +376,24 @@ CASES = [
         _conv_net,
         error=0.05,
     ),
+    Case("linen: two of one input", Ensemble, _ensemble, axes=(0, 4)),
     Case("by hand: divided by a root", written(divided), _by_hand),
     Case(
         "by hand: scale folded into the root",
         written(folded_scale),
         lambda tape, x: _by_hand(tape, x, 0.5),
+    ),
+    *(
+        Case(
+            f"by hand: {formula.__name__}",
+            written(formula),
+            lambda tape, x: _by_hand(tape, x, 0.5, 0.25),
+        )
+        for formula in (scaled_before, folded, folded_apart)
+    ),
+    *(
+        Case(f"by hand: {formula.__name__}", written(formula), _by_hand)
+        for formula in (reciprocal, raised)
     ),
 ]
 
@@ -346,6 +402,15 @@ OTHERS = {
     "no normalisation": Plain,
     "layer norm": lambda: Normed(nn.LayerNorm()),
     "group norm": lambda: Normed(nn.GroupNorm(1)),
+    "divided by the variance": written(
+        lambda x, mean, var: (x - wide(mean)) / wide(var)
+    ),
+    "a rectifier between": written(
+        lambda x, mean, var: (
+            nn.relu(x * wide(lax.rsqrt(var + 1e-5)))
+            - wide(mean * lax.rsqrt(var + 1e-5))
+        )
+    ),
     "only a mean": written(lambda x, mean, var: x - wide(mean)),
     "only a variance": written(lambda x, mean, var: x * lax.rsqrt(wide(var) + 1e-5)),
     "a mean of the images' own": written(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn.capture.contractions import (
@@ -15,6 +16,7 @@ from jaxunlearn.capture.contractions import (
 from jaxunlearn.capture.layers import Layer, layers
 from jaxunlearn.capture.layout import Layout
 from jaxunlearn.capture.walk import Capture, capture
+from jaxunlearn.checks import is_traced
 from jaxunlearn.classifier.classifier import Classifier
 
 
@@ -54,6 +56,21 @@ class Moment:
             msg = f"{where}: the shape of the gram is {shape}, and its layout makes it end in {expected}. Take it from second_moments."  # noqa: E501
             raise ValueError(msg)
 
+    def check_positive(self, where: str) -> None:
+        """Refuse a negative sum of squares; of a traced gram nothing is known."""
+        if is_traced(self.gram):
+            return
+        squares = np.asarray(jnp.diagonal(self.gram, axis1=-2, axis2=-1), np.float64)
+        # What rounding leaves of a difference of two moments.
+        allowed = float(jnp.finfo(self.gram.dtype).eps) ** 0.5
+        if squares.size and squares.min() < -allowed * np.abs(squares).max():
+            msg = (
+                f"{where}: its gram is no sum of squares, its diagonal goes down to "
+                f"{squares.min():.4g}. Take it from second_moments, and subtract only "
+                "moments of a part of the same images."
+            )
+            raise ValueError(msg)
+
 
 jax.tree_util.register_dataclass(
     Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes"]
@@ -86,7 +103,7 @@ jax.tree_util.register_dataclass(
 
 
 def layer_sums(
-    classifier: Classifier, images: Array, mask: Float[Array, " n"]
+    classifier: Classifier, images: Array | Any, mask: Float[Array, " n"] | Any
 ) -> list[LayerSums | None]:
     """What the moment of each leaf's inputs is made of; None where it has no input.
 

@@ -35,7 +35,7 @@ jax.tree_util.register_dataclass(
 )
 
 
-def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
+def layer_inputs(classifier: Classifier, images: ArrayLike | Any) -> PyTree:
     """The explicit rows that meet each weight: for small data, the slow twin.
 
     Args:
@@ -58,7 +58,7 @@ def layer_inputs(classifier: Classifier, images: ArrayLike) -> PyTree:
     >>> ju.layer_inputs(classifier, images)["layers_0"]["kernel"].inputs.shape
     (1, 50, 9)
     """
-    check_program(classifier, images)
+    images = check_program(classifier, images)
     prepared = classifier.prepare(images)
     leaves, structure = jax.tree.flatten(classifier.params)
     with jax.default_matmul_precision("highest"):

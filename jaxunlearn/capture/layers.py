@@ -1,7 +1,7 @@
 """Which parameter leaves have an input, and how they are read as matrices."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 
 from jaxunlearn.capture.layout import Layout, Renumbering, path_name
 from jaxunlearn.capture.walk import Capture, Use, capture
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
+from jaxunlearn.classifier.images import check_images
 
 
 class Layer(NamedTuple):
@@ -61,7 +62,20 @@ def _layer(captured: Capture, index: int) -> Layer | str:
     return Layer(layouts[0], list(zip(keys, uses, renumberings, strict=True)))
 
 
-def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
+def _captured(classifier, images):
+    """What the walk sees of images of this shape and type, and the operands' shapes."""
+    static: list[Capture] = []
+
+    def shapes(classifier, images):
+        static.append(capture(classifier, classifier.prepare(images)))
+        return {key: x for key, (x, _) in static[-1].operands.items()}
+
+    image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.result_type(images))
+    operands = jax.eval_shape(shapes, classifier, image)
+    return static[-1], operands
+
+
+def layer_table(classifier: Classifier, images: ArrayLike | Any) -> list[LayerRecord]:
     """What every parameter leaf is, or why it has no input.
 
     Args:
@@ -78,19 +92,13 @@ def layer_table(classifier: Classifier, images: ArrayLike) -> list[LayerRecord]:
     layers_1/bias None None None it is added to its input, as a bias is
     layers_1/kernel dense 4 3 None
     """
-    classifier.prepare(images)
-    static: list[Capture] = []
-
-    def shapes(classifier, images):
-        static.append(capture(classifier, classifier.prepare(images)))
-        return {key: x for key, (x, _) in static[-1].operands.items()}
-
-    image = jax.ShapeDtypeStruct((1, *jnp.shape(images)[1:]), jnp.result_type(images))
-    operands = jax.eval_shape(shapes, classifier, image)
+    check_classifier(classifier)
+    images = check_images(images, classifier.preprocess)
+    captured, operands = _captured(classifier, images)
     leaves = jax.tree_util.tree_leaves_with_path(classifier.params)
-    pairs = zip(leaves, layers(static[-1], len(leaves)), strict=True)
+    pairs = zip(leaves, layers(captured, len(leaves)), strict=True)
     return [
-        _record(path_name(path), jnp.shape(leaf), layer, static[-1], operands)
+        _record(path_name(path), jnp.shape(leaf), layer, captured, operands)
         for (path, leaf), layer in pairs
     ]
 

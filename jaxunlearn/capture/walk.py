@@ -55,6 +55,8 @@ class Use:
     scans: tuple[str, ...]
 
 
+# Also while people debug: without jit a scan would be unrolled, its leaves in slices.
+@jax.disable_jit(False)
 def capture(classifier, images: Float[Array, "n h w c"]) -> "Capture":
     """Run a classifier on images as it prepares them, and see every weight's input."""
     params, params_structure = jax.tree.flatten(classifier.params)
@@ -150,8 +152,10 @@ class Capture:
         if tracked:
             leaf = self._leaf(eqn, inputs, key, depth, captured)
             statistic = follow_statistic(eqn, inputs, key)
-        if statistic is not None and statistic.role == "centred":
-            captured[key] = (inputs[0].array, jnp.ones(()))
+        if statistic is not None and statistic.key == key:
+            (seen,) = (v.array for v in inputs if v.image)
+            seen = jnp.broadcast_to(seen, eqn.outvars[0].aval.shape)
+            captured[key] = (seen, jnp.ones(()))
         if statistic is not None and statistic.role == "normalised":
             _, mean, axes, slices, centred, variance = statistic
             kinds = scan_kinds(slices, depth)

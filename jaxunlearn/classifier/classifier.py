@@ -15,13 +15,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
-from jaxunlearn.checks import is_traced
+from jaxunlearn.checks import short
 from jaxunlearn.classifier.flax_network import of_linen, of_nnx
 from jaxunlearn.classifier.function import Function, of_function
-from jaxunlearn.classifier.network import Network
-
-# How far outside [0, 1] pixels may lie: half precision rounds, resizing overshoots.
-_MARGIN = 0.25
+from jaxunlearn.classifier.images import MARGIN, check_images, refused_by
+from jaxunlearn.classifier.network import REFUSALS, Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +39,20 @@ class Preprocess:
 
     def __post_init__(self):
         for name in ("mean", "std"):
-            value = np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64))
+            given = getattr(self, name)
+            try:
+                value = np.atleast_1d(np.asarray(given, dtype=np.float64))
+            except (TypeError, ValueError, OverflowError):  # No numbers.
+                value = np.array(np.nan)
             if value.ndim != 1 or not np.all(np.isfinite(value)):
-                msg = f"Preprocess.{name} must be finite, one number a channel; it is {value}."  # noqa: E501
+                msg = f"Preprocess.{name} must be finite, one number a channel; it is {short(given)}."  # noqa: E501
                 raise ValueError(msg)
             object.__setattr__(self, name, tuple(value.tolist()))
         if min(self.std) <= 0:
             msg = f"Preprocess.std must be positive in every channel; it is {self.std}."
+            raise ValueError(msg)
+        if not -MARGIN <= min(self.mean) <= max(self.mean) <= 1 + MARGIN:
+            msg = f"Preprocess takes pixels in [0, 1], and a mean of them; it is {self.mean}. Divide mean and std of pixels of 0 to 255 by 255."  # noqa: E501
             raise ValueError(msg)
 
     def __call__(self, images: Array | np.ndarray) -> Float[Array, "..."]:
@@ -78,7 +83,7 @@ class Classifier:
     preprocess: Preprocess | None
     network: Network
 
-    def __call__(self, images: Array | np.ndarray) -> Float[Array, "n k"]:
+    def __call__(self, images: Array | np.ndarray | Any) -> Float[Array, "n k"]:
         """Logits, through `preprocess`.
 
         Args:
@@ -95,11 +100,17 @@ class Classifier:
 
     def logits(self, images: Float[Array, "n ..."]) -> Float[Array, "n k"]:
         """The network's checked logits for images as `prepare` returns them."""
-        logits = self.network.apply(self.params, self.state, images)
+        given = self.network.apply, self.params, self.state, images
+        try:
+            logits = given[0](*given[1:])
+        except jax.errors.ConcretizationTypeError:
+            raise  # The network asks for a value while it is traced; JAX says where.
+        except REFUSALS as error:
+            raise ValueError(refused_by(*given, error)) from error
         if not hasattr(logits, "shape"):
             msg = (
                 "The network must return logits of shape [n, classes]; it returned a "
-                f"{type(logits).__name__}."
+                f"{type(logits).__name__}. Freeze one that returns the logits alone."
             )
             raise TypeError(msg)
         if jnp.ndim(logits) != 2 or logits.shape[0] != images.shape[0]:
@@ -113,9 +124,9 @@ class Classifier:
             raise TypeError(msg)
         return logits
 
-    def prepare(self, images: Array | np.ndarray) -> Float[Array, "n h w c"]:
+    def prepare(self, images: Array | np.ndarray | Any) -> Float[Array, "n h w c"]:
         """Images as the network expects them: checked and standardised."""
-        check_images(images, self.preprocess)
+        images = check_images(images, self.preprocess)
         if self.preprocess is not None:
             return self.preprocess(images)
         return jnp.asarray(images)
@@ -125,58 +136,16 @@ class Classifier:
         return dataclasses.replace(self, **fields)
 
 
+def check_classifier(classifier: Any, name: str = "classifier") -> None:
+    """Refuse what is no `Classifier`."""
+    if not isinstance(classifier, Classifier):
+        msg = f"{name} must be a Classifier, as freeze(model, variables) returns it; it is a {type(classifier).__name__}."  # noqa: E501
+        raise TypeError(msg)
+
+
 jax.tree_util.register_dataclass(
     Classifier, data_fields=["params", "state"], meta_fields=["preprocess", "network"]
 )
-
-
-def check_images(images: Array | np.ndarray, preprocess: Preprocess | None) -> None:
-    """Refuse images of the wrong rank, type, number of channels or pixel range.
-
-    The range is that of floats for a `Preprocess`; of traced images it is not known.
-    """
-    shape, dtype = jnp.shape(images), jnp.result_type(images)
-    if len(shape) != 4:
-        msg = f"images must be [n, h, w, c]; their shape is {shape}. A single image needs a leading axis: images[None]."  # noqa: E501
-        raise ValueError(msg)
-    if dtype == jnp.uint8 and preprocess is None:
-        msg = (
-            "images are uint8, and this classifier has no Preprocess to turn them into "
-            "floats: freeze(..., preprocess=Preprocess(mean, std)), or pass floats in "
-            "the range that the network was trained on."
-        )
-        raise TypeError(msg)
-    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        msg = f"images must be uint8 (with a Preprocess) or floating point; they are {dtype}."  # noqa: E501
-        raise TypeError(msg)
-    if preprocess is None:
-        return
-    for channels in (len(preprocess.mean), len(preprocess.std)):
-        if channels not in (1, shape[-1]):
-            msg = (
-                f"Preprocess has {channels} channels and the images have {shape[-1]}: "
-                f"their shape is {shape}."
-            )
-            raise ValueError(msg)
-    if dtype != jnp.uint8 and not is_traced(images):
-        _check_range(images)
-
-
-def _check_range(images) -> None:
-    if 0 in jnp.shape(images) or not getattr(images, "is_fully_addressable", True):
-        return
-    images = images if isinstance(images, jax.Array) else np.asarray(images)
-    low, high = float(images.min()), float(images.max())
-    # NaN and infinite pixels are told apart by whoever looks for them.
-    finite = np.isfinite([low, high]).all()
-    if finite and (low < -_MARGIN or high > 1 + _MARGIN):
-        msg = (
-            "This classifier has a Preprocess, for which floats are pixels in [0, 1]; "
-            f"these images range from {low:.4g} to {high:.4g}. Pass pixels of 0 to 255 "
-            "as uint8 or divided by 255; give back images that are standardised "
-            "already (images * std + mean), or freeze without preprocess."
-        )
-        raise ValueError(msg)
 
 
 # How each kind of model is taken apart: into network, params and state.
@@ -236,4 +205,5 @@ def thaw(classifier: Classifier) -> Any:
     >>> bool((thaw(freeze(model, variables))["params"]["bias"] == 0).all())
     True
     """
+    check_classifier(classifier)
     return classifier.network.thaw(classifier.params, classifier.state)

@@ -157,7 +157,9 @@ def of_linen(
         )
         raise ValueError(msg)
     boxed = jax.tree.structure(variables)
-    network = LinenNetwork(Static(model), *_options(model, call_options), boxed)
+    options = _options(model, call_options)
+    _check_known(model, dict(options[0]))
+    network = LinenNetwork(Static(model), *options, boxed)
     return network, *_split_variables(variables)
 
 
@@ -170,21 +172,49 @@ def of_nnx(
     if variables is not None:
         msg = "An NNX module holds its own variables: freeze(model) without a second argument."  # noqa: E501
         raise TypeError(msg)
-    original, params, state = nnx.split(model, nnx.Param, ...)
-    # eval() and train() set flags in place, hence the copy.
-    copy = nnx.merge(original, params, state)
-    copy.eval()
+    options = _options(model, call_options)
+    _check_known(model, dict(options[0]))
+    # eval() and train() set flags in place, pop() takes away what `sow` has gathered,
+    # which grows with every call and is no state: hence the copy.
+    copy = nnx.clone(model)
+    nnx.pop(copy, nnx.Intermediate)
+    original, params, state = nnx.split(copy, nnx.Param, ...)
+    copy.eval(**_ATTRIBUTES)
     evaluation_graph = nnx.graphdef(copy)
-    copy.train()
+    copy.train(**{name: not value for name, value in _ATTRIBUTES.items()})
     network = NNXNetwork(
         original,
         evaluation_graph,
         nnx.graphdef(copy),
         jax.tree.structure(params),
         jax.tree.structure(state),
-        *_options(model, call_options),
+        *options,
     )
     return network, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+
+
+# Attributes that tell the two apart, beside those that `eval()` knows.
+_ATTRIBUTES = {
+    "training": False,
+    "is_training": False,
+    "is_train": False,
+    "inference": True,
+}
+
+
+def _check_known(model, known) -> None:
+    """Ask for what evaluation needs, nobody has given and has no default."""
+    parameters = list(inspect.signature(type(model).__call__).parameters.values())
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for parameter in parameters[2:]:  # After `self` and the images.
+        required = parameter.default is parameter.empty
+        if required and parameter.kind not in variadic and parameter.name not in known:
+            name = parameter.name
+            msg = (
+                f"{type(model).__name__}.__call__ needs {name}, and what it is for "
+                f"inference is not known: say it, as freeze(..., {name}=...)."
+            )
+            raise TypeError(msg)
 
 
 def _split_variables(variables) -> tuple[PyTree, PyTree]:

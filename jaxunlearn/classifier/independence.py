@@ -8,22 +8,24 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxunlearn.checks import check_finite, is_traced
-from jaxunlearn.classifier.classifier import Classifier, check_images
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
+from jaxunlearn.classifier.images import as_array, check_images
 
 
-def check_program(classifier: Classifier, images: Any) -> None:
-    """Refuse images and networks for which per-image inputs make no sense.
+def check_program(classifier: Classifier, images: Any) -> Any:
+    """The images as an array, unless per-image inputs make no sense for them.
 
     Nothing is checked on values inside a transformation, where there are none.
     """
-    check_images(images, classifier.preprocess)
-    if jnp.shape(images)[0] == 0:
+    check_classifier(classifier)
+    images = check_images(images, classifier.preprocess)
+    if images.shape[0] == 0:
         msg = "images are empty: at least one is needed."
         raise ValueError(msg)
-    if is_traced((classifier, images)):
-        return
-    check_finite(images)
-    check_independence(classifier, images[:1])
+    if not is_traced((classifier, images)):
+        check_finite(images)
+        check_independence(classifier, images[:1])
+    return images
 
 
 def check_independence(classifier: Classifier, images: ArrayLike) -> None:
@@ -43,6 +45,19 @@ def check_independence(classifier: Classifier, images: ArrayLike) -> None:
             "images in it."
         )
         raise ValueError(msg)
+
+
+def num_classes(classifier: Classifier, images: Any) -> int:
+    """How many logits the classifier gives for such images; nothing is computed."""
+    check_classifier(classifier)
+    images = as_array(images)
+    one = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.result_type(images))
+    return jax.eval_shape(_logits, classifier, one).shape[1]
+
+
+@jax.jit
+def _logits(classifier, images):
+    return classifier(images)
 
 
 @jax.jit

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxunlearn import parallel
-from jaxunlearn.checks import check_labels
-from jaxunlearn.classifier.classifier import Classifier, check_images
+from jaxunlearn.checks import check_count, check_labels
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
+from jaxunlearn.classifier.images import check_images
+from jaxunlearn.classifier.independence import num_classes
 from jaxunlearn.metrics.accuracy import class_accuracy, confusion_matrix
+from jaxunlearn.nullspace.trees import check_concrete
 from jaxunlearn.tasks import Data, check_classes
 
 
@@ -120,6 +124,8 @@ def evaluate(
     class           0      1
     accuracy    100.0   50.0
     """
+    check_classifier(classifier)
+    check_data("data", data)
     k = num_classes(classifier, data.images)
     classes = check_classes(forget_classes, k)
     hint = f"The classifier has {k} logits."
@@ -146,6 +152,13 @@ def evaluate(
         forget_classes=classes,
         class_names=data.class_names,
     )
+
+
+def check_data(name: str, data: Any) -> None:
+    """Refuse what is no `Data`."""
+    if not isinstance(data, Data):
+        msg = f"{name} must be a Data(images, labels); it is a {type(data).__name__}."
+        raise TypeError(msg)
 
 
 def logits(
@@ -182,15 +195,14 @@ def logits(
     >>> logits(classifier, np.ones((5, 2, 2, 1), np.float32), batch_size=2).shape
     (5, 2)
     """
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1; it is {batch_size}."
-        raise ValueError(msg)
-    if not isinstance(images, Array):
-        images = np.asarray(images)
-    n = images.shape[0] if images.ndim else 0
+    check_count("batch_size", batch_size)
+    check_classifier(classifier)
+    given = (classifier, images)
+    check_concrete("an argument of evaluate", given, "counting correct samples")
+    images = check_images(images, classifier.preprocess)
+    n = images.shape[0]
     if n == 0:
         return np.zeros((0, num_classes(classifier, images)), np.float32)
-    check_images(images, classifier.preprocess)
     batch_size = min(batch_size, 1 << (n - 1).bit_length())
     parallel.check_transform(transform, mesh)
     mesh = parallel.mesh_for_rows(mesh)
@@ -219,14 +231,6 @@ def _logits(classifier, images):
 def _shares(classifier, images, mesh, transform):
     run = parallel.map_shards(_logits, mesh, (None, 0), 0, transform)
     return run(classifier, images[0])
-
-
-def num_classes(classifier: Classifier, images: Array | np.ndarray) -> int:
-    """How many logits the classifier gives for such images; nothing is computed."""
-    one = jax.ShapeDtypeStruct(
-        (1, *images.shape[1:]), jax.dtypes.canonicalize_dtype(images.dtype)
-    )
-    return jax.eval_shape(_logits, classifier, one).shape[1]
 
 
 def _mean(values):

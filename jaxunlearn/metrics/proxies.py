@@ -1,6 +1,7 @@
 """How good images are that stand in for retained data, and noise to compare with."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from jaxunlearn import parallel
 from jaxunlearn.capture.layout import path_name
-from jaxunlearn.checks import check_count, check_key
-from jaxunlearn.classifier.classifier import Classifier, Preprocess, check_images
-from jaxunlearn.metrics.evaluation import evaluate
+from jaxunlearn.checks import check_count, check_key, short
+from jaxunlearn.classifier.classifier import Classifier, Preprocess, check_classifier
+from jaxunlearn.classifier.images import check_images
+from jaxunlearn.metrics.evaluation import check_data, evaluate
 from jaxunlearn.metrics.representation import (
     captured_energy,
     principal_angles,
@@ -106,6 +109,9 @@ def proxy_quality(
     >>> round(quality.largest_angle["layers_1/kernel"], 4), quality.accuracy
     (31.7175, 100.0)
     """
+    check_classifier(classifier)
+    if second is not None:
+        check_classifier(second, "second")
     if all(value is None for value in (energy, rank, protected_fraction, rtol)):
         energy = 0.99
     choose_rule(energy, rank, protected_fraction, rtol)
@@ -125,6 +131,7 @@ def proxy_quality(
         true_moments,
     )
     check_count("batch_size", batch_size)
+    check_data("proxies", proxies)
     if len(proxies) == 0:
         msg = "proxies are empty: give at least one image."
         raise ValueError(msg)
@@ -183,16 +190,20 @@ def noise_images(
     ((2, 4, 4, 3), True)
     """
     check_key(key)
-    if kind not in _KINDS:
-        msg = f"kind must be one of {', '.join(_KINDS)}; it is {kind!r}."
+    if not isinstance(kind, str) or kind not in _KINDS:
+        msg = f"kind must be one of {', '.join(_KINDS)}; it is {short(kind)}."
         raise ValueError(msg)
     check_count("count", count)
-    if len(image_shape) != 3:
-        msg = f"image_shape must be (h, w, c); it is {image_shape}."
+    if not isinstance(image_shape, list | tuple) or len(image_shape) != 3:
+        msg = f"image_shape must be (h, w, c); it is {short(image_shape)}."
         raise ValueError(msg)
     for name, side in zip("hwc", image_shape, strict=True):
         check_count(f"image_shape's {name}", side)
     shape = (count, *image_shape)
+    needed, limit = 8 * math.prod(shape), parallel.free_memory()
+    if needed > limit:
+        msg = f"{count} images of {image_shape} take {needed:,} bytes while they are drawn, and there are {limit:,}: ask for fewer or smaller ones."  # noqa: E501
+        raise ValueError(msg)
     if kind == "uniform":
         return np.asarray(jax.random.uniform(key, shape, jnp.float32))
     mean, std = (0.5,), (0.25,)

@@ -61,6 +61,7 @@ def captured_energy(subspaces: PyTree, moments: PyTree) -> PyTree:
     def share(name: str, subspace: Subspace, moment: Moment) -> Float[Array, ""]:
         subspace.check(f"subspaces at {name}", leading=False)
         moment.check(f"moments at {name}", leading=False)
+        moment.check_positive(f"moments at {name}")
         dtype = compute_dtype(subspace.basis, moment.gram)
         return _captured(subspace.basis.astype(dtype), moment.gram.astype(dtype))
 

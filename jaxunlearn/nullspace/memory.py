@@ -7,8 +7,14 @@ from jax.sharding import Mesh
 
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import gram_shapes, sum_shapes
-from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.nullspace.streaming import Images, first_images, is_stream
+from jaxunlearn.checks import check_count
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
+from jaxunlearn.nullspace.streaming import (
+    Images,
+    check_inputs,
+    first_images,
+    is_stream,
+)
 
 # Of what is free: the rest is for what an estimate leaves out, and for others.
 SHARE = 0.5
@@ -19,7 +25,7 @@ def check_moments(
 ) -> None:
     """Refuse more classes than a device can hold moments of, saying what it could."""
     each, devices = moment_bytes(classifier, sample), _own_devices(mesh)
-    limit = parallel.memory_limit(devices)
+    limit = parallel.free_memory(devices)
     if count * each <= limit:
         return
     held = limit // each - 1
@@ -74,8 +80,11 @@ def class_passes(
     >>> class_passes(classifier, jax.numpy.ones((5, 2, 2, 1)), 5, limit=600)
     [(0, 1, 2), (3, 4)]
     """
+    check_count("num_classes", num_classes)
+    check_classifier(classifier)
     if is_stream(images):
         images = first_images(classifier, images, labelled=True)
+    check_inputs(classifier, images)
     if limit is None:
         devices = _own_devices(parallel.mesh_for_rows(mesh))
         limit = int(SHARE * parallel.free_memory(devices))

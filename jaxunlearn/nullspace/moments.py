@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,15 @@ from jaxtyping import PyTree
 
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import Moment, layer_sums, moments_of
-from jaxunlearn.checks import check_count, check_labels, is_traced
+from jaxunlearn.checks import (
+    as_integer,
+    check_count,
+    check_labels,
+    is_traced,
+    short,
+)
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.independence import num_classes as logits_count
 from jaxunlearn.nullspace.memory import check_moments
 from jaxunlearn.nullspace.streaming import (
     Images,
@@ -21,6 +29,7 @@ from jaxunlearn.nullspace.streaming import (
     is_stream,
     stream_grams,
 )
+from jaxunlearn.nullspace.trees import map_leaves
 from jaxunlearn.parallel import Transform
 
 OTHERS = "others"
@@ -73,16 +82,19 @@ def second_moments(
     >>> float(ju.second_moments(classifier, images)["layers_1"]["kernel"].gram[0, 0, 0])
     5.0
     """
-    return _moments(classifier, images, None, None, batch_size, mesh, transform)
+    sample = first_images(classifier, images, labelled=False)
+    _check_room(classifier, sample, 1, mesh)
+    given = classifier, images, sample
+    return _moments(*given, None, None, batch_size, mesh, transform)
 
 
 def class_moments(
     classifier: Classifier,
     images: Images,
-    labels: ArrayLike | None,
+    labels: ArrayLike | Any,
     *,
     num_classes: int,
-    classes: Sequence[int] | None = None,
+    classes: Sequence[int] | Any = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     transform: Transform = "shard_map",
@@ -120,7 +132,19 @@ def class_moments(
     >>> moments["layers_1"]["kernel"].rows.tolist()
     [3.0, 0.0, 2.0]
     """
-    held = _held_classes(num_classes, classes)
+    if is_stream(images) != (labels is None):
+        wrong = "labels are missing" if labels is None else "labels are given twice"
+        msg = (
+            f"{wrong}: a stream yields (images, labels) pairs and takes labels=None, "
+            "an array of images takes an array of labels."
+        )
+        raise ValueError(msg)
+    sample = first_images(classifier, images, labelled=labels is None)
+    count = check_count("num_classes", num_classes)
+    ids = None if classes is None else _class_ids(classes)
+    count = count if ids is None else len(ids) + 1
+    _check_room(classifier, sample, count, mesh)
+    held = _held_classes(num_classes, ids, logits_count(classifier, sample))
     table = np.full(num_classes, len(held) - 1)
     named = [c for c in held if c != OTHERS]
     table[named] = np.arange(len(named))
@@ -129,19 +153,13 @@ def class_moments(
         labels = check_labels("labels", labels, count, num_classes)
         return jnp.asarray(table)[labels] if is_traced(labels) else table[labels]
 
-    if is_stream(images) != (labels is None):
-        wrong = "labels are missing" if labels is None else "labels are given twice"
-        msg = (
-            f"{wrong}: a stream yields (images, labels) pairs and takes labels=None, "
-            "an array of images takes an array of labels."
-        )
-        raise ValueError(msg)
-    slots = slot_of if labels is None else slot_of(labels, images.shape[0])
-    return _moments(classifier, images, slots, held, batch_size, mesh, transform)
+    slots = slot_of if labels is None else slot_of(labels, len(sample))
+    given = classifier, images, sample
+    return _moments(*given, slots, held, batch_size, mesh, transform)
 
 
 def sum_classes(
-    moments: PyTree, classes: Iterable[int | str], *, equal_weight: bool = False
+    moments: PyTree, classes: Iterable[int | str] | Any, *, equal_weight: bool = False
 ) -> PyTree:
     """Add the moments of some classes, for instance of the retained ones.
 
@@ -167,18 +185,18 @@ def sum_classes(
     >>> float(ju.sum_classes(moments, [1, 2])["layers_1"]["kernel"].rows)
     2.0
     """
-    wanted = list(classes)
+    wanted = _class_ids(classes, (OTHERS,))
 
-    def add(moment: Moment) -> Moment:
+    def add(name: str, moment: Moment) -> Moment:
         if moment.classes is None:
             msg = "sum_classes needs moments with a class axis, as class_moments returns them."  # noqa: E501
             raise TypeError(msg)
         missing = [c for c in wanted if c not in moment.classes]
         if missing or not wanted or len(set(wanted)) != len(wanted):
             msg = (
-                f"classes must be distinct entries of {moment.classes}, at least one; "
-                f"they are {wanted}"
-                + (f", of which {missing} are not held." if missing else ".")  # noqa: E501
+                f"classes must be distinct entries of {short(moment.classes)}, at least"
+                f" one; they are {short(wanted)}"
+                + (f", of which {short(missing)} are not held." if missing else ".")
             )
             raise ValueError(msg)
         index = np.array([moment.classes.index(c) for c in wanted])
@@ -188,32 +206,56 @@ def sum_classes(
             gram = jnp.where(trace > 0, gram / jnp.where(trace > 0, trace, 1), 0)
         return Moment(gram.sum(0), moment.rows[index].sum(0), moment.layout)
 
-    return jax.tree.map(add, moments, is_leaf=lambda x: isinstance(x, Moment))
+    return map_leaves(add, Moment, "moments", moments)
 
 
-def _held_classes(num_classes, classes) -> tuple[int | str, ...]:
-    check_count("num_classes", num_classes)
-    if classes is None:
-        return tuple(range(num_classes))
-    held = [int(c) for c in classes]
-    if len(set(held)) != len(held) or any(not 0 <= c < num_classes for c in held):
-        msg = f"classes must be distinct ids in 0..{num_classes - 1}; they are {held}."
+def _class_ids(classes, names=()) -> list[int | str]:
+    """Integers, and what else may stand for a class."""
+    try:
+        asked = None if isinstance(classes, str | bytes) else list(classes)
+    except TypeError:
+        asked = None
+    if asked is None:
+        msg = f"classes must be a sequence of class numbers, such as [3]; it is {short(classes)}."  # noqa: E501
+        raise TypeError(msg)
+    ids = [c if isinstance(c, str) and c in names else as_integer(c) for c in asked]
+    if None in ids:
+        wrong = asked[ids.index(None)]
+        msg = f"classes must hold integers; {short(wrong)} is a {type(wrong).__name__}."
+        raise TypeError(msg)
+    return ids
+
+
+def _held_classes(num_classes, ids, logits) -> tuple[int | str, ...]:
+    if num_classes != logits:
+        msg = f"num_classes is {num_classes}, and the network has {logits} logits: they must be the same."  # noqa: E501
         raise ValueError(msg)
-    return (*held, OTHERS)
+    if ids is None:
+        return tuple(range(num_classes))
+    if len(set(ids)) != len(ids) or any(not 0 <= c < num_classes for c in ids):
+        msg = f"classes must be distinct ids in 0..{num_classes - 1}; they are {short(ids)}."  # noqa: E501
+        raise ValueError(msg)
+    return (*ids, OTHERS)
 
 
-def _moments(classifier, images, slots, classes, batch_size, mesh, transform) -> PyTree:
+def _check_room(classifier, sample, count, mesh) -> None:
+    if not is_traced((classifier, sample)):
+        check_moments(classifier, sample, count, parallel.mesh_for_rows(mesh))
+
+
+def _moments(
+    classifier, images, sample, slots, classes, batch_size, mesh, transform
+) -> PyTree:
     """With an axis of these classes, or without one; `slots` as of `stream_grams`."""
     batch_size = _BATCH_SIZE if batch_size is None else batch_size
     check_count("batch_size", batch_size)
     parallel.check_transform(transform, mesh)
     count = 1 if classes is None else len(classes)
-    sample = first_images(classifier, images, labelled=callable(slots))
+    images = images if is_stream(images) else sample
     if is_traced((classifier, sample)):
         moments = _traced(classifier, sample, slots, count, mesh)
     else:
         mesh = parallel.mesh_for_rows(mesh)
-        check_moments(classifier, sample, count, mesh)
         given = classifier, images, sample, slots, count
         moments = stream_grams(*given, batch_size, mesh, transform)
     if classes is None:

@@ -11,20 +11,27 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxunlearn.capture.layout import Layout, path_name
-from jaxunlearn.checks import is_traced
+from jaxunlearn.capture.layout import path_name
+from jaxunlearn.checks import is_traced, short
 from jaxunlearn.nullspace.moments import Moment
 from jaxunlearn.nullspace.projector import (
     Projector,
     alike,
+    checked_leaf,
     compute_dtype,
     hard,
+    over_requests,
     product,
     project,
     ridge,
 )
 from jaxunlearn.nullspace.subspace import Subspace
-from jaxunlearn.nullspace.trees import check_structure, leaf_test, map_leaves
+from jaxunlearn.nullspace.trees import (
+    check_structure,
+    leaf_test,
+    map_leaves,
+    unmasked,
+)
 
 # None, or what `optax.masked` hands over.
 _is_absent = leaf_test()
@@ -58,7 +65,8 @@ def project_to_null_space(subspaces: PyTree) -> optax.GradientTransformation:
       `schedule_free(optax.chain(optax.sgd(1.0), project_to_null_space(s)), 1.0)`.
       `lookahead` too keeps parameters of its own, and takes it inside.
     - `MultiSteps`, `apply_if_finite` and `inject_hyperparams` may go around it.
-    - Under `masked` and `partition` it meets `MaskedNode`s and passes them on. `masked`
+    - Under `masked`, `partition` and `multi_transform` it meets `MaskedNode`s, for
+      leaves or whole subtrees, and passes them on. `masked`
       hands the other leaves' updates through *unprojected*; `partition` can send them
       to `set_to_zero`.
     - `lbfgs` and `polyak_sgd` before it need `value`, `grad` and `value_fn` in the
@@ -131,10 +139,14 @@ def shrink_to_null_space(
     if isinstance(damping, bool) or not isinstance(damping, numbers.Real):
         msg = f"damping must be a number; it is a {type(damping).__name__}. Under optax.inject_hyperparams, name it in static_args."  # noqa: E501
         raise TypeError(msg)
-    if not (math.isfinite(damping) and damping > 0):
-        msg = f"damping must be positive and finite; it is {damping}."
+    try:
+        value = float(damping)
+    except OverflowError:  # An integer beyond all floats.
+        value = math.inf
+    if not 0 < value < math.inf:
+        msg = f"damping must be positive and finite; it is {short(damping)}."
         raise ValueError(msg)
-    prepare = functools.partial(ridge, float(damping))
+    prepare = functools.partial(ridge, value)
     return _transformation(prepare, Moment, "moments", moments)
 
 
@@ -190,11 +202,10 @@ def leakage(
     def share(name: str, subspace: Subspace, update: Any, raw: Any) -> Array | None:
         if _is_absent(update) or _is_absent(raw):
             return None
-        update, raw = jnp.asarray(update), jnp.asarray(raw)
         lead = subspace.basis.shape[:-3]
-        _check_shape("updates", name, update, subspace.layout, lead)
-        _check_shape("relative_to", name, raw, subspace.layout, lead)
-        return _over_requests(_share, len(lead))(subspace, update, raw)
+        update = checked_leaf("updates", name, update, subspace.layout, lead)
+        raw = checked_leaf("relative_to", name, raw, subspace.layout, lead)
+        return over_requests(_share, len(lead))(subspace, update, raw)
 
     trees = {"updates": updates, "relative_to": relative_to}
     return map_leaves(share, Subspace, "subspaces", subspaces, **trees)
@@ -216,7 +227,8 @@ def drift(moments: PyTree, before: PyTree, after: PyTree) -> PyTree:
       after: params.
 
     Returns:
-      Like params: Float[] (with the class axis, if any) in at least float32, or None.
+      Like params: Float[] (with the class axis, if any) in at least float32, or None
+      where there is no moment or params are masked.
 
     Raises:
       TypeError: a leaf of `moments` is no `Moment`.
@@ -230,13 +242,15 @@ def drift(moments: PyTree, before: PyTree, after: PyTree) -> PyTree:
     Array(0.447214, dtype=float32)
     """
 
-    def change(name: str, moment: Moment, old: Any, new: Any) -> Array:
-        old, new = jnp.asarray(old), jnp.asarray(new)
-        _check_shape("before", name, old, moment.layout, ())
-        _check_shape("after", name, new, moment.layout, ())
+    def change(name: str, moment: Moment, old: Any, new: Any) -> Array | None:
+        if _is_absent(old) or _is_absent(new):
+            return None
+        moment.check_positive(name)
+        old = checked_leaf("before", name, old, moment.layout, ())
+        new = checked_leaf("after", name, new, moment.layout, ())
         dtype = compute_dtype(moment.gram, old)
         old, new = (moment.layout.to_matrix(leaf).astype(dtype) for leaf in (old, new))
-        function = _over_requests(_drift, moment.gram.ndim - 3, (0, None, None))
+        function = over_requests(_drift, moment.gram.ndim - 3, (0, None, None))
         return function(moment.gram.astype(dtype), old, new - old)
 
     return map_leaves(change, Moment, "moments", moments, before=before, after=after)
@@ -258,13 +272,14 @@ def _transformation(prepare, kind, argument, tree) -> optax.GradientTransformati
         if projector is None or _is_absent(leaf):
             return None
         lead = projector.matrix.shape[:-3]
-        _check_shape("params", path_name(path), leaf, projector.layout, lead, ())
+        checked_leaf("params", path_name(path), leaf, projector.layout, lead, ())
         return projector
 
     def init(params: optax.Params) -> NullSpaceState:
         if not jax.tree.leaves(params, is_leaf=_is_absent):
             # What optax.tree.map_params passes to tell params from the rest.
             return NullSpaceState(projectors())
+        params = unmasked(params, tree, kind)
         check_structure("params", params, argument, tree, kind)
         is_leaf = leaf_test(Projector)
         return NullSpaceState(
@@ -283,9 +298,11 @@ def _update(updates, state, params=None):
             return update
         if projector is None:
             return jnp.zeros_like(update)
-        update, lead = jnp.asarray(update), projector.matrix.shape[:-3]
-        _check_shape("updates", path_name(path), update, projector.layout, lead)
-        return _over_requests(project, len(lead))(projector, update)
+        lead = projector.matrix.shape[:-3]
+        update = checked_leaf(
+            "updates", path_name(path), update, projector.layout, lead
+        )
+        return over_requests(project, len(lead))(projector, update)
 
     projected = jax.tree.map_with_path(
         step, updates, state.projectors, is_leaf=_is_absent
@@ -315,24 +332,3 @@ def _drift(gram: Array, old: Array, change: Array) -> Array:
     )
     relative = jnp.sqrt(moved / jnp.where(output > 0, output, 1))
     return jnp.where((output == 0) & (moved > 0), jnp.inf, relative)
-
-
-def _over_requests(function, axes: int, in_axes: Any = 0):
-    for _ in range(axes):
-        function = jax.vmap(function, in_axes=in_axes)
-    return function
-
-
-def _check_shape(
-    argument: str, name: str, leaf: Any, layout: Layout, *leads: tuple[int, ...]
-) -> None:
-    """Refuse a leaf that is not of the layout's shape after one of these leads."""
-    allowed = list(dict.fromkeys((*lead, *layout.shape) for lead in leads))
-    if jnp.shape(leaf) not in allowed:
-        shapes = " or ".join(map(str, allowed))
-        msg = (
-            f"{argument} at {name or 'the only leaf'} are of shape {jnp.shape(leaf)}, "
-            f"and what was computed for this leaf is for {shapes}. Use subspaces, "
-            "moments and parameters of one network."
-        )
-        raise ValueError(msg)

@@ -74,6 +74,32 @@ def project(projector: Projector, update: Array) -> Array:
     return projector.layout.from_matrix(D).astype(update.dtype)
 
 
+def over_requests(function, axes: int, in_axes: Any = 0):
+    """`function`, vmapped over so many leading axes."""
+    for _ in range(axes):
+        function = jax.vmap(function, in_axes=in_axes)
+    return function
+
+
+def checked_leaf(
+    argument: str, name: str, leaf: Any, layout: Layout, *leads: tuple[int, ...]
+) -> Any:
+    """The leaf as an array, refused unless of the layout's shape after a lead."""
+    allowed = list(dict.fromkeys((*lead, *layout.shape) for lead in leads))
+    if not hasattr(leaf, "dtype"):
+        msg = f"{argument} at {name or 'the only leaf'} must be an array; it is a {type(leaf).__name__}."  # noqa: E501
+        raise TypeError(msg)
+    if jnp.shape(leaf) not in allowed:
+        shapes = " or ".join(map(str, allowed))
+        msg = (
+            f"{argument} at {name or 'the only leaf'} are of shape {jnp.shape(leaf)}, "
+            f"and what was computed for this leaf is for {shapes}. Use subspaces, "
+            "moments and parameters of one network."
+        )
+        raise ValueError(msg)
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
+
+
 def hard(name: str, subspace: Subspace) -> Projector:
     """`I - U UT`, through whichever of `U` and its complement has fewer columns."""
     subspace.check(name)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxunlearn.checks import short
+
 
 @dataclasses.dataclass(frozen=True)
 class RankRule:
@@ -64,9 +66,9 @@ def choose_rule(energy: Any, rank: Any, protected_fraction: Any, rtol: Any) -> R
     kind, allows, described = _VALUES[name]
     if isinstance(value, bool) or not isinstance(value, kind):
         number = "an integer" if kind is numbers.Integral else "a number"
-        msg = f"{name} must be {number}; it is {value!r}."
+        msg = f"{name} must be {number}; it is {short(value)}."
         raise TypeError(msg)
-    if not allows(float(value)):
-        msg = f"{name} must be {described}; it is {value}."
+    if not allows(value):
+        msg = f"{name} must be {described}; it is {short(value)}."
         raise ValueError(msg)
     return RankRule(name, value)

@@ -4,7 +4,7 @@ Sums are compensated, one carry a device, in memory that does not grow with the 
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,8 +16,10 @@ from jaxtyping import Array
 
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import Moment, layer_sums, moments_of, sum_shapes
-from jaxunlearn.checks import check_finite
-from jaxunlearn.classifier.classifier import Classifier, check_images
+from jaxunlearn.capture.layers import layer_table
+from jaxunlearn.checks import check_finite, is_traced, short
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
+from jaxunlearn.classifier.images import check_images
 from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.parallel import Transform
 
@@ -30,11 +32,38 @@ def is_stream(images: Images) -> bool:
 
 
 def first_images(classifier: Classifier, images: Images, *, labelled: bool) -> Any:
-    """Some of the images, checked; refuses a stream that cannot be read twice."""
+    """Some of the images, checked; refuses a stream that cannot be read twice.
+
+    Of an array all; refused is a network of which no weight has an input, too.
+    """
+    check_classifier(classifier)
+    first = check_program(classifier, _first(classifier, images, labelled))
+    check_inputs(classifier, first)
+    return first
+
+
+def check_inputs(classifier: Classifier, images: Any) -> None:
+    """Refuse a network of which no weight has an input."""
+    if any(sum_shapes(classifier, images)):
+        return
+    table = layer_table(classifier, images)
+    reasons = [f"{r.path}: {r.reason}" for r in table if len(r.shape) > 1] or ["none"]
+    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+    msg = (
+        "No weight of this network has an input that moments could be taken of, and "
+        f"nothing can be projected. Its matrices: {'; '.join(reasons[:5])}{more}."
+    )
+    raise ValueError(msg)
+
+
+def _first(classifier, images, labelled):
     if not is_stream(images):
-        check_program(classifier, images)
         return images
-    if not isinstance(images, Iterable) or iter(images) is images:
+    if isinstance(images, str | bytes | Mapping) or not isinstance(images, Iterable):
+        hint = " Pass its .images." if hasattr(images, "images") else ""
+        msg = f"images must be an array [n, h, w, c] or batches of them; it is {short(images)}.{hint}"  # noqa: E501
+        raise TypeError(msg)
+    if iter(images) is images:
         msg = (
             "images must be one array or something that can be iterated over again, "
             f"such as a list or a loader; a {type(images).__name__} can be read only "
@@ -43,7 +72,9 @@ def first_images(classifier: Classifier, images: Images, *, labelled: bool) -> A
         raise TypeError(msg)
     for item in images:
         batch = _split(item, labelled)[0]
-        check_program(classifier, batch)
+        if is_traced((classifier, batch)):
+            msg = "images are a stream, which cannot be read inside a transformation: give one array."  # noqa: E501
+            raise TypeError(msg)
         return batch
     msg = "The stream of images is empty: at least one batch is needed."
     raise ValueError(msg)
@@ -69,10 +100,12 @@ def full_batches(
                 yield images[padded], len(part), int(slot)
         return
     pending: dict[int, np.ndarray] = {}
+    first = None
     for item in images:
         batch, labels = _split(item, slots is not None)
-        check_images(batch, classifier.preprocess)
-        check_finite(batch)
+        batch = check_images(batch, classifier.preprocess)
+        first = batch[:1] if first is None else first
+        _check_batch(batch, first, batch_size)
         count = len(batch)
         where = np.zeros(count, int) if slots is None else slots(labels, count)
         for slot in np.unique(where):
@@ -88,17 +121,36 @@ def full_batches(
             yield part[_full(len(part), batch_size)], len(part), int(slot)
 
 
+def _check_batch(batch, first, batch_size) -> None:
+    """Refuse what cannot be joined with the first batch, or not in such batches."""
+    check_finite(batch)
+    kinds = [f"{list(images.shape[1:])} {images.dtype}" for images in (first, batch)]
+    if kinds[0] != kinds[1]:
+        msg = f"The batches of a stream must be alike; the first is of images {kinds[0]}, a later one of {kinds[1]}."  # noqa: E501
+        raise ValueError(msg)
+    needed, limit = batch_size * first.nbytes, parallel.memory_limit()
+    if needed > limit:
+        msg = f"batch_size is {batch_size}: so many images take {needed:,} bytes, and there are {limit:,}. Lower it."  # noqa: E501
+        raise ValueError(msg)
+
+
 def _split(item, labelled: bool):
-    if not labelled:
-        is_pair = isinstance(item, tuple) and len(item) == 2
-        return (item[0] if is_pair else item), None
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        msg = (
-            "With labels=None a stream must yield pairs (images, labels); it yielded "
-            f"a {type(item).__name__}."
-        )
-        raise TypeError(msg)
-    return item
+    """The images and labels of a batch: a pair, or a dict as data sets have them."""
+    if isinstance(item, Mapping):
+        names = ("image", "images"), ("label", "labels")
+        found = [[item[name] for name in either if name in item] for either in names]
+        if len(found[0]) == 1 and (len(found[1]) == 1 or not labelled):
+            return found[0][0], found[1][0] if labelled else None
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1] if labelled else None
+    elif not labelled and not isinstance(item, tuple | list):
+        return item, None
+    msg = (
+        "A stream for moments by class must yield (images, labels) or dicts with "
+        "'image' and 'label', one for moments of all may yield images alone; it "
+        f"yielded {short(dict(item) if isinstance(item, Mapping) else item)}."
+    )
+    raise TypeError(msg)
 
 
 def _full(count: int, batch_size: int) -> np.ndarray:
@@ -152,7 +204,7 @@ def stream_grams(
         # The next batch is made ready while this one runs, but no further one.
         running.append(done)
         if len(running) > 1:
-            running.pop(0).block_until_ready()
+            jax.block_until_ready(running.pop(0))
     # What all devices of all processes hold, added up; a copy on the default one.
     values = _values(*sums)
     if mesh is not None:

@@ -12,9 +12,14 @@ from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.nullspace import linalg
 from jaxunlearn.nullspace.rank_rules import choose_rule
-from jaxunlearn.nullspace.streaming import Images, first_images, full_batches
+from jaxunlearn.nullspace.streaming import (
+    Images,
+    first_images,
+    full_batches,
+    is_stream,
+)
 from jaxunlearn.nullspace.subspace import Subspace, from_pairs, kept_pair
-from jaxunlearn.nullspace.trees import map_leaves
+from jaxunlearn.nullspace.trees import check_concrete, map_leaves
 
 
 def row_subspaces(
@@ -71,8 +76,11 @@ def row_subspaces(
         # No row is needed any more, only their dtype.
         return dataclasses.replace(rows, inputs=rows.inputs[:, :0])
 
-    check_count("batch_size", batch_size)
-    first_images(classifier, images, labelled=False)
+    batch_size = check_count("batch_size", batch_size)
+    check_concrete("the network or an image", (classifier, images), "streaming QR")
+    first = first_images(classifier, images, labelled=False)
+    if not is_stream(images):
+        images, batch_size = first, min(batch_size, len(first))
     last = None
     for batch, real, _ in full_batches(classifier, images, None, batch_size):
         rows = _layer_inputs(classifier, batch[:real])

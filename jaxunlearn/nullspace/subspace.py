@@ -233,6 +233,8 @@ def _decomposed(like, matrices, pairs_of, rule: RankRule, mesh) -> PyTree:
     def kept(matrix: np.ndarray, device: jax.Device) -> Pair:
         return kept_pair(pairs_of(matrix, device), rule, matrix.dtype)
 
+    if mesh is not None:
+        parallel.axis_of(mesh)  # Or a sentence.
     pairs = iter(parallel.spread(kept, every, sizes, mesh))
 
     def record(name: str, first: Moment | Subspace) -> Subspace:
@@ -250,6 +252,7 @@ def host_grams(name: str, moment: Moment) -> np.ndarray:
     if not np.all(np.isfinite(grams)):
         msg = f"{name}: its second moment is not finite. Look for NaN or overflow in the images or the network, and take the moments again."  # noqa: E501
         raise ValueError(msg)
+    moment.check_positive(name)
     return grams
 
 

@@ -32,9 +32,11 @@ def map_leaves(
     if all(record is None for _, record in leaves):
         msg = f"{argument} must hold at least one {kind.__name__}; it holds none."
         raise ValueError(msg)
+    columns = []
     for name, other in rest.items():
+        other = unmasked(other, tree, kind)
         check_structure(name, other, argument, tree, kind)
-    columns = [treedef.flatten_up_to(other) for other in rest.values()]
+        columns.append(treedef.flatten_up_to(other))
     results = [
         None if record is None else function(_name(path), record, *others)
         for (path, record), *others in zip(leaves, *columns, strict=True)
@@ -59,15 +61,32 @@ def check_structure(
         return
     one_paths, other_paths = ({_name(p) for p, _ in flat} for flat in (ones, others))
     differences = [
-        f"only {name} has {', '.join(sorted(paths))}"
+        f"only {name} has {_listed(sorted(paths))}"
         for name, paths in (
             (one_name, one_paths - other_paths),
             (other_name, other_paths - one_paths),
         )
         if paths
-    ] or [f"their containers differ: {one_structure} and {other_structure}"]
+    ] or [f"containers differ: {_cut(one_structure)} and {_cut(other_structure)}"]
     msg = f"{one_name} and {other_name} must be trees of one structure; {' and '.join(differences)}."  # noqa: E501
     raise ValueError(msg)
+
+
+def unmasked(tree: PyTree, like: PyTree, *kinds: type) -> PyTree:
+    """`tree`, a `MaskedNode` for a whole subtree of `like` put at each of its leaves.
+
+    That is what `optax.masked` and `multi_transform` make of a mask on a subtree.
+    """
+
+    def spread(node: Any, subtree: PyTree) -> Any:
+        if not isinstance(node, optax.MaskedNode):
+            return node
+        return jax.tree.map(lambda _: node, subtree, is_leaf=leaf_test(*kinds))
+
+    try:
+        return jax.tree.map(spread, tree, like, is_leaf=leaf_test())
+    except ValueError:  # Other structures: `check_structure` says how they differ.
+        return tree
 
 
 def check_concrete(name: str, array: Any, task: str) -> None:
@@ -80,6 +99,15 @@ def check_concrete(name: str, array: Any, task: str) -> None:
 def leaf_test(*kinds: type) -> Callable[[Any], bool]:
     """Whether a node is None, an `optax.MaskedNode`, or a record of these kinds."""
     return lambda node: node is None or isinstance(node, (optax.MaskedNode, *kinds))
+
+
+def _listed(paths: list[str]) -> str:
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return _cut(", ".join(paths[:5])) + more
+
+
+def _cut(text: Any) -> str:
+    return text if len(text := str(text)) <= 200 else f"{text[:200]}..."
 
 
 def _name(path) -> str:

@@ -28,7 +28,9 @@ USES = {
     "evaluate": lambda c, images: ju.evaluate(c, ju.Data(images, LABELS), [1]),
     "second_moments": ju.second_moments,
     "stream": lambda c, images: ju.second_moments(c, [images]),
-    "second batch": lambda c, images: ju.second_moments(c, [PIXELS, images]),
+    "second batch": lambda c, images: ju.second_moments(
+        c, [PIXELS.astype(images.dtype), images]
+    ),
     "pairs": lambda c, images: ju.class_moments(
         c, [(images, LABELS)], None, num_classes=2
     ),
