@@ -1,7 +1,7 @@
 """Calls with one or two arguments replaced by something else, drawn by their number.
 
-`python malformed_core.py START STOP` makes them, and prints those whose error is neither
-one of the library's own sentences nor absent.
+`python malformed_core.py START STOP` makes them, and prints those whose error is
+neither nothing nor a sentence of the library's own.
 """
 
 import functools
