@@ -2,7 +2,7 @@
 
 import operator
 import reprlib
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import jax
@@ -19,7 +19,9 @@ _LONGEST = 2**27
 
 def is_traced(tree: Any) -> bool:
     """Whether any leaf is a tracer, whose value is not known."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    # Iterators are no trees, and are not to be read here.
+    leaves = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Iterator))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
 
 
 def check_eager(function: str, *arguments: Any) -> None:

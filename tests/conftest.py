@@ -1,6 +1,7 @@
 """Process-wide settings: devices, strictness, and shape checks at run time."""
 
 import os
+import signal
 from importlib.metadata import version
 
 # Nearly all programs here run once and are tiny: compiled with little optimisation, the
@@ -24,6 +25,11 @@ install_import_hook("jaxunlearn", "typecheck.typecheck")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
+
+
+# In the background Ctrl-C may be ignored, which children would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

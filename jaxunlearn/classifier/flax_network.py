@@ -212,7 +212,8 @@ def _check_known(model, known) -> None:
             name = parameter.name
             msg = (
                 f"{type(model).__name__}.__call__ needs {name}, and what it is for "
-                f"inference is not known: say it, as freeze(..., {name}=...)."
+                f"inference is not known: say it, as freeze(..., {name}=...) or, in "
+                f"training, fit(..., {name}=...)."
             )
             raise TypeError(msg)
 

@@ -27,8 +27,8 @@ def variable_shapes(
         msg = f"image_shape must be (h, w, c), positive integers below 2**31; it is {short(image_shape)}."  # noqa: E501
         raise ValueError(msg)
     network = freeze(model, {"params": {}}).network
-    if training:
-        network = dataclasses.replace(network, evaluation=network.training)
+    if not training:  # `init` takes the call of training
+        network = dataclasses.replace(network, training=network.evaluation)
     init = functools.partial(network.init, image_shape=tuple(sides))
     params, state = jax.eval_shape(init, jax.random.key(0))
     return named({"params": params, **state})
@@ -44,10 +44,13 @@ def check_memory(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
     """Refuse a network whose parameters alone do not fit into what memory is free."""
     needed, free = _parameter_bytes(model, image_shape), free_memory()
     if needed > free:
+        fields = (f.name for f in dataclasses.fields(model))
+        options = (n for n in fields if n not in ("parent", "name"))
+        set_to = ", ".join(f"{n}={short(getattr(model, n))}" for n in options)
         msg = (
             f"The parameters of this {type(model).__name__} would take "
             f"{needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB of memory are free: "
-            "lower num_classes or the options that make it large."
+            f"lower num_classes or the options that make it large, of {set_to}."
         )
         raise ValueError(msg)
 

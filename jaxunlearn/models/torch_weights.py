@@ -91,6 +91,7 @@ def from_torch(
       FileNotFoundError: there is no such file.
       ImportError: a `.pt` file needs PyTorch.
 
+    >>> import jax
     >>> from jaxunlearn import models
     >>> model = models.create("allcnn", num_classes=10, width=0.1)
     >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))

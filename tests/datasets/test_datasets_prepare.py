@@ -20,7 +20,7 @@ def test_without_tensorflow_the_sentence_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "_NEEDED", ("tensorflow_of_the_future",))
     with pytest.raises(
         ImportError,
-        match=r'needs tensorflow_of_.*: pip install "jaxunlearn\[prepare\]"',
+        match=r"needs tensorflow_of_.*: pip install tensorflow",
     ):
         datasets.prepare("cifar10", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -259,7 +259,12 @@ def test_all_cnn_drops_nothing_by_default():
         ("vit", {"depth": 2**70}, ValueError, r"below 2\*\*31; it is 1180591620717411"),
         ("vit", {"depth": 10**5000}, ValueError, r"below 2\*\*31; it is <int>"),
         ("vit", {"num_classes": 0}, ValueError, "at least 1; it is 0"),
-        ("vit", {"num_classes": 2**70}, ValueError, r"num_classes .* 2\*\*31; it is"),
+        (
+            "vit",
+            {"num_classes": 2**70},
+            ValueError,
+            r"num_classes must be at most 2147483647; it is",
+        ),
         ("vit", {"num_classes": "3"}, TypeError, "an integer; .*3|Type-check"),
         ("vit", {"num_classes": True}, TypeError, "be an integer; it is True"),
         # Counted before anything of this size is made.

@@ -106,9 +106,9 @@ class Setting:
         logits = double(LOGITS(classifier, both))
         return {"retained": logits[:RETAINED], "forgotten": logits[RETAINED:]}
 
-    def unlearn(self, optimizer, steps=200):
+    def unlearn(self, optimizer, steps=200, check=True):
         given = self.classifier, self.forgotten, self.targets, optimizer
-        return unlearn(*given, steps=steps, key=KEY).classifier
+        return unlearn(*given, steps=steps, key=KEY, check=check).classifier
 
     def changes(self, classifier):
         after = self.logits(classifier)
@@ -192,7 +192,7 @@ def test_it_holds_for_nnx(nnx_setting):
 def test_before_adam_retained_logits_move(nnx_setting):
     projection = project_to_null_space(nnx_setting.rows)
     with jax.enable_x64(True):
-        unlearned = nnx_setting.unlearn(optax.chain(projection, ADAM))
+        unlearned = nnx_setting.unlearn(optax.chain(projection, ADAM), check=False)
         assert nnx_setting.changes(unlearned)["retained"] > 1e-2
 
 
@@ -203,7 +203,7 @@ def test_weight_decay_after_the_projection_moves_retained_logits(nnx_setting):
         optax.add_decayed_weights(-1e-3),
     )
     with jax.enable_x64(True):
-        unlearned = nnx_setting.unlearn(decay)
+        unlearned = nnx_setting.unlearn(decay, check=False)
         assert nnx_setting.changes(unlearned)["retained"] > 1e-2
 
 
