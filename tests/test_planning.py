@@ -138,6 +138,7 @@ def test_every_stage_is_timed_when_asked(network):
     assert stages_of(network, once, measure=True)["steps"].seconds < 60
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_stage_that_does_not_fit_names_the_batch_that_would(network, compile):

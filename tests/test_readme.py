@@ -28,6 +28,7 @@ def numbers(text):
     return [float(n) for n in re.findall(r"\d+\.\d+", text)]
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_the_readmes_python_prints_what_the_readme_says():
     first, *others = blocks("python")

@@ -86,6 +86,7 @@ def test_another_number_of_samples_compiles_nothing_of_weight(entry, classifier)
     assert len(seen) <= 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("entry", "module", "name", "shapes"),
     [

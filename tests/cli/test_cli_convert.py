@@ -39,6 +39,7 @@ def converted(weights):
     return out
 
 
+@pytest.mark.long
 def test_weights_become_a_file_that_says_all_and_back(weights, converted, capsys):
     classifier, card = load_classifier(converted)
     assert (card.model, card.dataset) == ("allcnn", "digits")
@@ -183,6 +184,7 @@ def named(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_classes_are_inverted_by_name_and_named_wherever_they_are_shown(
     tmp_path, monkeypatch, capsys
 ):

@@ -41,6 +41,7 @@ def folder(insects, tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_a_run_shows_and_keeps_the_names(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["forget"] == [1]

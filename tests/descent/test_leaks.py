@@ -226,6 +226,7 @@ class Careless(ju.UNSC):
         return optax.chain(projection, optax.adam(0.01))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["one by one", "vmap"])
 def test_methods_and_sweeps_are_looked_at(how):
     train = ju.Data(IMAGES, np.arange(12) % 3)

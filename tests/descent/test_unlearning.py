@@ -820,6 +820,7 @@ def test_multi_steps_are_taken_as_they_are():
     assert one.trace.losses.tolist() == other.trace.losses.tolist()
 
 
+@pytest.mark.long
 def test_nothing_need_be_compiled():
     """As people debug."""
     given = make_dense(), IMAGES, TARGETS, sgd(0.1)

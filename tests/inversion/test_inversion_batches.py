@@ -143,6 +143,7 @@ def test_a_batch_that_was_not_reached_has_no_images():
     np.testing.assert_array_equal(error.labels, LABELS[:3])
 
 
+@pytest.mark.long
 def test_on_several_devices_it_is_the_same_step_and_image():
     options = {"batch_size": 4, "labels": [0, 1, 2, 1], "optimizer": FAR}
     mesh = jax.make_mesh((2,), ("data",))

@@ -200,6 +200,7 @@ def test_evaluate_inside_jit_is_refused():
         jax.jit(lambda c: ju.evaluate(c, data(), [1]).retained)(classifier())
 
 
+@pytest.mark.long
 def test_everything_works_without_jit():
     whole = ju.second_moments(classifier(), IMAGES)
     with jax.disable_jit():
@@ -215,6 +216,7 @@ def test_everything_works_without_jit():
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_scanned_weight_keeps_its_input_without_jit():
     def apply(params, state, images):
         def step(x, kernel):
