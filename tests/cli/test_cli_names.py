@@ -50,6 +50,7 @@ def test_a_run_shows_and_keeps_the_names(folder):
     assert load_classifier(folder / "original.safetensors")[1].class_names == (*NAMES,)
 
 
+@pytest.mark.long
 def test_evaluate_and_unlearn_take_and_show_names(folder, tmp_path, capsys):
     saved = ("--checkpoint", folder / "original.safetensors")
     assert cli("evaluate", *saved, "--forget", "wasp", "crane fly, large") == 0
