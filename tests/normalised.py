@@ -308,6 +308,11 @@ def folded_apart(x, mean, var):
     return x * wide(scale) - wide(mean * scale) + 0.25
 
 
+def folded_as_keras(x, mean, var):
+    scale = 0.5 * lax.rsqrt(wide(var) + 1e-5)
+    return x * scale + (-wide(mean) * scale + 0.25)
+
+
 class Ensemble(nn.Module):
     """Two BatchNorms, each with statistics of its own, of one input."""
 
@@ -389,7 +394,7 @@ CASES = [
             written(formula),
             lambda tape, x: _by_hand(tape, x, 0.5, 0.25),
         )
-        for formula in (scaled_before, folded, folded_apart)
+        for formula in (scaled_before, folded, folded_apart, folded_as_keras)
     ),
     *(
         Case(f"by hand: {formula.__name__}", written(formula), _by_hand)

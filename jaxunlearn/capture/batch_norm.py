@@ -17,9 +17,10 @@ from jaxunlearn.checks import is_traced
 class Statistic(NamedTuple):
     """A value on the way from running statistics to a normalised input.
 
-    Its role is "leaf" (a state leaf), "shifted" (it plus epsilon), "root" of that,
-    "scale" (the reciprocal root), "offset" (a leaf times a scale), "centred" (an input
-    less a leaf), "scaled" (an input times a scale), or "normalised".
+    Its role is "leaf" (a state leaf), "negated" (minus it), "shifted" (it plus
+    epsilon), "root" of that, "scale" (the reciprocal root), "offset" (a leaf times a
+    scale), "centred" (an input less a leaf), "scaled" (an input times a scale), or
+    "normalised".
     """
 
     role: str
@@ -71,8 +72,9 @@ def _of_one(eqn, value) -> Statistic | None:
     roots = {"rsqrt": "scale", "sqrt": "root"}
     if name in roots and statistic.role in ("leaf", "shifted"):
         return statistic._replace(role=roots[name])
-    if name == "neg" and statistic.role == "offset":
-        return statistic
+    if name == "neg" and statistic.role in ("leaf", "offset"):
+        role = "negated" if statistic.role == "leaf" else "offset"
+        return statistic._replace(role=role)
     if name == "integer_pow" and eqn.params["y"] == -1 and statistic.role == "root":
         return statistic._replace(role="scale")
     axes = _follow_axes(eqn, jnp.shape(value.array), statistic.axes)
@@ -126,7 +128,7 @@ def _multiplied(left, right) -> Statistic | None:
     if known is None:
         return None
     other = right if known is left else left
-    if scale and other.statistic and other.statistic.role == "leaf":
+    if scale and other.statistic and other.statistic.role in ("leaf", "negated"):
         index = scale.statistic.index
         return other.statistic._replace(role="offset", variance=index)
     if scale and other.image:

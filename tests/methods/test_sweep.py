@@ -234,25 +234,26 @@ def test_as_many_requests_at_once_as_memory_holds(
         taken.append(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
         return run_steps(step, carry, constants, feed=feed, **options)
 
-    def leave(free):
+    def leave(free, share):
         # To the statistics of the same sweep memory is as it is.
         monkeypatch.setattr(stacked, "free_memory", lambda devices: free)
+        monkeypatch.setattr(stacked, "SHARE", share)
         taken.clear()
 
     monkeypatch.setattr(stacked, "run_steps", spy)
     counts = []
-    for free in (2**30, 140_000, 1):
-        leave(free)
+    for free, share in ((2**30, 0.5), (140_000, 0.5), (40_000, 0.01)):
+        leave(free, share)
         swept = ju.sweep(mlp, data, SETS, unsc(), key=KEY, how=how)
         assert_same(swept, reference, data.images)
         assert len(taken) == -(-len(SETS) // swept.at_once)
-        assert free == 1 or max(taken) < free
+        assert max(taken) < free
         counts.append(swept.at_once)
         leaves = jax.tree.leaves([r.classifier.params for r in swept.results])
-        assert all(isinstance(x, np.ndarray) == (free == 1) for x in leaves)
+        assert all(isinstance(x, np.ndarray) == (share < 0.5) for x in leaves)
     assert counts == [3, 2, 1]
     # Each of two devices holds two.
-    leave(140_000)
+    leave(140_000, 0.5)
     mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
     swept = ju.sweep(mlp, data, SETS, unsc(), key=KEY, how=how, mesh=mesh)
     assert (swept.at_once, len(taken)) == (4, 1)
