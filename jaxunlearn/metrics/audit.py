@@ -1,0 +1,267 @@
+"""An unlearned model beside the original and retrained ones, and a verdict."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxunlearn.checks import check_choice, check_key, check_labels
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.metrics.audits import AUDITS, Value
+from jaxunlearn.metrics.evaluation import num_classes
+from jaxunlearn.metrics.subject import Samples, Subject
+from jaxunlearn.tasks import Data, check_classes
+
+# Here forgetting at the output only shows.
+_REPRESENTATION = ("probe", "class-mean", "relearn")
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditRow:
+    """One number of every model. The target is the retrained models', on both sides.
+
+    Attributes:
+      name: the audit, with a part after a slash: "accuracy/forgotten".
+      unlearned, original: their values.
+      retrained: a value for each retrained model; empty where it has no meaning.
+      gap: unlearned - mean(retrained).
+      floor: max(range of the retrained, two binomial standard errors of their mean).
+      within: |gap| <= floor; None with fewer than two retrained models, or where all
+        values are bounds.
+      censored: which of unlearned, original and retrained are bounds from below.
+      seconds: that it took, over all models.
+    """
+
+    name: str
+    unlearned: float
+    original: float
+    retrained: tuple[float, ...]
+    gap: float
+    floor: float
+    within: bool | None
+    censored: tuple[bool, ...]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """The rows of an audit, and what they come to.
+
+    Attributes:
+      rows: `AuditRow`s, in the order of `AUDITS`.
+      verdict: "not forgotten", "output-level only", "over-forgotten", "between the
+        original and retraining", or "within the noise of retraining".
+      forget_classes: what was forgotten.
+    """
+
+    rows: tuple[AuditRow, ...]
+    verdict: str
+    forget_classes: tuple[int, ...]
+
+    def __getitem__(self, name: str) -> AuditRow:
+        for row in self.rows:
+            if row.name == name:
+                return row
+        known = ", ".join(row.name for row in self.rows)
+        msg = f"This audit has no row {name!r}; its rows are {known}."
+        raise KeyError(msg)
+
+    def table(self) -> str:
+        """The rows as text, the verdict first."""
+        lines = [self.verdict, ""]
+        heads = ("audit", "unlearned", "retrained", "gap", "floor", "", "original")
+        lines.append("{:<24}{:>10}{:>20}{:>9}{:>8}{:>9}{:>10}".format(*heads))
+        for row in self.rows:
+            texts = (
+                _text(row.unlearned, row.censored[0]),
+                _span(row),
+                _text(row.gap),
+                _text(row.floor),
+                {True: "within", False: "outside", None: ""}[row.within],
+                _text(row.original, row.censored[1]),
+            )
+            lines.append(
+                f"{row.name:<24}{{:>10}}{{:>20}}{{:>9}}{{:>8}}{{:>9}}{{:>10}}".format(
+                    *texts
+                )
+            )
+        return "\n".join(line.rstrip() for line in lines)
+
+    __str__ = table
+
+
+def audit(
+    classifier: Classifier,
+    *,
+    original: Classifier,
+    retrained: Classifier | Sequence[Classifier],
+    train: Data,
+    test: Data,
+    forget_classes: Sequence[int],
+    forget: Data | None = None,
+    key: Any,
+    which: Sequence[str] | None = None,
+    mesh: Mesh | None = None,
+) -> Audit:
+    """Judge an unlearned model by models retrained without what it should forget.
+
+        gap = unlearned - mean(retrained),
+        floor = max(range(retrained), 2 sqrt(p (1 - p) / n)),   within = |gap| <= floor
+
+    Nothing is trained in place; features and outputs are computed once for all audits.
+
+    Args:
+      classifier: the unlearned model.
+      original: the one that it was made from.
+      retrained: one retrained model, or several training seeds; two or more give the
+        noise floor.
+      train: the full training set, forgotten samples included. Probes read at most
+        10,000 of them.
+      test: test samples of all classes.
+      forget_classes: `()` where samples were forgotten.
+      forget: the forgotten samples, where samples and not classes were.
+      key: a `jax.random.key`.
+      which: names of `AUDITS`; None runs those that are `default`.
+      mesh: as for `evaluate`.
+
+    Raises:
+      TypeError: `key` is no key, a forget class no integer.
+      ValueError: no retrained model, no forgotten classes and no `forget`, an unknown
+        name, or an audit named that has no meaning for samples.
+
+    Source: definitions and their papers at each function of `jaxunlearn.metrics`.
+    """
+    check_key(key)
+    models = (retrained,) if isinstance(retrained, Classifier) else tuple(retrained)
+    k = num_classes(classifier, test.images)
+    classes = check_classes(forget_classes, k)
+    names = _chosen(which, classes, models, forget)
+    for name, data in (("train", train), ("test", test)):
+        check_labels(f"labels of {name}", data.labels, len(data), k)
+    samples = Samples(train, test, classes, forget, key)
+    subjects = [Subject(c, samples, mesh) for c in (classifier, original, *models)]
+    rows = []
+    for name in names:
+        rows += _rows(name, subjects, samples)
+    return Audit(tuple(rows), _verdict({row.name: row for row in rows}), classes)
+
+
+def _chosen(which, classes, models, forget):
+    if not models:
+        msg = (
+            "retrained is empty: give at least one model retrained without the forget "
+            "set."
+        )
+        raise ValueError(msg)
+    if not classes and forget is None:
+        msg = (
+            "forget_classes is (), so that samples were forgotten: give them as "
+            "forget=Data(...)."
+        )
+        raise ValueError(msg)
+    if which is None:
+        kinds = AUDITS.items()
+        return [n for n, kind in kinds if kind.default and (classes or kind.samplewise)]
+    for name in which:
+        check_choice("which", name, AUDITS)
+        if not classes and not AUDITS[name].samplewise:
+            msg = (
+                f"The audit {name!r} asks what is left of whole classes, and has no "
+                "meaning where samples were forgotten; these have: "
+                f"{', '.join(n for n, kind in AUDITS.items() if kind.samplewise)}."
+            )
+            raise ValueError(msg)
+    return list(which)
+
+
+def _rows(name, subjects, samples) -> list[AuditRow]:
+    begun = time.perf_counter()
+    _, original, *retrained = subjects
+    values = []
+    for model in subjects:
+        peers = [g for g in retrained if g is not model]
+        values.append(AUDITS[name].function(model, original, peers, samples))
+    seconds = time.perf_counter() - begun
+    parts = values[0]
+    return [
+        _row(
+            f"{name}/{part}" if part else name,
+            [v.get(part, Value(math.nan)) for v in values],
+            seconds / len(parts),
+        )
+        for part in parts
+    ]
+
+
+def _row(name, values, seconds) -> AuditRow:
+    unlearned, original, *others = values
+    known = [v for v in others if not math.isnan(v.value)]
+    numbers = tuple(v.value for v in known)
+    mean = float(np.mean(numbers)) if numbers else math.nan
+    spread = max(numbers) - min(numbers) if len(numbers) > 1 else 0.0
+    floor = max(spread, _binomial(mean, unlearned.count)) if numbers else math.nan
+    gap = unlearned.value - mean
+    bounds = (unlearned.censored, *(v.censored for v in known))
+    comparable = len(numbers) > 1 and not all(bounds)
+    censored = tuple(v.censored for v in (unlearned, original, *known))
+    within = abs(gap) <= floor if comparable else None
+    pair = unlearned.value, original.value
+    return AuditRow(name, *pair, numbers, gap, floor, within, censored, seconds)
+
+
+def _binomial(mean, count):
+    """Two standard errors of a share of `count` samples, in percent."""
+    if count is None:
+        return 0.0
+    share = min(max(mean / 100, 0.0), 1.0)
+    return 200 * math.sqrt(share * (1 - share) / count)
+
+
+def _verdict(rows) -> str:
+    """What the rows come to, by the side of the noise floor on which they lie."""
+    forgotten = rows.get("accuracy/forgotten") or rows.get("accuracy/samples")
+    if forgotten is not None and _side(forgotten) == "original":
+        return "not forgotten"
+    inner = [rows[name] for name in _REPRESENTATION if name in rows]
+    left = [row for row in inner if _side(row) == "original"]
+    if any(abs(row.unlearned - row.original) < abs(row.gap) for row in left):
+        return "output-level only"
+    if any(row is not None and _side(row) == "beyond" for row in (forgotten, *inner)):
+        return "over-forgotten"
+    if left:
+        return "between the original and retraining"
+    return "within the noise of retraining"
+
+
+def _side(row) -> str:
+    """Where the unlearned model lies: "within" the floor, or on which side of it.
+
+    Outside it, but for the original's side of an original that is outside too, is
+    "beyond".
+    """
+    bounds = (row.censored[0], *row.censored[2:])
+    if math.isnan(row.gap) or all(bounds) or abs(row.gap) <= row.floor:
+        return "within"
+    start = row.original - (row.unlearned - row.gap)
+    return "original" if row.gap * start > 0 and abs(start) > row.floor else "beyond"
+
+
+def _text(value, censored=False):
+    if math.isnan(value):
+        return ""
+    form = f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+    return f"{'>' if censored else ''}{form}"
+
+
+def _span(row):
+    if not row.retrained:
+        return ""
+    low, high = min(row.retrained), max(row.retrained)
+    bound = any(row.censored[2:])
+    if low == high:
+        return _text(low, bound)
+    return f"{_text(low)} to {_text(high, bound)}"

@@ -1,0 +1,248 @@
+"""How many minibatches bring forgotten classes back, and from which data."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxunlearn.checks import check_choice, check_count, check_key, check_labels
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.loop import gather_minibatches, minibatches, run_steps
+from jaxunlearn.descent.losses import cross_entropy
+from jaxunlearn.descent.step import begin, to_pixels
+from jaxunlearn.metrics.evaluation import num_classes
+from jaxunlearn.metrics.head import neutral_head
+from jaxunlearn.tasks import Data, check_classes
+
+DATA = ("all", "forget", "retain")
+
+
+@dataclasses.dataclass(frozen=True)
+class Relearning:
+    """How a model is taught again; stored beside the number.
+
+    Attributes:
+      data: "all" training samples, those of the "forget" classes, or those of the
+        "retain" classes alone (arXiv 2505.22310).
+      learning_rate: of Adam, with its defaults.
+      batch_size: samples in a minibatch; at most all.
+      cap: the most minibatches; None is ten epochs of the data.
+      neutral_head: put the retained rows' mean in place of the forgotten classes' rows
+        and biases first, so that a masked head games nothing.
+
+    Raises:
+      TypeError: a number is not one.
+      ValueError: no such `data`, or a number is not positive.
+
+    Source: the Anamnesis Index of Chundawat et al., arXiv 2201.05629.
+    """
+
+    data: str = "all"
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    cap: int | None = None
+    neutral_head: bool = True
+
+    def __post_init__(self):
+        check_choice("data", self.data, DATA)
+        check_count("batch_size", self.batch_size)
+        if self.cap is not None:
+            check_count("cap", self.cap)
+        if not 0 < self.learning_rate < math.inf:
+            msg = f"learning_rate must be positive; it is {self.learning_rate!r}."
+            raise ValueError(msg)
+
+
+@dataclasses.dataclass(frozen=True)
+class Relearned:
+    """What relearning took.
+
+    Attributes:
+      steps: minibatches until the target was reached; the cap where it was not.
+      censored: whether the cap came first.
+      curve: accuracy on the forgotten classes after every minibatch, in percent.
+      target: the accuracy asked for, in percent.
+      protocol: how it was taught.
+    """
+
+    steps: int
+    censored: bool
+    curve: tuple[float, ...]
+    target: float
+    protocol: Relearning
+
+    def __str__(self):
+        return f"{'>' if self.censored else ''}{self.steps}"
+
+
+def relearn_steps(
+    classifier: Classifier,
+    train: Data,
+    heldout: Data,
+    forget_classes: Sequence[int],
+    *,
+    target: float,
+    protocol: Relearning | None = None,
+    key: Any,
+) -> Relearned:
+    """Minibatches until held-out samples of the forgotten classes are known again.
+
+    Adam on the cross-entropy, the network in inference mode (its BatchNorm statistics
+    stay). Accuracy is the unweighted mean over the forgotten classes and taken after
+    every minibatch. Nothing is trained in place.
+
+    Args:
+      classifier: the one to teach, such as an unlearned or a retrained one.
+      train: the full training set, forgotten samples included.
+      heldout: labelled samples that are not trained on; those of the forgotten classes
+        are looked at.
+      forget_classes: the forgotten classes, at least one.
+      target: accuracy in percent, such as 95 % of the original's.
+      protocol: None is `Relearning()`.
+      key: a `jax.random.key`, for the order of the samples. Use the same for all models
+        that are compared, and several for an interval.
+
+    Raises:
+      TypeError: a forget class is not an integer.
+      ValueError: no forget class, no sample of one in either set, a target outside
+        (0, 100], or a network without a head of one row a class.
+
+    >>> import flax.linen as nn
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(2)])
+    >>> images = np.array([1.0, -1.0] * 8, np.float32).reshape(16, 1, 1, 1)
+    >>> data = Data(images, [0, 1] * 8)
+    >>> kernel = {"kernel": jnp.zeros((1, 2)), "bias": jnp.array([1.0, 0.0])}
+    >>> classifier = ju.freeze(model, {"params": {"layers_1": kernel}})
+    >>> how = Relearning(learning_rate=0.1, cap=20)
+    >>> key = jax.random.key(0)
+    >>> str(relearn_steps(classifier, data, data, [1], target=95, protocol=how, key=key))
+    '1'
+    """  # noqa: E501
+    protocol = Relearning() if protocol is None else protocol
+    check_key(key)
+    k = num_classes(classifier, train.images)
+    classes = check_classes(forget_classes, k)
+    _check(classes, train, heldout, k, target)
+    if protocol.neutral_head:
+        classifier = neutral_head(classifier, train.images[:1], classes)
+    forgotten = np.isin(train.labels, classes)
+    chosen = {"all": np.full(len(train), True), "forget": forgotten}
+    taught = np.flatnonzero(chosen.get(protocol.data, ~forgotten))
+    size = min(protocol.batch_size, len(taught))
+    cap = protocol.cap or math.ceil(10 * len(taught) / size)
+    judged = np.flatnonzero(np.isin(heldout.labels, classes))
+    step, carry, constants = _start(classifier, train, size, protocol, key)
+    curve: list[float] = []
+
+    def on_chunk(stop, carry, outputs):
+        del stop, carry
+        curve.extend(outputs.tolist())
+        if max(curve) >= target:
+            raise _ReachedError
+
+    weights = _class_weights(heldout.labels[judged])
+    arrays = jnp.asarray(heldout.images[judged]), jnp.asarray(heldout.labels[judged])
+    order = minibatches(key, len(taught), size)
+    feed = functools.partial(
+        gather_minibatches,
+        (train.images, train.labels),
+        lambda first, stop: taught[order(first, stop)].astype(np.int32),
+        None,
+    )
+    constants = (constants, *arrays, jnp.asarray(weights))
+    with contextlib.suppress(_ReachedError):
+        run_steps(
+            *(_Judging(step), carry, constants), steps=cap, feed=feed, on_chunk=on_chunk
+        )
+    reached = np.flatnonzero(np.asarray(curve) >= target)
+    steps = int(reached[0]) + 1 if reached.size else cap
+    kept = tuple(curve[:steps])
+    return Relearned(steps, not reached.size, kept, float(target), protocol)
+
+
+def anamnesis_index(unlearned: Relearned, retrained: Relearned) -> float:
+    """Relearning time relative to the retrained model's: 1 is ideal.
+
+        AIN = rt_u / rt_g
+
+    Where either is censored it is a bound, and where both are it says nothing: NaN.
+
+    Raises:
+      ValueError: targets or protocols differ.
+
+    Source: Chundawat et al., arXiv 2201.05629.
+
+    >>> times = [Relearned(s, False, (), 95.0, Relearning()) for s in (12, 40)]
+    >>> anamnesis_index(*times)
+    0.3
+    """
+    if (unlearned.target, unlearned.protocol) != (retrained.target, retrained.protocol):
+        msg = (
+            "Both models must be taught in the same way: the targets are "
+            f"{unlearned.target} and {retrained.target}, the protocols "
+            f"{unlearned.protocol} and {retrained.protocol}."
+        )
+        raise ValueError(msg)
+    if unlearned.censored and retrained.censored:
+        return math.nan
+    return unlearned.steps / retrained.steps
+
+
+class _ReachedError(Exception):
+    """The target is reached: no further chunk is needed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judging:
+    """A step of descent, and the accuracy after it in place of its loss."""
+
+    step: Any
+
+    def __call__(self, carry, constants, index, row):
+        constants, images, labels, weights = constants
+        carry, _ = self.step(carry, constants, index, row)
+        classifier = constants[0].replace(params=carry[0])
+        right = classifier(to_pixels(images)).argmax(axis=1) == labels
+        return carry, 100 * jnp.sum(weights * right)
+
+
+def _start(classifier, train, size, protocol, key):
+    kind = jnp.result_type(train.images)
+    images = jax.ShapeDtypeStruct((size, *train.images.shape[1:]), kind)
+    labels = jax.ShapeDtypeStruct((size,), np.int32)
+    adam = optax.adam(protocol.learning_rate)
+    return begin(classifier, images, labels, adam, key=key, loss=cross_entropy)
+
+
+def _class_weights(labels):
+    """Such that the sum over right answers is the mean of the classes' accuracies."""
+    classes, inverse, counts = np.unique(
+        labels, return_inverse=True, return_counts=True
+    )
+    return (1 / counts[inverse] / len(classes)).astype(np.float32)
+
+
+def _check(classes, train, heldout, k, target):
+    if not classes:
+        msg = (
+            "forget_classes is empty: relearning is measured on the forgotten classes. "
+            "Where samples were forgotten, judge them by membership instead."
+        )
+        raise ValueError(msg)
+    for name, data in (("train", train), ("heldout", heldout)):
+        check_labels(f"labels of {name}", data.labels, len(data), k)
+        absent = sorted(set(classes) - set(data.labels.tolist()))
+        if absent:
+            msg = f"{name} holds no sample of class {absent[0]}, which was forgotten."
+            raise ValueError(msg)
+    if not 0 < target <= 100:
+        msg = f"target must be an accuracy in percent, in (0, 100]; it is {target}."
+        raise ValueError(msg)
