@@ -47,8 +47,10 @@ from jaxunlearn.methods import random_retained_labels as random_retained_labels
 from jaxunlearn.methods import retained_probabilities as retained_probabilities
 from jaxunlearn.methods import runner_up_labels as runner_up_labels
 from jaxunlearn.methods import sweep as sweep
+from jaxunlearn.metrics import Audit as Audit
 from jaxunlearn.metrics import Evaluation as Evaluation
 from jaxunlearn.metrics import ProxyQuality as ProxyQuality
+from jaxunlearn.metrics import audit as audit
 from jaxunlearn.metrics import evaluate as evaluate
 from jaxunlearn.metrics import noise_images as noise_images
 from jaxunlearn.metrics import proxy_quality as proxy_quality

@@ -6,15 +6,63 @@ The target of a measure of forgetting is the retrained model's value.
 from jaxunlearn.metrics.accuracy import class_accuracy as class_accuracy
 from jaxunlearn.metrics.accuracy import confusion_matrix as confusion_matrix
 from jaxunlearn.metrics.accuracy import relative_change as relative_change
+from jaxunlearn.metrics.audits import AUDITS as AUDITS
+from jaxunlearn.metrics.distances import activation_distance as activation_distance
+from jaxunlearn.metrics.distances import completeness as completeness
+from jaxunlearn.metrics.distances import entropy as entropy
+from jaxunlearn.metrics.distances import js_divergence as js_divergence
+from jaxunlearn.metrics.distances import kl_divergence as kl_divergence
+from jaxunlearn.metrics.distances import label_histogram as label_histogram
+from jaxunlearn.metrics.distances import masked_probabilities as masked_probabilities
+from jaxunlearn.metrics.distances import (
+    total_variation_distance as total_variation_distance,
+)
+from jaxunlearn.metrics.distances import zrf as zrf
 from jaxunlearn.metrics.evaluation import Evaluation as Evaluation
 from jaxunlearn.metrics.evaluation import evaluate as evaluate
+from jaxunlearn.metrics.gaps import (
+    adaptive_unlearning_score as adaptive_unlearning_score,
+)
+from jaxunlearn.metrics.gaps import average_gap as average_gap
+from jaxunlearn.metrics.gaps import t_interval as t_interval
+from jaxunlearn.metrics.gaps import tow as tow
+from jaxunlearn.metrics.head import neutral_head as neutral_head
+from jaxunlearn.metrics.layer_features import all_features as all_features
+from jaxunlearn.metrics.layer_features import feature_layers as feature_layers
+from jaxunlearn.metrics.layer_features import features as features
+from jaxunlearn.metrics.membership import ThresholdAttack as ThresholdAttack
+from jaxunlearn.metrics.membership import confidence as confidence
+from jaxunlearn.metrics.membership import lira as lira
+from jaxunlearn.metrics.membership import (
+    logit_scaled_confidence as logit_scaled_confidence,
+)
+from jaxunlearn.metrics.membership import modified_entropy as modified_entropy
+from jaxunlearn.metrics.membership import threshold_attack as threshold_attack
+from jaxunlearn.metrics.probes import PrototypeAttack as PrototypeAttack
+from jaxunlearn.metrics.probes import class_mean_predictions as class_mean_predictions
+from jaxunlearn.metrics.probes import linear_probe as linear_probe
+from jaxunlearn.metrics.probes import neighbour_predictions as neighbour_predictions
+from jaxunlearn.metrics.probes import prototype_attack as prototype_attack
 from jaxunlearn.metrics.proxies import ProxyQuality as ProxyQuality
 from jaxunlearn.metrics.proxies import noise_images as noise_images
 from jaxunlearn.metrics.proxies import proxy_quality as proxy_quality
+from jaxunlearn.metrics.relearning import Relearned as Relearned
+from jaxunlearn.metrics.relearning import Relearning as Relearning
+from jaxunlearn.metrics.relearning import anamnesis_index as anamnesis_index
+from jaxunlearn.metrics.relearning import relearn_steps as relearn_steps
 from jaxunlearn.metrics.representation import captured_energy as captured_energy
 from jaxunlearn.metrics.representation import principal_angles as principal_angles
 from jaxunlearn.metrics.representation import subspace_overlap as subspace_overlap
+from jaxunlearn.metrics.similarity import klom as klom
+from jaxunlearn.metrics.similarity import linear_cka as linear_cka
+from jaxunlearn.metrics.similarity import margins as margins
+from jaxunlearn.metrics.similarity import weight_distance as weight_distance
 from jaxunlearn.metrics.table import METRICS as METRICS
 from jaxunlearn.metrics.table import Judged as Judged
 from jaxunlearn.metrics.table import Metric as Metric
 from jaxunlearn.metrics.table import measure as measure
+from jaxunlearn.metrics.verdict import Audit as Audit
+from jaxunlearn.metrics.verdict import AuditRow as AuditRow
+from jaxunlearn.metrics.verdict import audit as audit
+
+audits = AUDITS  # as `ju.audit(which=)` names them

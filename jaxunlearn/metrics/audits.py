@@ -6,6 +6,7 @@ the retrained models to compare with (for a retrained one: the others), and the 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,13 +40,24 @@ class Value(NamedTuple):
 
     Attributes:
       value: the number; NaN where it has no meaning.
-      count: of how many samples it is a share in percent, or None.
+      count: of how many samples it is a share, or None.
+      whole: what the share of all would be: 100 for percent, 1 for a fraction.
+      error: two standard errors of the value itself, where it is no share.
       censored: whether it is only a bound from below.
     """
 
     value: float
     count: int | None = None
+    whole: float = 100
+    error: float = 0.0
     censored: bool = False
+
+    def noise(self, mean: float) -> float:
+        """Two standard errors, of a share about the retrained models' mean."""
+        if self.count is None:
+            return self.error
+        share = min(max(mean / self.whole, 0.0), 1.0)
+        return 2 * self.whole * math.sqrt(share * (1 - share) / self.count)
 
 
 Values = dict[str, Value]
@@ -90,21 +102,26 @@ def _accuracy(model, original, retrained, samples) -> Values:
 
 def _distribution(model, original, retrained, samples) -> Values:
     del original
+    if not retrained:
+        return {}
     values = {}
-    for name, rows in (
-        ("forgotten", samples.forgotten),
-        ("retained", samples.retained),
-    ):
-        pairs = [(m.probabilities[rows] for m in (model, g)) for g in retrained]
-        pairs = [tuple(pair) for pair in pairs if rows.size]
-        if not pairs:
-            continue
-        values[f"js-{name}"] = Value(_mean(js_divergence(*pair) for pair in pairs))
-        histograms = [[label_histogram(p)[None] for p in pair] for pair in pairs]
-        if name == "forgotten":
-            distances = (total_variation_distance(*pair) for pair in histograms)
-            values["labels-forgotten"] = Value(_mean(distances))
+    parts = {"forgotten": samples.forgotten, "retained": samples.retained}
+    for name, rows in parts.items():
+        if rows.size:
+            p, *others = (m.probabilities[rows] for m in (model, *retrained))
+            # Sample by sample, for the error of their mean.
+            each = np.mean([_each_js(p, q) for q in others], axis=0)
+            error = 2 * float(each.std() / math.sqrt(each.size))
+            values[f"js-{name}"] = Value(float(each.mean()), error=error)
+            if name == "forgotten":
+                mine, *theirs = (label_histogram(q)[None] for q in (p, *others))
+                moved = _mean(total_variation_distance(mine, h) for h in theirs)
+                values["labels-forgotten"] = Value(moved, rows.size, 1)
     return values
+
+
+def _each_js(p, q):
+    return np.asarray(jax.vmap(js_divergence)(p[:, None], q[:, None]))
 
 
 def _probe(model, original, retrained, samples, *, layers: slice, read: Any) -> Values:
@@ -179,7 +196,7 @@ def _neighbour(model, original, retrained, samples) -> Values:
         attacker = LogisticRegression(max_iter=1000).fit(inside, truth)
         scores = attacker.predict_proba(np.concatenate([p[~half] for p in pair]))[:, 1]
         areas.append(roc_auc_score(np.repeat([1, 0], (~half).sum()), scores))
-    return {"": Value(_mean(areas))} if areas else {}
+    return {"": Value(_mean(areas), int(half.sum()), 1)} if areas else {}
 
 
 def _membership(model, original, retrained, samples) -> Values:
@@ -196,7 +213,7 @@ def _membership(model, original, retrained, samples) -> Values:
         fresh = test
     attack = threshold_attack(train[~gone], test[samples.retained], attacked, fresh)
     return {
-        "": Value(attack.auc),
+        "": Value(attack.auc, min(attacked.size, fresh.size), 1),
         "members": Value(100 * attack.member_share, attacked.size),
     }
 

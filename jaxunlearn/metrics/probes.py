@@ -12,7 +12,15 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxunlearn.checks import check_count, check_labels
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.metrics.accuracy import class_accuracy, confusion_matrix
+from jaxunlearn.metrics.evaluation import logits as logits_of
+from jaxunlearn.metrics.evaluation import num_classes
+from jaxunlearn.metrics.layer_features import features as features_of
+from jaxunlearn.tasks import Data, check_classes
+
+# Mixtures of a head's row with a prototype; the attacker takes the best.
+ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def linear_probe(
@@ -140,7 +148,7 @@ def attack_with_prototypes(
     labels: Any,
     prototypes: dict[int, Any],
     *,
-    alphas: Sequence[float] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    alphas: Sequence[float] = ALPHAS,
     neutral: bool = True,
 ) -> PrototypeAttack:
     """Forgotten classes brought back by the mean of a few of their features.
@@ -196,6 +204,53 @@ def attack_with_prototypes(
         curve.append((float(alpha), *map(float, pair)))
     best = max(curve, key=lambda point: _harmonic(*point[1:]))
     return PrototypeAttack(best[0], _harmonic(*best[1:]), *best[1:], tuple(curve))
+
+
+def prototype_attack(
+    classifier: Classifier,
+    samples: Data,
+    heldout: Data,
+    forget_classes: Sequence[int],
+    *,
+    k: int = 5,
+    alphas: Sequence[float] = ALPHAS,
+) -> PrototypeAttack:
+    """`attack_with_prototypes` on the input of a classifier's head.
+
+    Args:
+      classifier: the one to attack; not modified.
+      samples: training samples, of the forgotten classes at least.
+      heldout: of all classes, on which accuracies are taken.
+      forget_classes: the forgotten classes.
+      k: how many samples of a class make its prototype, the first ones.
+      alphas: mixtures to try.
+
+    Raises:
+      TypeError: as for `attack_with_prototypes`, like ValueError.
+      ValueError: no sample of a forgotten class.
+
+    >>> import flax.linen as nn
+    >>> import jax.numpy as jnp
+    >>> import jaxunlearn as ju
+    >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(2)])
+    >>> kernel = {"kernel": jnp.eye(2), "bias": jnp.array([0.0, -9.0])}
+    >>> classifier = ju.freeze(model, {"params": {"layers_1": kernel}})
+    >>> data = Data(np.eye(2, dtype=np.float32).reshape(2, 1, 2, 1), [0, 1])
+    >>> prototype_attack(classifier, data, data, [1]).harmonic
+    100.0
+    """
+    prototypes = {}
+    for c in check_classes(forget_classes, num_classes(classifier, heldout.images)):
+        rows = np.flatnonzero(samples.labels == c)[: check_count("k", k)]
+        if not rows.size:
+            msg = f"samples hold none of class {c}, which was forgotten."
+            raise ValueError(msg)
+        prototypes[c] = features_of(classifier, samples.images[rows])
+    inputs = features_of(classifier, heldout.images)
+    outputs = logits_of(classifier, heldout.images)
+    return attack_with_prototypes(
+        inputs, outputs, heldout.labels, prototypes, alphas=alphas
+    )
 
 
 def _harmonic(a, b):

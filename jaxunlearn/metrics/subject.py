@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.metrics.evaluation import logits
-from jaxunlearn.metrics.features import all_features, feature_layers
+from jaxunlearn.metrics.layer_features import all_features, feature_layers
 from jaxunlearn.tasks import Data
 
 # Training samples that probes, class means and prototypes are taken from.

@@ -29,7 +29,8 @@ class AuditRow:
       unlearned, original: their values.
       retrained: a value for each retrained model; empty where it has no meaning.
       gap: unlearned - mean(retrained).
-      floor: max(range of the retrained, two binomial standard errors of their mean).
+      floor: max(range of the retrained, two standard errors), binomial about their mean
+        where the value is a share.
       within: |gap| <= floor; None with fewer than two retrained models, or where all
         values are bounds.
       censored: which of unlearned, original and retrained are bounds from below.
@@ -203,7 +204,7 @@ def _row(name, values, seconds) -> AuditRow:
     numbers = tuple(v.value for v in known)
     mean = float(np.mean(numbers)) if numbers else math.nan
     spread = max(numbers) - min(numbers) if len(numbers) > 1 else 0.0
-    floor = max(spread, _binomial(mean, unlearned.count)) if numbers else math.nan
+    floor = max(spread, unlearned.noise(mean)) if numbers else math.nan
     gap = unlearned.value - mean
     bounds = (unlearned.censored, *(v.censored for v in known))
     comparable = len(numbers) > 1 and not all(bounds)
@@ -211,14 +212,6 @@ def _row(name, values, seconds) -> AuditRow:
     within = abs(gap) <= floor if comparable else None
     pair = unlearned.value, original.value
     return AuditRow(name, *pair, numbers, gap, floor, within, censored, seconds)
-
-
-def _binomial(mean, count):
-    """Two standard errors of a share of `count` samples, in percent."""
-    if count is None:
-        return 0.0
-    share = min(max(mean / 100, 0.0), 1.0)
-    return 200 * math.sqrt(share * (1 - share) / count)
 
 
 def _verdict(rows) -> str:

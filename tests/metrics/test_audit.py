@@ -1,0 +1,157 @@
+"""The audit of models whose state is known, and its verdicts."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxunlearn as ju
+from jaxunlearn.metrics.audits import AUDITS, AuditKind, Value
+
+pytestmark = pytest.mark.core
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(3, name="body")(x.reshape(x.shape[0], -1))
+        return nn.Dense(3, name="head")(x)
+
+
+_HEAD = jnp.array([[4.0, 0, 0], [0, 4, 4], [0, -4, 4]])
+
+
+def samples(seed, n=120):
+    """Class 2 is class 1 with one more bright pixel."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    bright = 3 * np.array([[1, 0, 0], [0, 1, 0], [0, 1, 1]])
+    pixels = bright[labels] + rng.normal(size=(n, 3))
+    return ju.Data(pixels.astype(np.float32).reshape(n, 1, 1, 3), labels)
+
+
+def model(sees=1.0, bias=0.0, tilt=1.0):
+    """Sees class 2's pixel by so much, and has a bias against it."""
+    body = jnp.diag(jnp.array([1.0, tilt, sees]))
+    params = {
+        "body": {"kernel": body, "bias": jnp.zeros(3)},
+        "head": {"kernel": _HEAD, "bias": jnp.array([0.0, 0, bias - 6])},
+    }
+    return ju.freeze(Net(), {"params": params})
+
+
+TRAIN, TEST = samples(0), samples(1)
+ORIGINAL = model()
+# Blind to the pixel that tells the class.
+RETRAINED = [model(0.0, -9.0), model(0.0, -9.0, 1.1)]
+WHICH = ("accuracy", "distribution", "probe", "class-mean", "prototype", "neighbour")
+
+
+def audit(classifier, which=WHICH, **options):
+    given = {
+        "original": ORIGINAL,
+        "retrained": RETRAINED,
+        "train": TRAIN,
+        "test": TEST,
+        "forget_classes": [2],
+        "key": jax.random.key(0),
+        "which": which,
+        **options,
+    }
+    return ju.audit(classifier, **given)
+
+
+def test_the_original_has_not_forgotten():
+    assert audit(ORIGINAL).verdict == "not forgotten"
+
+
+def test_a_masked_head_forgets_at_the_output_alone():
+    result = audit(model(bias=-30.0))
+    assert result["accuracy/forgotten"].unlearned == 0
+    assert result.verdict == "output-level only"
+    assert result["probe"].within is False
+    assert result["prototype"].unlearned > result["prototype"].retrained[0] + 20
+
+
+def test_a_retrained_model_is_within_its_noise():
+    result = audit(RETRAINED[0])
+    assert result.verdict == "within the noise of retraining"
+    assert result.table().startswith("within the noise of retraining\n")
+
+
+def test_a_probe_below_retraining_is_too_far():
+    blind = model(0.0, -9.0)
+    seeing = [model(0.7, -30.0), model(0.7, -31.0)]
+    assert audit(blind, retrained=seeing).verdict == "over-forgotten"
+
+
+def test_rows_are_those_of_the_single_measures():
+    unlearned = model(0.5, -3.0)
+    result = audit(unlearned)
+    expected = ju.evaluate(unlearned, TEST, [2])
+    assert result["accuracy/forgotten"].unlearned == pytest.approx(expected.forgotten)
+    assert result["accuracy/retained"].unlearned == pytest.approx(expected.retained)
+    row = result["probe"]
+    assert row.gap == pytest.approx(row.unlearned - np.mean(row.retrained))
+    mean = np.mean(row.retrained) / 100
+    binomial = 200 * math.sqrt(mean * (1 - mean) / 40)
+    assert row.floor == pytest.approx(max(np.ptp(row.retrained), binomial))
+    assert row.within == (abs(row.gap) <= row.floor)
+
+
+def test_relearning_of_every_model_and_nothing_is_changed():
+    masked = model(bias=-30.0)
+    before = jax.tree.map(np.array, masked.params)
+    result = audit(masked, ("relearn", "retain-relearn", "cka", "distance"))
+    # With a neutral head in place of the masked one it is the original.
+    assert result["relearn"].unlearned == result["relearn"].original
+    assert result["retain-relearn"].censored[0]
+    assert result["cka/original"].unlearned == pytest.approx(1, abs=1e-5)
+    assert result["distance"].original == 0
+    jax.tree.map(np.testing.assert_array_equal, before, masked.params)
+
+
+def test_one_retrained_model_gives_no_floor_of_seeds():
+    result = audit(model(bias=-30.0), retrained=RETRAINED[0])
+    assert all(row.within is None for row in result.rows)
+
+
+def test_forgotten_samples_have_audits_of_their_own():
+    forget = ju.Data(TRAIN.images[:10], TRAIN.labels[:10])
+    result = audit(ORIGINAL, None, forget_classes=(), forget=forget)
+    right = np.asarray(ORIGINAL(forget.images)).argmax(axis=1) == forget.labels
+    assert result["accuracy/samples"].unlearned == pytest.approx(100 * right.mean())
+    with pytest.raises(ValueError, match="'probe' asks what is left of whole classes"):
+        audit(ORIGINAL, ["probe"], forget_classes=(), forget=forget)
+    with pytest.raises(ValueError, match="give them as forget="):
+        audit(ORIGINAL, None, forget_classes=())
+
+
+def test_a_new_audit_is_a_function_and_a_row(monkeypatch):
+    def largest(model, original, retrained, samples):
+        return {"": Value(float(model.logits.max()))}
+
+    monkeypatch.setitem(AUDITS, "largest", AuditKind("largest logit", largest))
+    assert "largest" in audit(ORIGINAL, ["largest"]).table()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"which": ["prob"]}, "which must be one of 'accuracy'"),
+        ({"retrained": []}, "retrained is empty"),
+        ({"forget_classes": [3]}, "class 3, which does not exist"),
+    ],
+)
+def test_wrong_arguments_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        audit(ORIGINAL, **options)
+
+
+def test_an_unknown_row_is_named():
+    result = ju.Audit((), "not forgotten", (2,))
+    with pytest.raises(KeyError, match="no row 'probe'"):
+        result["probe"]
