@@ -1,12 +1,21 @@
 """Unlearning methods: frozen dataclasses of hyper-parameters with one `__call__`."""
 
+from jaxunlearn.methods.baseline import Baseline as Baseline
 from jaxunlearn.methods.covarnav import CovarNav as CovarNav
 from jaxunlearn.methods.descent import Descent as Descent
 from jaxunlearn.methods.descent import ProjectedDescent as ProjectedDescent
+from jaxunlearn.methods.fine_tune import FineTune as FineTune
+from jaxunlearn.methods.fine_tune import L1Sparse as L1Sparse
 from jaxunlearn.methods.forget import Sweep as Sweep
 from jaxunlearn.methods.forget import forget as forget
 from jaxunlearn.methods.forget import forget_task as forget_task
 from jaxunlearn.methods.forget import sweep as sweep
+from jaxunlearn.methods.gradient_ascent import GradientAscent as GradientAscent
+from jaxunlearn.methods.gradient_ascent import NegGradPlus as NegGradPlus
+from jaxunlearn.methods.mask_head import MaskHead as MaskHead
+from jaxunlearn.methods.random_labels import Delete as Delete
+from jaxunlearn.methods.random_labels import RandomLabels as RandomLabels
+from jaxunlearn.methods.random_labels import SalUn as SalUn
 from jaxunlearn.methods.relabel import (
     nearest_retained_labels as nearest_retained_labels,
 )
@@ -24,4 +33,12 @@ by_name: dict[str, type] = {
     "unsc": UNSC,
     "unprojected": Unprojected,
     "retrain": Retrain,
+    "fine-tune": FineTune,
+    "gradient-ascent": GradientAscent,
+    "neg-grad-plus": NegGradPlus,
+    "random-labels": RandomLabels,
+    "salun": SalUn,
+    "l1-sparse": L1Sparse,
+    "delete": Delete,
+    "mask-head": MaskHead,
 }

@@ -94,8 +94,9 @@ class Baseline:
         """What a step minimises: a module-level function, or one of equal value."""
         raise NotImplementedError
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self, constants: PyTree) -> optax.GradientTransformation:
         """SGD, whose rate is in its state: a grid of rates compiles once."""
+        del constants
         sgd = optax.inject_hyperparams(optax.sgd)(
             learning_rate=self.learning_rate, momentum=self.momentum
         )
@@ -129,7 +130,7 @@ class Baseline:
                 classifier,
                 sets,
                 self.objective(),
-                self.optimizer(),
+                self.optimizer(constants),
                 steps=self.steps,
                 batch_size=self.batch_size,
                 key=order,

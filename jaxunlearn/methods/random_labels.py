@@ -1,11 +1,12 @@
 """Teach wrong labels or masked probabilities, with all parameters."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.methods.baseline import Baseline, labelled, retained
@@ -58,7 +59,7 @@ class RandomLabels(Baseline):
 class Delete(Baseline):
     """Masked distillation: the original's softmax over the retained classes, relearned.
 
-        KL(softmax(z_original, forgotten classes masked) || softmax(z)) on forget samples
+        KL(softmax(z_original, forgotten masked) || softmax(z))   on forget samples
 
     Reads no retained data. Where samples are forgotten, their own label is masked.
 
@@ -108,9 +109,19 @@ class SalUn(RandomLabels):
         del key
         return saliency_mask(classifier, task.forget, self.share)
 
-    def objective(self):
-        """The same over both sets, with the gradient stopped where nothing may move."""
-        return _masked
+    def optimizer(self, constants):
+        """SGD, and then zero where nothing may move, for weight decay too."""
+        return optax.chain(super().optimizer(constants), keep_where(constants))
+
+
+def keep_where(mask: Any) -> optax.GradientTransformation:
+    """Updates times the mask, which is like them."""
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda u, m: jnp.where(m, u, 0), updates, mask), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def saliency_mask(classifier, data, share, batch_size=256):
@@ -132,12 +143,3 @@ def _gradient(classifier, images, labels):
         return cross_entropy(classifier.replace(params=params)(images), labels).sum()
 
     return jax.grad(loss)(classifier.params)
-
-
-def _masked(constants, classifier, rows, key):
-    free = jax.tree.map(
-        lambda p, moves: jnp.where(moves, p, jax.lax.stop_gradient(p)),
-        classifier.params,
-        constants,
-    )
-    return _mean_of_sets((), classifier.replace(params=free), rows, key)
