@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,15 @@ Objective = Callable[[PyTree, Classifier, Mapping[str, Any], Array], Array]
 _ADVICE = "Lower the learning rate."
 
 
+class Phase(NamedTuple):
+    """A descent of so many steps, on the sets of these names."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    steps: int
+    sets: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baseline:
     """Descend on an objective over minibatches of the forget and the retain set.
@@ -45,7 +54,8 @@ class Baseline:
     mode, so that its state does not change. A method of this kind says three things:
     `sets`, the images and targets that minibatches are drawn from; `objective`, a
     static function of `(constants, classifier, minibatches, key)`; and, if it needs
-    any, `constants`, the arrays that go with it.
+    any, `constants`, the arrays that go with it. One that descends from elsewhere says
+    `start` and `finish`, and one that does so on several objectives in turn `phases`.
 
     Attributes:
       learning_rate: the learning rate of SGD.
@@ -94,6 +104,21 @@ class Baseline:
         """What a step minimises: a module-level function, or one of equal value."""
         raise NotImplementedError
 
+    def phases(self, sets: Mapping[str, Any], constants: PyTree) -> Sequence[Phase]:
+        """What is done in turn, each with an optimizer of its own."""
+        return [
+            Phase(self.objective(), self.optimizer(constants), self.steps, tuple(sets))
+        ]
+
+    def start(self, classifier: Classifier, task: Task, key: Array) -> Classifier:
+        """The classifier that the descent starts from."""
+        del task, key
+        return classifier
+
+    def finish(self, params: PyTree) -> PyTree:
+        """Of the parameters that it ended at those of the network."""
+        return params
+
     def optimizer(self, constants: PyTree) -> optax.GradientTransformation:
         """SGD, whose rate is in its state: a grid of rates compiles once."""
         del constants
@@ -125,25 +150,34 @@ class Baseline:
         with watch.stage("statistics"):
             sets = self.sets(classifier, task, setup)
             constants = self.constants(classifier, task, setup)
-        with watch.stage("steps"), reporting(progress) as report:
-            params, losses = minimise(
-                classifier,
-                sets,
-                self.objective(),
-                self.optimizer(constants),
-                steps=self.steps,
-                batch_size=self.batch_size,
-                key=order,
-                draw=draw,
-                constants=constants,
-                report=report,
-            )
+            current = self.start(classifier, task, setup)
+        phases = self.phases(sets, constants)
+        total, losses = sum(phase.steps for phase in phases), []
         read = {"forget": 0, "retain": 0}
-        for name, (images, _) in sets.items():
-            part = "retain" if name == "retain" else "forget"
-            read[part] += self.steps * min(self.batch_size, len(images))
-        trace = Trace(losses=losses, seconds=watch.seconds, samples_read=read)
-        return Result(classifier.replace(params=params), trace)
+        with watch.stage("steps"), reporting(progress) as report:
+            for number, phase in enumerate(phases):
+                done = sum(map(len, losses))
+                params, values = minimise(
+                    current,
+                    {name: sets[name] for name in phase.sets},
+                    phase.objective,
+                    phase.optimizer,
+                    steps=phase.steps,
+                    batch_size=self.batch_size,
+                    key=jax.random.fold_in(order, number),
+                    draw=jax.random.fold_in(draw, number),
+                    constants=constants,
+                    report=lambda s, n, _, done=done: report(s, done + n, total),
+                )
+                current = current.replace(params=params)
+                losses.append(values)
+                for name in read.keys() & set(phase.sets):
+                    size = min(self.batch_size, len(sets[name][0]))
+                    read[name] += phase.steps * size
+        trace = Trace(
+            losses=np.concatenate(losses), seconds=watch.seconds, samples_read=read
+        )
+        return Result(classifier.replace(params=self.finish(current.params)), trace)
 
     def replace(self, **fields: Any) -> "Baseline":
         """A copy with these fields replaced."""
@@ -234,6 +268,17 @@ def retained(task: Task, method: Any) -> Data:
         msg = f"{name} reads retained data, of which this task has none: Task(retain=...)."  # noqa: E501
         raise ValueError(msg)
     return task.retain
+
+
+def fresh(classifier: Classifier, task: Task, key: Array, method: Any) -> Classifier:
+    """The classifier as it would be drawn anew, which this method starts from."""
+    try:
+        params, state = classifier.network.init(key, task.forget.images.shape[1:])
+    except TypeError as error:
+        name = type(method).__name__
+        msg = f"{name} needs freshly drawn parameters of this network. {error}"
+        raise TypeError(msg) from error
+    return classifier.replace(params=params, state=state)
 
 
 def check_positive(name: str, value: Any) -> None:

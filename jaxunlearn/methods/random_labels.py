@@ -21,7 +21,7 @@ def new_targets(name, classifier, task, key):
     return RELABELLINGS[name](outputs, labels, task.forget_classes, key)
 
 
-def _mean_of_sets(constants, classifier, rows, key):
+def mean_of_sets(constants, classifier, rows, key):
     """The cross-entropy over the samples of all sets."""
     del constants, key
     losses = [
@@ -52,7 +52,7 @@ class RandomLabels(Baseline):
 
     def objective(self):
         """The cross-entropy over both."""
-        return _mean_of_sets
+        return mean_of_sets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Delete(Baseline):
 
     def objective(self):
         """The cross-entropy, whose gradient is that of the divergence."""
-        return _mean_of_sets
+        return mean_of_sets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,93 @@
+"""What the baselines that change parameters once, without a descent, have in common."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax
+from jaxtyping import Array, PyTree
+
+from jaxunlearn.checks import check_key
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.descent.step import check_parameters
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Result, Trace
+from jaxunlearn.metrics.head import find_head
+from jaxunlearn.progress import Progress
+from jaxunlearn.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edit:
+    """Change parameters by a formula: a method of this kind says `edited`, and `read`.
+
+    `read` names the sets of which it reads every sample once.
+    """
+
+    changes_state: ClassVar[bool] = False
+    changes_network: ClassVar[bool] = False
+    # Whether accuracy on the forget set is meant to fall.
+    forgets: ClassVar[bool] = True
+    tuned: ClassVar[str | None] = None
+    read: ClassVar[tuple[str, ...]] = ("forget", "retain")
+
+    def reads(self, retained: int, classes: int) -> dict[str, int]:
+        """Of so many retained images and classes: what `planning.Workload` asks."""
+        del classes
+        return {"images": retained if "retain" in self.read else 0}
+
+    def edited(self, classifier: Classifier, task: Task, key: Array) -> PyTree:
+        """The new parameters."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        classifier: Classifier,
+        task: Task,
+        *,
+        key: Array,
+        progress: Progress = None,
+    ) -> Result:
+        """Forget `task.forget`; `classifier` is not modified.
+
+        Raises:
+          TypeError: `key` is no key.
+          ValueError: retained data are needed, and there are none; or the network lacks
+            what the method changes.
+          FloatingPointError: a parameter at the end is not finite.
+        """
+        check_key(key)
+        del progress
+        watch = Stopwatch()
+        with watch.stage("steps"):
+            params = jax.block_until_ready(self.edited(classifier, task, key))
+            field = "the settings" if self.tuned is None else self.tuned
+            check_parameters(params, f"Change {field}.")
+        sizes: Mapping[str, Any] = {"forget": task.forget, "retain": task.retain}
+        count = {n: len(d) if n in self.read else 0 for n, d in sizes.items()}
+        trace = Trace(seconds=watch.seconds, samples_read=count)
+        return Result(classifier.replace(params=params), trace)
+
+    def replace(self, **fields: Any) -> "Edit":
+        """A copy with these fields replaced."""
+        return dataclasses.replace(self, **fields)
+
+
+def change_head(
+    classifier: Classifier,
+    images: Any,
+    kernel: Callable[[Array], Array],
+    bias: Callable[[Array], Array] = lambda bias: bias,
+) -> PyTree:
+    """Parameters whose head has another kernel `[1, d, k]`, and bias if there is one.
+
+    Refused are networks without a head; see `metrics.head.find_head`.
+    """
+    head = find_head(classifier, images)
+    leaves, structure = jax.tree.flatten(classifier.params)
+    old = leaves[head.kernel]
+    new = head.layout.from_matrix(kernel(head.layout.to_matrix(old)))
+    leaves[head.kernel] = new.astype(old.dtype)
+    if head.bias is not None:
+        leaves[head.bias] = bias(leaves[head.bias])
+    return jax.tree.unflatten(structure, leaves)
