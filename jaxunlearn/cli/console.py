@@ -153,7 +153,8 @@ def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
             f"{spent:.1f}",
             f"{seconds['compile']:.1f}",
             # A learning rate stands for itself.
-            ", ".join(f"{n} {x:g}" for n, x in tuned).removeprefix("learning_rate "),
+            ", ".join(f"{n} {x:g}" for n, x in tuned).removeprefix("learning_rate ")
+            + " (edge)" * bool(record.get("at_edge")),
         )
     return rows
 

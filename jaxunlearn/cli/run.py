@@ -45,6 +45,8 @@ seconds: at the final rate, without compilation, which the first to need a
 program pays for all.
 rate: learning rate, """
 
+_EDGE = "edge: an end of all rates that were tried; a better one may lie beyond it."
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Distributed, MethodSettings, TrainingSettings):
@@ -166,6 +168,8 @@ def _run(settings: Run) -> None:
     chosen = "chosen on validation data by one rule for all."
     results.print(legend())
     results.print(_LEGEND + (chosen if settings.learning_rates else "set by hand."))
+    if any(record.get("at_edge") for record in records.values()):
+        results.print(_EDGE)
     if proxies is not None:
         results.print(_judgement(proxies))
     results.print(f"Written to {folder.place}.")

@@ -164,7 +164,7 @@ class Sweep(MethodSettings, TrainingSettings):
 
 def _record(settings: Sweep, swept: Swept, records, splits, seconds) -> dict[str, Any]:
     """What `sweep.json` holds."""
-    shared = ("how", "step_seconds", "passes", "samples_read")
+    shared = ("at_edge", "how", "step_seconds", "passes", "samples_read")
     return {
         "settings": settings.to_dict(),
         "requests": records,

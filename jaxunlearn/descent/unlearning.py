@@ -60,6 +60,7 @@ class Trace:
         the projection leaves.
       tuned: the value of the field that can be chosen on validation data, by its name.
       trials: what each value of the grid led to there, if there was a grid.
+      at_edge: whether it was chosen at an end of all values that were tried.
       proxies: images that stood in for the retained data, as `Data`, or None.
       seconds: wall time by stage: "compile", "labels", "statistics", "inversion",
         "rates" (the grid), "steps".
@@ -74,6 +75,7 @@ class Trace:
     surviving_gradient: Mapping[str, float] = dataclasses.field(default_factory=dict)
     tuned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trials: tuple[Any, ...] = ()
+    at_edge: bool = False
     proxies: Any = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     samples_read: Mapping[str, int] = dataclasses.field(default_factory=dict)

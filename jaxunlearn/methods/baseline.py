@@ -104,6 +104,12 @@ class Baseline:
         """What a step minimises: a module-level function, or one of equal value."""
         raise NotImplementedError
 
+    def measured(self, classifier: Classifier, task: Task, key: Array) -> tuple:
+        """All that no learning rate changes: sets, constants, where to start."""
+        key, _, _ = jax.random.split(key, 3)
+        given = classifier, task, key
+        return self.sets(*given), self.constants(*given), self.start(*given)
+
     def phases(self, sets: Mapping[str, Any], constants: PyTree) -> Sequence[Phase]:
         """What is done in turn, each with an optimizer of its own."""
         return [
@@ -136,8 +142,11 @@ class Baseline:
         *,
         key: Array,
         progress: Progress = None,
+        measured: tuple | None = None,
     ) -> Result:
         """Forget `task.forget`; `classifier` is not modified.
+
+        `measured` is what the method of that name returned for the same arguments.
 
         Raises:
           TypeError: `key` is no key.
@@ -145,12 +154,12 @@ class Baseline:
           FloatingPointError: a loss, or a parameter at the end, is not finite.
         """
         check_key(key)
-        setup, order, draw = jax.random.split(key, 3)
+        _, order, draw = jax.random.split(key, 3)
         watch = Stopwatch()
-        with watch.stage("statistics"):
-            sets = self.sets(classifier, task, setup)
-            constants = self.constants(classifier, task, setup)
-            current = self.start(classifier, task, setup)
+        if measured is None:
+            with watch.stage("statistics"):
+                measured = self.measured(classifier, task, key)
+        sets, constants, current = measured
         phases = self.phases(sets, constants)
         total, losses = sum(phase.steps for phase in phases), []
         read = {"forget": 0, "retain": 0}

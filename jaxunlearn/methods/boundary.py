@@ -1,14 +1,12 @@
 """Boundary unlearning: shift the decision boundary over the forget set."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxunlearn.capture.inputs import LayerInput, layer_inputs
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.classifier.network import Network
 from jaxunlearn.descent.losses import cross_entropy
@@ -17,7 +15,7 @@ from jaxunlearn.methods.baseline import Baseline, check_positive
 from jaxunlearn.methods.random_labels import mean_of_sets
 from jaxunlearn.methods.relabel import RELABELLINGS
 from jaxunlearn.metrics.evaluation import logits, num_classes
-from jaxunlearn.metrics.head import find_head
+from jaxunlearn.metrics.head import Head, find_head
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,8 +99,8 @@ class BoundaryExpand(Baseline):
     """Descend on one more class for the whole forget set, and prune it afterwards.
 
     While it works the head has a row more, drawn anew, on the features that the head
-    reads (their mean over positions, where it is applied at several). No retained data
-    are read. Refused are networks whose last weight does not give the logits.
+    reads. No retained data are read. Refused are networks whose last weight does not
+    give the logits.
 
     Source: Chen et al., arXiv 2303.11570, section 4.2.
 
@@ -133,7 +131,7 @@ class BoundaryExpand(Baseline):
             "row": bound * jax.random.uniform(draw, (head.layout.fan_in,), minval=-1),
             "bias": bound * jax.random.uniform(shift, (), minval=-1),
         }
-        network = _Expanded(classifier.network, head.kernel)
+        network = _Expanded(classifier.network, head)
         return classifier.replace(params=params, network=network)
 
     def finish(self, params):
@@ -143,21 +141,29 @@ class BoundaryExpand(Baseline):
 
 @dataclasses.dataclass(frozen=True)
 class _Expanded(Network):
-    """A network with one logit more: its head's input times a further row."""
+    """A network with one logit more: its head's input times a further row.
+
+    Logits are linear in the head's kernel, so that their derivative along a kernel
+    whose first column is the row, read at the first class, is that product.
+    """
 
     network: Network
-    kernel: int
+    head: Head
 
     def apply(self, params: PyTree, state: PyTree, images: Array) -> Array:
         """See `Network.apply`."""
-        inner = Classifier(params["network"], state, None, self.network)
-        records = jax.tree.leaves(layer_inputs(inner, images), is_leaf=_is_record)
-        rows = records[self.kernel].inputs
-        features = rows.reshape(len(images), -1, rows.shape[-1]).mean(axis=1)
-        outputs = inner.logits(images)
-        one = features @ params["row"] + params["bias"]
-        return jnp.concatenate([outputs, one[:, None].astype(outputs.dtype)], axis=1)
+        leaves, structure = jax.tree.flatten(params["network"])
+        index, layout = self.head.kernel, self.head.layout
 
+        def outputs(kernel):
+            given = [*leaves[:index], kernel, *leaves[index + 1 :]]
+            given = jax.tree.unflatten(structure, given)
+            return self.network.apply(given, state, images)
 
-def _is_record(node: Any) -> bool:
-    return node is None or isinstance(node, LayerInput)
+        kernel = leaves[index]
+        column = jnp.zeros((1, layout.fan_in, layout.fan_out), kernel.dtype)
+        column = column.at[0, :, 0].set(params["row"].astype(kernel.dtype))
+        along = layout.from_matrix(column)
+        logits, moved = jax.jvp(outputs, (kernel,), (along,))
+        one = moved[:, :1] + params["bias"].astype(moved.dtype)
+        return jnp.concatenate([logits, one], axis=1)

@@ -19,9 +19,10 @@ from jaxunlearn.tasks import Task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Edit:
-    """Change parameters by a formula: a method of this kind says `edited`, and `read`.
+    """Change parameters by a formula, from what was measured on the sets.
 
-    `read` names the sets of which it reads every sample once.
+    A method of this kind says `measured`, `edited`, and in `read` the sets of which it
+    reads every sample.
     """
 
     changes_state: ClassVar[bool] = False
@@ -36,7 +37,13 @@ class Edit:
         del classes
         return {"images": retained if "retain" in self.read else 0}
 
-    def edited(self, classifier: Classifier, task: Task, key: Array) -> PyTree:
+    def measured(self, classifier: Classifier, task: Task, key: Array) -> Any:
+        """All that the tuned field does not change."""
+        del classifier, task, key
+
+    def edited(
+        self, classifier: Classifier, task: Task, key: Array, measured: Any
+    ) -> PyTree:
         """The new parameters."""
         raise NotImplementedError
 
@@ -47,8 +54,11 @@ class Edit:
         *,
         key: Array,
         progress: Progress = None,
+        measured: Any = None,
     ) -> Result:
         """Forget `task.forget`; `classifier` is not modified.
+
+        `measured` is what the method of that name returned for the same arguments.
 
         Raises:
           TypeError: `key` is no key.
@@ -59,8 +69,11 @@ class Edit:
         check_key(key)
         del progress
         watch = Stopwatch()
+        if measured is None:
+            with watch.stage("statistics"):
+                measured = self.measured(classifier, task, key)
         with watch.stage("steps"):
-            params = jax.block_until_ready(self.edited(classifier, task, key))
+            params = self.edited(classifier, task, key, measured)
             field = "the settings" if self.tuned is None else self.tuned
             check_parameters(params, f"Change {field}.")
         sizes: Mapping[str, Any] = {"forget": task.forget, "retain": task.retain}

@@ -43,13 +43,17 @@ class EraseConcept(Edit):
             msg = f"percent must lie in (0, 100); it is {self.percent}."
             raise ValueError(msg)
 
-    def edited(self, classifier, task, key):
-        """The head off those directions, and all else as it was."""
+    def measured(self, classifier, task, key):
+        """The directions of the forget set's features, strongest first."""
         del key
         rows = features(classifier, task.forget.images)
-        count = max(1, math.floor(rows.shape[1] * self.percent / 100))
-        _, vectors = singular_pairs(np.asarray(rows, np.float64).T)
-        leading = vectors[:, :count]
+        return singular_pairs(np.asarray(rows, np.float64).T)[1]
+
+    def edited(self, classifier, task, key, measured):
+        """The head off the leading directions, and all else as it was."""
+        del key
+        count = max(1, math.floor(len(measured) * self.percent / 100))
+        leading = measured[:, :count]
 
         def kernel(matrix):
             old = np.asarray(matrix, np.float64)

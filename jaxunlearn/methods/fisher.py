@@ -49,11 +49,17 @@ class Fisher(Edit):
     def __post_init__(self):
         check_positive("alpha", self.alpha)
 
-    def edited(self, classifier, task, key):
-        """Parameters with noise."""
-        data, (draw, noise) = retained(task, self), jax.random.split(key)
+    def measured(self, classifier, task, key):
+        """The diagonal of the retained data's Fisher information."""
+        data = retained(task, self)
+        draw, _ = jax.random.split(key)
         labels = jax.random.categorical(draw, logits(classifier, data.images))
         squares = squared_gradients(classifier, data.images, labels)
+        return jax.tree.map(lambda square: square / len(data), squares)
+
+    def edited(self, classifier, task, key, measured):
+        """Parameters with noise."""
+        _, noise = jax.random.split(key)
         params = classifier.params
         if self.zero_row and task.forget_classes:
             classes = np.asarray(task.forget_classes)
@@ -66,9 +72,9 @@ class Fisher(Edit):
         leaves, structure = jax.tree.flatten(params)
         keys = jax.tree.unflatten(structure, jax.random.split(noise, len(leaves)))
 
-        def noisy(leaf, square, key):
-            variance = self.alpha / jnp.maximum(square / len(data), _LEAST)
+        def noisy(leaf, fisher, key):
+            variance = self.alpha / jnp.maximum(fisher, _LEAST)
             draws = jax.random.normal(key, leaf.shape, leaf.dtype)
             return leaf + jnp.sqrt(variance).astype(leaf.dtype) * draws
 
-        return jax.tree.map(noisy, params, squares, keys)
+        return jax.tree.map(noisy, params, measured, keys)

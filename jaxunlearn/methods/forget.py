@@ -40,6 +40,7 @@ class Sweep:
       tuned: the value of the method's tuned field that all have, by its name.
       trials: what each value of the grid led to on validation data, as means over the
         requests.
+      at_edge: whether the value was chosen at an end of all that were tried.
       how: how one step of many requests was computed: "vmap", "map" or "one by one".
       at_once: of how many requests, over all devices: all, or as many as memory held.
       step_seconds: where that was chosen by measurement, seconds of a step of all
@@ -55,6 +56,7 @@ class Sweep:
     results: tuple[Result, ...]
     tuned: Mapping[str, float]
     trials: tuple[Trial, ...]
+    at_edge: bool
     how: str
     at_once: int
     step_seconds: Mapping[str, float]
@@ -98,8 +100,9 @@ def forget(
         in their task.
       grid: values of the field that the method names as `tuned`, such as
         "learning_rate". The smallest is taken whose mean over the requests of
-        Acc_r - Acc_f on validation data is within a point of the best. None: the
-        method's own value.
+        Acc_r - Acc_f on validation data is within a point of the best. Of three or
+        more, an end that is chosen is gone beyond, by a decade at a time and two at
+        most; `at_edge` says where that did not suffice. None: the method's own value.
       mesh: a one-axis mesh. A single request's images are cut over its devices, several
         requests are themselves. None: on a GPU or TPU all of this process's devices, on
         a CPU one.
@@ -239,7 +242,7 @@ def _run(
     progress: Progress,
 ) -> Sweep:
     candidates = check_grid(method, grid, validation, requests.classes)
-    watch, trials = Stopwatch(), ()
+    watch, trials, at_edge = Stopwatch(), (), False
     with reporting(progress) as report:
         kind = Prepared if hasattr(method, "statistics") else _EachByItself
         run = kind(method, classifier, requests, key, how, mesh, report, watch)
@@ -253,7 +256,7 @@ def _run(
 
         if candidates:
             with watch.stage("rates"):
-                method, trials = choose(candidates, judge, report)
+                method, trials, at_edge = choose(candidates, judge, report)
         with watch.stage("steps"):
             results = run(method, report)
     field = getattr(method, "tuned", None)
@@ -262,10 +265,11 @@ def _run(
     steps = sum(sum(r.trace.samples_read.values()) for r in results)
     if len(results) == 1:
         results = [_with_costs(results[0], costs, watch.seconds)]
-    results = tuple(_noted(r, tuned=tuned, trials=trials) for r in results)
+    noted = {"tuned": tuned, "trials": trials, "at_edge": at_edge}
+    results = tuple(_noted(r, **noted) for r in results)
     costs["samples_read"] = {**costs["samples_read"], "steps": steps}
-    own = requests.classes, results, tuned, trials
-    return Sweep(*own, seconds=watch.seconds, **costs)
+    own = {"requests": requests.classes, "results": results, **noted}
+    return Sweep(**own, seconds=watch.seconds, **costs)
 
 
 def _check_types(method, classifier, key, validation) -> None:
@@ -282,22 +286,36 @@ class _EachByItself:
     """Requests of a method that has nothing to share: it is called for each."""
 
     def __init__(self, method, classifier, requests, key, how, mesh, progress, watch):
-        del how, progress, watch  # The method's results bring their own seconds.
+        del how, progress  # The method's results bring their own seconds.
         self._given = classifier, key, mesh
-        self._requests = requests
+        self._requests, self._watch = requests, watch
         taken = inspect.signature(method).parameters
         everything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
         self._options = {n for n in ("mesh", "progress") if n in taken or everything}
+        self._measures = hasattr(method, "measured")
+        self._last: tuple[int, Any] = (-1, None)
 
     def __call__(self, method, progress=None) -> list[Result]:
         classifier, key, mesh = self._given
         options = {"mesh": mesh, "progress": progress}
         options = {name: options[name] for name in self._options}
-        tasks = self._requests.tasks()
-        results = [method(classifier, task, key=key, **options) for task in tasks]
-        for result in results:
+        results = []
+        for number, task in enumerate(self._requests.tasks()):
+            if self._measures:
+                options["measured"] = self._measured(method, number, task)
+            result = method(classifier, task, key=key, **options)
             check_type("What method returns", result, Result)
+            results.append(result)
         return results
+
+    def _measured(self, method, number, task):
+        """What a request's candidates share; of the last request, kept for them."""
+        classifier, key, _ = self._given
+        if self._last[0] != number:
+            self._last = (-1, None)  # Before the next is there.
+            with self._watch.stage("statistics"):
+                self._last = number, method.measured(classifier, task, key)
+        return self._last[1]
 
     def costs(self) -> dict[str, Any]:
         nothing = {"statistics": 0, "labels": 0}

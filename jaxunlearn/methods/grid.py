@@ -14,6 +14,8 @@ from jaxunlearn.tasks.classes import elements
 
 # Points of Acc_r - Acc_f within which a smaller value is preferred.
 TOLERANCE = 1.0
+# How often a grid goes on beyond either end.
+DECADES = 2
 
 
 class Trial(NamedTuple):
@@ -58,32 +60,90 @@ def check_grid(
     return candidates
 
 
+class Choice(NamedTuple):
+    """What a grid led to.
+
+    Attributes:
+      method: the candidate that was chosen.
+      trials: of all values tried, in order, but those that diverged.
+      at_edge: whether nothing beyond the chosen value was tried on one side of it, so
+        that a better one may lie there.
+    """
+
+    method: Any
+    trials: tuple[Trial, ...]
+    at_edge: bool
+
+
 def choose(
     candidates: Sequence[Any],
     judge: Callable[[Any], tuple[float, float]],
     report: Report,
-) -> tuple[Any, tuple[Trial, ...]]:
+) -> Choice:
     """The candidate of the smallest value that is nearly the best, and all trials.
 
     The smallest whose `Acc_r - Acc_f` is within a point of the best: a smaller learning
-    rate moves the retained logits less at equal forgetting. `judge` unlearns with a
-    candidate and returns both accuracies, or says that a loss is not finite: then that
-    value is no candidate.
+    rate moves the retained logits less at equal forgetting. (The largest, where a
+    method says in `gentlest = max` that larger values change less.) `judge` unlearns
+    with a candidate and returns both accuracies, or says that a loss is not finite:
+    then that value is no candidate.
+
+    A grid of three values or more whose end is chosen goes on beyond it, by a decade
+    that repeats the spacing of its last one, until the choice lies inside; twice at
+    most on either side, not where the method refuses a value, and not where all values
+    are equally good.
     """
     tuned = candidates[0].tuned
-    trials: dict[int, Trial] = {}
-    for number, candidate in enumerate(candidates):
-        report("rates", number, len(candidates))
-        try:
-            accuracies = judge(candidate)
-        except FloatingPointError:
-            continue
-        trials[number] = Trial(getattr(candidate, tuned), *accuracies)
-    report("rates", len(candidates), len(candidates))
+    tried: dict[float, Trial | None] = {}
+    wanted = {getattr(candidate, tuned): candidate for candidate in candidates}
+    room = dict.fromkeys((0.1, 10.0), DECADES if len(wanted) > 2 else 0)
+    while wanted:
+        total = len(tried) + len(wanted)
+        for value in list(wanted):
+            report("rates", len(tried), total)
+            tried[value] = _trial(wanted.pop(value), value, judge)
+        report("rates", total, total)
+        best = _gentlest_good(candidates[0], [t for t in tried.values() if t])
+        if best is None:
+            msg = f"No {tuned.replace('_', ' ')} of {sorted(tried)} keeps all losses finite: extend the grid downwards."  # noqa: E501
+            raise FloatingPointError(msg)
+        ends = {0.1: min(tried), 10.0: max(tried)}
+        gains = [t.retained - t.forgotten for t in tried.values() if t]
+        if max(gains) - min(gains) <= TOLERANCE:
+            break
+        for factor in (f for f in ends if ends[f] == best.value and room[f]):
+            room[factor] -= 1
+            wanted |= _beyond(candidates[0], tried, factor)
+    trials = tuple(tried[value] for value in sorted(tried) if tried[value])
+    chosen = dataclasses.replace(candidates[0], **{tuned: best.value})
+    return Choice(chosen, trials, len(tried) > 1 and best.value in ends.values())
+
+
+def _trial(candidate, value: float, judge) -> Trial | None:
+    try:
+        return Trial(value, *judge(candidate))
+    except FloatingPointError:
+        return None
+
+
+def _gentlest_good(method: Any, trials: Sequence[Trial]) -> Trial | None:
     if not trials:
-        values = [getattr(candidate, tuned) for candidate in candidates]
-        msg = f"No {tuned.replace('_', ' ')} of {values} keeps all losses finite: extend the grid downwards."  # noqa: E501
-        raise FloatingPointError(msg)
-    gains = {number: t.retained - t.forgotten for number, t in trials.items()}
-    good = (n for n, gain in gains.items() if gain >= max(gains.values()) - TOLERANCE)
-    return candidates[next(good)], tuple(trials.values())
+        return None
+    best = max(t.retained - t.forgotten for t in trials) - TOLERANCE
+    good = [t for t in trials if t.retained - t.forgotten >= best]
+    return getattr(method, "gentlest", min)(good, key=lambda t: t.value)
+
+
+def _beyond(method: Any, tried: Iterable[float], factor: float) -> dict[float, Any]:
+    """The method at the values of the last decade times `factor`, if it takes them."""
+    end = min(tried) if factor < 1 else max(tried)
+    # A little less than a decade, so that the end itself is not met again.
+    decade = [v for v in tried if abs(np.log10(v / end)) < 1 - 1e-6] if end > 0 else []
+    values = sorted(float(f"{v * factor:.12g}") for v in decade)
+    methods = {}
+    for value in values:
+        try:
+            methods[value] = dataclasses.replace(method, **{method.tuned: value})
+        except ValueError:
+            continue
+    return methods

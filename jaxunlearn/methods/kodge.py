@@ -1,7 +1,8 @@
 """Deep unlearning: take the forget set's directions out of every layer, at once."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,21 +38,27 @@ class Kodge(Edit):
     alpha_r: float = 100.0
     alpha_f: float = 3.0
 
-    tuned: ClassVar[str | None] = "alpha_f"
+    tuned: ClassVar[str | None] = "alpha_r"
     grid: ClassVar[tuple[float, ...]] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+    # Of two values the larger keeps more.
+    gentlest: ClassVar[Callable[..., Any]] = max
 
     def __post_init__(self):
         check_positive("alpha_r", self.alpha_r)
         check_positive("alpha_f", self.alpha_f)
 
-    def edited(self, classifier, task, key):
-        """All weights that have inputs, changed."""
+    def measured(self, classifier, task, key):
+        """The second moments of the retained and of the forget set, leaf by leaf."""
         del key
-        leaves, structure = jax.tree.flatten(classifier.params)
-        kept, forgotten = (
+        return [
             jax.tree.leaves(second_moments(classifier, data.images), is_leaf=_is_moment)
             for data in (retained(task, self), task.forget)
-        )
+        ]
+
+    def edited(self, classifier, task, key, measured):
+        """All weights that have inputs, changed."""
+        del task, key
+        leaves, structure = jax.tree.flatten(classifier.params)
 
         def changed(leaf, r, f):
             if r is None:
@@ -63,7 +70,7 @@ class Kodge(Edit):
                 new = np.asarray(w - removed + m_r @ removed).astype(leaf.dtype)
             return r.layout.from_matrix(jnp.asarray(new))
 
-        new = map(changed, leaves, kept, forgotten)
+        new = map(changed, leaves, *measured)
         return jax.tree.unflatten(structure, list(new))
 
 
@@ -73,7 +80,7 @@ def _scaled(moment: Moment, a: float):
     trace = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
     c = gram / jnp.where(trace > 0, trace, 1)
     # The two factors commute, so that the inverse may stand on the left.
-    return jnp.linalg.solve(jnp.eye(c.shape[-1]) + (a - 1) * c, a * c)
+    return jnp.linalg.solve(jnp.eye(c.shape[-1])[None] + (a - 1) * c, a * c)
 
 
 def _is_moment(node):

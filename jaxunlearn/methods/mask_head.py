@@ -35,9 +35,9 @@ class MaskHead(Edit):
             msg = f"bias must be a finite number below 0; it is {self.bias}."
             raise ValueError(msg)
 
-    def edited(self, classifier, task, key):
+    def edited(self, classifier, task, key, measured):
         """The masked head, and all else as it was."""
-        del key
+        del key, measured
         classes = np.asarray(task.forget_classes, dtype=int)
         if not classes.size:
             msg = (

@@ -1,7 +1,8 @@
 """Selective synaptic dampening: shrink what matters to the forget set above all."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,23 +38,31 @@ class SSD(Edit):
     tuned: ClassVar[str | None] = "alpha"
     grid: ClassVar[tuple[float, ...]] = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0)
 
+    # Of two values the larger dampens less.
+    gentlest: ClassVar[Callable[..., Any]] = max
+
     def __post_init__(self):
         check_positive("alpha", self.alpha)
         check_positive("dampening", self.dampening)
 
-    def edited(self, classifier, task, key):
-        """The dampened parameters."""
+    def measured(self, classifier, task, key):
+        """Of the forget set and of all data the mean squared gradients."""
         del key
         sets = task.forget, retained(task, self)
-        forgotten, kept = (
+        ours, theirs = (
             squared_gradients(classifier, data.images, data.labels) for data in sets
         )
-        n = len(task.forget), len(task.forget) + len(task.retain)
+        n, m = map(len, sets)
+        special = jax.tree.map(lambda a: a / n, ours)
+        return special, jax.tree.map(lambda a, b: (a + b) / (n + m), ours, theirs)
 
-        def dampened(theta, ours, theirs):
-            special, general = ours / n[0], (ours + theirs) / n[1]
+    def edited(self, classifier, task, key, measured):
+        """The dampened parameters."""
+        del task, key
+
+        def dampened(theta, special, general):
             ratio = self.dampening * general / jnp.where(special > 0, special, 1)
             chosen = special > self.alpha * general
             return jnp.where(chosen, theta * jnp.minimum(ratio, 1), theta)
 
-        return jax.tree.map(dampened, classifier.params, forgotten, kept)
+        return jax.tree.map(dampened, classifier.params, *measured)

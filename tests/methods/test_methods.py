@@ -50,7 +50,8 @@ SECONDS = {
     "retrain": {"compile", "steps"},
 }
 
-every_method = pytest.mark.parametrize("name", methods.by_name)
+# The baselines keep the same contract in test_baselines.py.
+every_method = pytest.mark.parametrize("name", SECONDS)
 
 
 class Net(nn.Module):
@@ -148,7 +149,7 @@ def test_the_toy_is_learned_and_a_retrained_model_knows_nothing_of_the_class(toy
     assert [e.forgotten for e in found] == [100, 0]
 
 
-@every_method
+@pytest.mark.parametrize("name", methods.by_name)
 def test_a_method_is_a_frozen_dataclass_listed_by_its_name(name):
     kind = methods.by_name[name]
     assert name.replace("-", "") == kind.__name__.lower()
@@ -159,6 +160,7 @@ def test_a_method_is_a_frozen_dataclass_listed_by_its_name(name):
         method.steps = 1
     assert isinstance(kind.changes_state, bool)
     assert isinstance(kind.changes_network, bool)
+    assert kind.tuned in (None, "learning_rate") or kind.grid
 
 
 @pytest.mark.long
@@ -640,12 +642,12 @@ def pick(script, diverging=(), report=lambda *_: None):
     """The rule on a script `{rate: (retained, forgotten)}` of accuracies."""
 
     def judge(method):
-        if method.learning_rate in diverging:
+        if method.learning_rate in diverging or method.learning_rate not in script:
             raise FloatingPointError
         return script[method.learning_rate]
 
     candidates = check_grid(Unprojected(), list(script), sample(4, 0), [(3,)])
-    method, trials = choose(candidates, judge, report)
+    method, trials, _ = choose(candidates, judge, report)
     return method.learning_rate, trials
 
 
@@ -693,6 +695,64 @@ def test_rates_that_diverge_are_no_candidates():
 def test_where_all_rates_diverge_it_says_so():
     with pytest.raises(FloatingPointError, match=r"No learning rate of \[0.1, 0.3\]"):
         pick({0.3: (1, 0), 0.1: (1, 0)}, (0.1, 0.3))
+
+
+def extended(best, grid, kind=Unprojected):
+    """The choice where accuracies are the worse, the farther a value is from `best`."""
+
+    def judge(method):
+        value = getattr(method, method.tuned)
+        return 100 - 5 * abs(np.log10(value / best)), 0.0
+
+    candidates = check_grid(kind(), grid, sample(4, 0), [(3,)])
+    method, trials, at_edge = choose(candidates, judge, lambda *_: None)
+    return getattr(method, method.tuned), [t.value for t in trials], at_edge
+
+
+@pytest.mark.parametrize(
+    ("best", "grid", "tried", "chosen"),
+    [
+        (0.1, [0.03, 0.1, 0.3], [], 0.1),
+        (1.0, [0.03, 0.1, 0.3], [1.0, 3.0], 1.0),
+        (10.0, [0.03, 0.1, 0.3], [1.0, 3.0, 10.0, 30.0], 10.0),
+        (1e-3, [0.01, 0.1, 1.0], [1e-3, 1e-4], 1e-3),
+        # Two decades, and no more; and a grid of two has no inside.
+        (1e9, [0.01, 0.1, 1.0], [10.0, 100.0], 100.0),
+        (1e-9, [0.01, 0.03, 0.1], [1e-3, 3e-3, 1e-4, 3e-4], 1e-4),
+        (1e9, [0.01, 0.1], [], 0.1),
+    ],
+)
+def test_a_grid_goes_on_beyond_the_end_that_is_chosen(best, grid, tried, chosen):
+    value, trials, at_edge = extended(best, grid)
+    assert value == chosen
+    assert trials == sorted([*grid, *tried])
+    assert at_edge == (chosen in (trials[0], trials[-1]))
+    assert at_edge == (best in (1e9, 1e-9))
+
+
+def test_a_grid_stops_at_what_the_method_refuses():
+    value, trials, at_edge = extended(1e3, [5.0, 10.0, 50.0], methods.EraseConcept)
+    assert (value, trials, at_edge) == (50.0, [5.0, 10.0, 50.0], True)
+
+
+def test_a_grid_without_effect_is_not_extended():
+    values = []
+
+    def judge(method):
+        values.append(method.learning_rate)
+        return 90.0, 90.0
+
+    candidates = check_grid(Unprojected(), [0.1, 0.2, 0.3], sample(4, 0), [(3,)])
+    choice = choose(candidates, judge, lambda *_: None)
+    assert (values, choice.at_edge) == ([0.1, 0.2, 0.3], True)
+
+
+def test_of_equals_the_gentlest_is_taken():
+    def judge(method):
+        return 90.0, 0.0 if method.alpha < 20 else 90.0
+
+    candidates = check_grid(methods.SSD(), [1, 3, 10, 30], sample(4, 0), [(3,)])
+    assert choose(candidates, judge, lambda *_: None).method.alpha == 10
 
 
 @pytest.mark.core
