@@ -1,6 +1,7 @@
 """Ascend on the forget set, with or without descent on the retain set."""
 
 import dataclasses
+from typing import ClassVar
 
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.methods.baseline import Baseline, labelled, retained
@@ -18,7 +19,9 @@ class GradientAscent(Baseline):
 
         theta <- theta + learning_rate grad cross-entropy(forget)
 
-    Unbounded: what it leaves of the retained classes depends on when it stops.
+    Unbounded: what it leaves of the retained classes depends on when it stops. A
+    confident model gives no gradient at first and then too much, so that few rates lie
+    between nothing and collapse; grids are cut finer for it.
 
     Source: Thudi et al., arXiv 2109.13398; Golatkar et al., arXiv 1911.04933.
 
@@ -29,6 +32,8 @@ class GradientAscent(Baseline):
     learning_rate: float = 1e-3
     momentum: float = 0.0
     steps: int = 20
+
+    finer: ClassVar[int] = 4
 
     def sets(self, classifier, task, key):
         """Forget samples alone."""
@@ -67,6 +72,8 @@ class NegGradPlus(Baseline):
     """
 
     alpha: float = 0.95
+
+    finer: ClassVar[int] = 4
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,6 +1,7 @@
 """One field of a method, chosen on validation data by one rule for every method."""
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +43,9 @@ def check_grid(
 ) -> list[Any]:
     """The method at every value of the grid, in order; nothing where it tunes nothing.
 
-    Validation data must hold every forgotten class and others.
+    A method whose window is narrower than usual grids says in `finer` into how many
+    steps, of equal ratio, each interval is cut. Validation data must hold every
+    forgotten class and others.
     """
     tuned = getattr(method, "tuned", None)
     values = [] if grid is None else elements(grid, "grid", "numbers")
@@ -51,6 +54,9 @@ def check_grid(
     values = [v.tolist() if isinstance(v, np.generic | Array) else v for v in values]
     candidates = [dataclasses.replace(method, **{tuned: value}) for value in values]
     candidates.sort(key=operator.attrgetter(tuned))
+    if (pieces := getattr(method, "finer", 1)) > 1:
+        values = _cut([getattr(one, tuned) for one in candidates], pieces)
+        candidates = [dataclasses.replace(method, **{tuned: value}) for value in values]
     if validation is None:
         msg = "A grid is judged on validation data: pass validation=..., or no grid."
         raise ValueError(msg)
@@ -60,14 +66,24 @@ def check_grid(
     return candidates
 
 
+def _cut(values: Sequence[float], pieces: int) -> list[float]:
+    """Values and, between each two, those that go from one to the other evenly."""
+    between = [
+        float(f"{low * (high / low) ** (i / pieces):.4g}")
+        for low, high in itertools.pairwise(values)
+        for i in range(1, pieces)
+    ]
+    return sorted({*values, *between})
+
+
 class Choice(NamedTuple):
     """What a grid led to.
 
     Attributes:
       method: the candidate that was chosen.
       trials: of all values tried, in order, but those that diverged.
-      at_edge: whether nothing beyond the chosen value was tried on one side of it, so
-        that a better one may lie there.
+      at_edge: whether the chosen value is an end of all that were tried, near which it
+        makes a difference: a better one may lie beyond it.
     """
 
     method: Any
@@ -91,7 +107,7 @@ def choose(
     A grid of three values or more whose end is chosen goes on beyond it, by a decade
     that repeats the spacing of its last one, until the choice lies inside; twice at
     most on either side, not where the method refuses a value, and not where all values
-    are equally good.
+    of the last decade came to the same accuracies.
     """
     tuned = candidates[0].tuned
     tried: dict[float, Trial | None] = {}
@@ -107,16 +123,14 @@ def choose(
         if best is None:
             msg = f"No {tuned.replace('_', ' ')} of {sorted(tried)} keeps all losses finite: extend the grid downwards."  # noqa: E501
             raise FloatingPointError(msg)
-        ends = {0.1: min(tried), 10.0: max(tried)}
-        gains = [t.retained - t.forgotten for t in tried.values() if t]
-        if max(gains) - min(gains) <= TOLERANCE:
-            break
-        for factor in (f for f in ends if ends[f] == best.value and room[f]):
-            room[factor] -= 1
-            wanted |= _beyond(candidates[0], tried, factor)
+        open_ends = [factor for factor in room if _is_open(tried, best, factor)]
+        for factor in open_ends:
+            if room[factor]:
+                room[factor] -= 1
+                wanted |= _beyond(candidates[0], tried, factor)
     trials = tuple(tried[value] for value in sorted(tried) if tried[value])
     chosen = dataclasses.replace(candidates[0], **{tuned: best.value})
-    return Choice(chosen, trials, len(tried) > 1 and best.value in ends.values())
+    return Choice(chosen, trials, bool(open_ends))
 
 
 def _trial(candidate, value: float, judge) -> Trial | None:
@@ -134,14 +148,28 @@ def _gentlest_good(method: Any, trials: Sequence[Trial]) -> Trial | None:
     return getattr(method, "gentlest", min)(good, key=lambda t: t.value)
 
 
-def _beyond(method: Any, tried: Iterable[float], factor: float) -> dict[float, Any]:
-    """The method at the values of the last decade times `factor`, if it takes them."""
+def _last_decade(
+    tried: Mapping[float, Trial | None], factor: float
+) -> dict[float, Trial | None]:
+    """What was tried within a decade of the lower end, or of the upper one."""
     end = min(tried) if factor < 1 else max(tried)
-    # A little less than a decade, so that the end itself is not met again.
-    decade = [v for v in tried if abs(np.log10(v / end)) < 1 - 1e-6] if end > 0 else []
-    values = sorted(float(f"{v * factor:.12g}") for v in decade)
+    # A little less than a decade, so that no value is met again.
+    near = {v for v in tried if v / end > 0 and abs(np.log10(v / end)) < 1 - 1e-6}
+    return {value: tried[value] for value in sorted(near)}
+
+
+def _is_open(tried, best: Trial, factor: float) -> bool:
+    """Whether the best is an end, near which the value makes a difference."""
+    decade = _last_decade(tried, factor)
+    if len(tried) == 1 or best.value != (min, max)[factor > 1](tried):
+        return False
+    return len(decade) == 1 or len({t and t[1:] for t in decade.values()}) > 1
+
+
+def _beyond(method: Any, tried: Any, factor: float) -> dict[float, Any]:
+    """The method at the values of the last decade times `factor`, if it takes them."""
     methods = {}
-    for value in values:
+    for value in (float(f"{v * factor:.12g}") for v in _last_decade(tried, factor)):
         try:
             methods[value] = dataclasses.replace(method, **{method.tuned: value})
         except ValueError:

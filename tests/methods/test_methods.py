@@ -730,6 +730,14 @@ def test_a_grid_goes_on_beyond_the_end_that_is_chosen(best, grid, tried, chosen)
     assert at_edge == (best in (1e9, 1e-9))
 
 
+def test_a_grid_is_cut_finer_for_ascent():
+    grid = check_grid(methods.GradientAscent(), [1, 1e-4, 1e-2], sample(4, 0), [(3,)])
+    rates = [candidate.learning_rate for candidate in grid]
+    assert rates == pytest.approx(np.geomspace(1e-4, 1, 9), rel=1e-3)
+    (alone,) = check_grid(methods.GradientAscent(), [0.1], sample(4, 0), [(3,)])
+    assert alone.learning_rate == 0.1
+
+
 def test_a_grid_stops_at_what_the_method_refuses():
     value, trials, at_edge = extended(1e3, [5.0, 10.0, 50.0], methods.EraseConcept)
     assert (value, trials, at_edge) == (50.0, [5.0, 10.0, 50.0], True)
@@ -744,7 +752,7 @@ def test_a_grid_without_effect_is_not_extended():
 
     candidates = check_grid(Unprojected(), [0.1, 0.2, 0.3], sample(4, 0), [(3,)])
     choice = choose(candidates, judge, lambda *_: None)
-    assert (values, choice.at_edge) == ([0.1, 0.2, 0.3], True)
+    assert (values, choice.at_edge) == ([0.1, 0.2, 0.3], False)
 
 
 def test_of_equals_the_gentlest_is_taken():
