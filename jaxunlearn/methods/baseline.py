@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxunlearn.checks import check_count, check_key
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.checks import check_count, check_key, check_type
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
 from jaxunlearn.descent.loop import (
     chunk_length,
     gather_minibatches,
@@ -137,8 +137,8 @@ class Baseline:
 
     def __call__(
         self,
-        classifier: Classifier,
-        task: Task,
+        classifier: Classifier | Any,
+        task: Task | Any,
         *,
         key: Array,
         progress: Progress = None,
@@ -149,11 +149,11 @@ class Baseline:
         `measured` is what the method of that name returned for the same arguments.
 
         Raises:
-          TypeError: `key` is no key.
+          TypeError: an argument is of the wrong type.
           ValueError: retained data are needed, and there are none.
           FloatingPointError: a loss, or a parameter at the end, is not finite.
         """
-        check_key(key)
+        check_call(classifier, task, key)
         _, order, draw = jax.random.split(key, 3)
         watch = Stopwatch()
         if measured is None:
@@ -263,6 +263,13 @@ def minimise(
     )
     check_parameters(params)
     return params, losses
+
+
+def check_call(classifier: Any, task: Any, key: Any) -> None:
+    """Refuse arguments of a method that are of another type."""
+    check_classifier(classifier)
+    check_type("task", task, Task, "Task(forget, retain, ...) makes one.")
+    check_key(key)
 
 
 def labelled(data: Data) -> tuple[Any, np.ndarray]:

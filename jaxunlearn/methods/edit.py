@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import jax
 from jaxtyping import Array, PyTree
 
-from jaxunlearn.checks import check_key
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.step import check_parameters
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
+from jaxunlearn.methods.baseline import check_call
 from jaxunlearn.metrics.head import find_head
 from jaxunlearn.progress import Progress
 from jaxunlearn.tasks import Task
@@ -49,8 +49,8 @@ class Edit:
 
     def __call__(
         self,
-        classifier: Classifier,
-        task: Task,
+        classifier: Classifier | Any,
+        task: Task | Any,
         *,
         key: Array,
         progress: Progress = None,
@@ -61,12 +61,12 @@ class Edit:
         `measured` is what the method of that name returned for the same arguments.
 
         Raises:
-          TypeError: `key` is no key.
+          TypeError: an argument is of the wrong type.
           ValueError: retained data are needed, and there are none; or the network lacks
             what the method changes.
           FloatingPointError: a parameter at the end is not finite.
         """
-        check_key(key)
+        check_call(classifier, task, key)
         del progress
         watch = Stopwatch()
         if measured is None:

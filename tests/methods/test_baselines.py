@@ -300,6 +300,14 @@ def test_wrong_settings_are_refused(kind, options, sentence):
         kind(**options)
 
 
+@pytest.mark.parametrize("method", [methods.FineTune(), methods.SSD()])
+def test_arguments_of_another_type_are_refused(method, original):
+    with pytest.raises(TypeError, match="classifier"):
+        method(original.params, TASK, key=KEY)
+    with pytest.raises(TypeError, match=r"task.*Task\(forget, retain"):
+        method(original, FORGET, key=KEY)
+
+
 READING = ["fine-tune", "neg-grad-plus", "random-labels", "fisher", "ssd", "scrub"]
 READING += ["bad-teacher", "unsir", "kodge", "projected-gradient", "last-layers-reset"]
 
