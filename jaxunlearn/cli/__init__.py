@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
+from jaxunlearn.cli.audit import Audit
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.convert import Convert
 from jaxunlearn.cli.flags import Command, flags_of, parse, summary
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "invert": Invert,
     "unlearn": Unlearn,
     "evaluate": Evaluate,
+    "audit": Audit,
     "convert": Convert,
     "plan": Plan,
     "prepare": Prepare,

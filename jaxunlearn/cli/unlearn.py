@@ -29,7 +29,7 @@ from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _OnSaved(SavedSettings):
+class OnSaved(SavedSettings):
     """A saved classifier and its data.
 
     Attributes:
@@ -87,7 +87,7 @@ class _OnSaved(SavedSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Unlearn(MethodSettings, _OnSaved):
+class Unlearn(MethodSettings, OnSaved):
     """Forget classes in a saved classifier.
 
     Attributes:
@@ -169,7 +169,7 @@ class Unlearn(MethodSettings, _OnSaved):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(_OnSaved):
+class Evaluate(OnSaved):
     """Accuracy of a saved classifier on every class.
 
     Attributes:

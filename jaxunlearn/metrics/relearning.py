@@ -33,7 +33,7 @@ class Relearning:
         "retain" classes alone (arXiv 2505.22310).
       learning_rate: of Adam, with its defaults.
       batch_size: samples in a minibatch; at most all.
-      cap: the most minibatches; None is ten epochs of the data.
+      cap: the most minibatches; None is ten epochs of the data, and at least 150.
       neutral_head: put the retained rows' mean in place of the forgotten classes' rows
         and biases first, so that a masked head games nothing.
 
@@ -137,7 +137,7 @@ def relearn_steps(
     chosen = {"all": np.full(len(train), True), "forget": forgotten}
     taught = np.flatnonzero(chosen.get(protocol.data, ~forgotten))
     size = min(protocol.batch_size, len(taught))
-    cap = protocol.cap or math.ceil(10 * len(taught) / size)
+    cap = protocol.cap or max(150, math.ceil(10 * len(taught) / size))
     judged = np.flatnonzero(np.isin(heldout.labels, classes))
     step, carry, constants = _start(classifier, train, size, protocol, key)
     curve: list[float] = []
