@@ -1,6 +1,10 @@
 """The audit of models whose state is known, and its verdicts."""
 
+import contextlib
+import io
 import math
+import re
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -155,3 +159,15 @@ def test_an_unknown_row_is_named():
     result = ju.Audit((), "not forgotten", (2,))
     with pytest.raises(KeyError, match="no row 'probe'"):
         result["probe"]
+
+
+@pytest.mark.long
+def test_the_page_on_audits_runs():
+    page = (Path(__file__).parents[2] / "docs" / "audits.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "audits.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+    assert "prototype" in printed.getvalue()
+    named = set(re.findall(r"`([a-z-]+)`", page.split("| audit |")[1].split("\n\n")[0]))
+    assert named == set(AUDITS)
