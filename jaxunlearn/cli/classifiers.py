@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars
@@ -16,7 +18,7 @@ from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
 from jaxunlearn.methods.grid import trial_records
-from jaxunlearn.metrics import METRICS, measure
+from jaxunlearn.metrics import METRICS, audit_all, measure
 from jaxunlearn.metrics.evaluation import Evaluation, evaluate, logits
 from jaxunlearn.metrics.proxies import proxy_quality
 from jaxunlearn.metrics.table import Judged
@@ -116,6 +118,40 @@ class RunClassifiers:
             }
 
         return self._record("proxies", make)
+
+    def audits(self) -> dict[str, Any]:
+        """Every method's classifier beside two retrained ones, of different seeds."""
+        second = self._record("retrained-2", self._retrained_again)
+        del second  # It is a file from here on.
+        names = [n for n in map(title_of, self._settings.methods) if n != "retrained"]
+
+        def make(progress):
+            return audit_all(
+                {name: self._load(name) for name in names},
+                original=self._original,
+                retrained=[self._load(name) for name in ("retrained", "retrained-2")],
+                train=self._splits["train"],
+                test=self._splits["test"],
+                forget_classes=self._settings.forget,
+                key=jax.random.fold_in(keys(self._settings.seed)[1], 1),
+                progress=progress,
+            )
+
+        return self._record("audit", make)
+
+    def _retrained_again(self, progress) -> dict[str, Any]:
+        key = jax.random.fold_in(keys(self._settings.seed)[1], 2)
+        given = {"key": key, "preprocess": self._original.preprocess}
+        watch = Stopwatch()
+        with watch.stage("steps"):
+            classifier = train_network(
+                *(self._settings, self._splits, self._task.retain, progress),
+                **given,
+                mesh=self._mesh,
+            )
+        return self._saved(
+            "retrained-2", Result(classifier, Trace(seconds=watch.seconds))
+        )
 
     def _record(self, title: str, make) -> dict[str, Any]:
         """What is known of a classifier, which is made unless it is there already."""

@@ -163,3 +163,47 @@ def legend() -> str:
     """What the columns of `METRICS` are."""
     lines = (f"{m.heading}: {m.legend}." for m in METRICS.values())
     return "\n".join(("On the test data:", *lines))
+
+
+# The rows of an audit that a run shows; its JSON has all.
+_AUDITED = {
+    "probe": "probe",
+    "class-mean": "mean",
+    "prototype": "proto",
+    "relearn": "relearn",
+    "membership": "member",
+}
+
+AUDIT_LEGEND = """\
+What is left of the forgotten classes, as the gap to two retrained models; "="
+is within their noise. probe, mean: recall by logistic regression and by the
+nearest class mean, in points. proto: after five samples are mixed into the head.
+relearn: batches until 95 % of the accuracy is back. member: AUC of membership."""
+
+
+def audit_table(audits: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row for each audited classifier, the verdict first; the target stands below."""
+    rows = table(None, ["classifier", "verdict"], list(_AUDITED.values()))
+    rows.columns[1].no_wrap = False
+    named = {name: {r["name"]: r for r in a["rows"]} for name, a in audits.items()}
+    for name, audit in audits.items():
+        shown = (_gap(named[name].get(row)) for row in _AUDITED)
+        rows.add_row(name, audit["verdict"], *shown)
+    first = next(iter(named.values()))
+    rows.add_row("retrained", "the target", *(_target(first.get(r)) for r in _AUDITED))
+    return rows
+
+
+def _gap(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["gap"] is None:
+        return ""
+    if row["within"] or (row["within"] is None and row["gap"] == 0):
+        return "="
+    return f"{row['gap']:+.3g}"
+
+
+def _target(row: Mapping[str, Any] | None) -> str:
+    if row is None or not row["retrained"]:
+        return ""
+    bound = ">" if any(row["censored"][2:]) else ""
+    return f"{bound}{sum(row['retrained']) / len(row['retrained']):.3g}"

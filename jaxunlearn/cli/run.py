@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxunlearn.cli.classifiers import RunClassifiers, title_of
-from jaxunlearn.cli.console import Bars, comparison, consoles, legend
+from jaxunlearn.cli.console import (
+    AUDIT_LEGEND,
+    Bars,
+    audit_table,
+    comparison,
+    consoles,
+    legend,
+)
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.plots import plot_accuracies
 from jaxunlearn.cli.processes import Distributed, is_first, joined
@@ -35,6 +42,9 @@ RUN = Kind(
     beside=True,
 )
 
+# Training samples up to which a run audits by itself.
+_AUDITED = 5000
+
 # Where a run goes, and on how many processes, is not part of what it is.
 _ELSEWHERE = ("out", "overwrite", "config") + tuple(
     field.name for field in dataclasses.fields(Distributed)
@@ -59,6 +69,9 @@ class Run(Distributed, MethodSettings, TrainingSettings):
         file of jaxunlearn, which sets the defaults of --dataset, --size, --mean,
         --std, --model, --options and --split-seed; or PyTorch's parameters of that
         --model.
+      audit: on data sets of at most 5,000 training samples, say what is left of the
+        forgotten classes beside two retrained models; jaxunlearn audit does so for
+        others.
       judge_proxies: measure how well CovarNav's proxies stand in for the retained data,
         and what it does with true images instead.
       out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
@@ -72,13 +85,14 @@ class Run(Distributed, MethodSettings, TrainingSettings):
     )
     first = (
         *("forget", "methods", "dataset", "data_dir", "size", "model", "options"),
-        *("recipe.epochs", "checkpoint", "learning_rates", "judge_proxies", "seed"),
-        *("out", "overwrite", "config"),
+        *("recipe.epochs", "checkpoint", "learning_rates", "audit", "judge_proxies"),
+        *("seed", "out", "overwrite", "config"),
     )
 
     forget: Classes = (3,)
     methods: tuple[Method, ...] = ("covarnav", "unsc", "unprojected", "retrain")
     checkpoint: File | None = None
+    audit: bool = True
     judge_proxies: bool = True
     out: Folder = None
     overwrite: bool = False
@@ -157,7 +171,10 @@ def _run(settings: Run) -> None:
                 records[title_of(name)] = classifiers.unlearned(name)
             judged = settings.judge_proxies and "covarnav" in settings.methods
             proxies = classifiers.proxies() if judged else None
-        _write(settings, folder, splits, records, proxies)
+            audited = settings.audit and "retrain" in settings.methods
+            audited = audited and len(splits["train"]) <= _AUDITED
+            audits = classifiers.audits() if audited else None
+        _write(settings, folder, splits, records, proxies, audits)
         folder.finish()
     names = splits["test"].class_names
     classes = ", ".join(class_label(c, names) for c in settings.forget)
@@ -172,6 +189,9 @@ def _run(settings: Run) -> None:
         results.print(_EDGE)
     if proxies is not None:
         results.print(_judgement(proxies))
+    if audits:
+        results.print(audit_table(audits))
+        results.print(AUDIT_LEGEND)
     results.print(f"Written to {folder.place}.")
 
 
@@ -181,6 +201,7 @@ def _write(
     splits: dict[str, Data],
     records: dict[str, dict[str, Any]],
     proxies: dict[str, Any] | None,
+    audits: dict[str, Any] | None,
 ) -> None:
     """The files that need all of the run: configuration, metrics, accuracies."""
     config = settings.to_dict()
@@ -190,6 +211,7 @@ def _write(
     metrics = {
         "classifiers": records,
         "proxies": proxies,
+        "audits": audits,
         "learning_rate_rule": f"the smallest of the grid whose {RATE_RULE}",
     }
     folder.write_json("metrics.json", metrics | circumstances(splits))

@@ -64,5 +64,6 @@ from jaxunlearn.metrics.table import measure as measure
 from jaxunlearn.metrics.verdict import Audit as Audit
 from jaxunlearn.metrics.verdict import AuditRow as AuditRow
 from jaxunlearn.metrics.verdict import audit as audit
+from jaxunlearn.metrics.verdict import audit_all as audit_all
 
 audits = AUDITS  # as `ju.audit(which=)` names them

@@ -53,11 +53,17 @@ class Value(NamedTuple):
     censored: bool = False
 
     def noise(self, mean: float) -> float:
-        """Two standard errors, of a share about the retrained models' mean."""
+        """Two standard errors, of a share about the retrained models' mean.
+
+        Where all or none of the samples are meant the binomial error is 0, which is no
+        noise: two samples of each kind are then added (Agresti and Coull, 1998).
+        """
         if self.count is None:
             return self.error
-        share = min(max(mean / self.whole, 0.0), 1.0)
-        return 2 * self.whole * math.sqrt(share * (1 - share) / self.count)
+        share, count = min(max(mean / self.whole, 0.0), 1.0), self.count
+        if share in (0.0, 1.0):
+            share, count = (share * count + 2) / (count + 4), count + 4
+        return 2 * self.whole * math.sqrt(share * (1 - share) / count)
 
 
 Values = dict[str, Value]

@@ -1,19 +1,21 @@
 """An unlearned model beside the original and retrained ones, and a verdict."""
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxunlearn.checks import check_choice, check_key, check_labels
-from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.classifier import Classifier, check_classifier
 from jaxunlearn.metrics.audits import AUDITS, Value
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.metrics.subject import Samples, Subject
+from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data, check_classes
 
 # Here forgetting at the output only shows.
@@ -30,7 +32,7 @@ class AuditRow:
       retrained: a value for each retrained model; empty where it has no meaning.
       gap: unlearned - mean(retrained).
       floor: max(range of the retrained, two standard errors), binomial about their mean
-        where the value is a share.
+        where the value is a share (`audits.Value.noise`).
       within: |gap| <= floor; None with fewer than two retrained models, or where all
         values are bounds.
       censored: which of unlearned, original and retrained are bounds from below.
@@ -136,19 +138,92 @@ def audit(
 
     Source: definitions and their papers at each function of `jaxunlearn.metrics`.
     """
+    models = {"unlearned": classifier}
+    how = {"forget": forget, "key": key, "which": which, "mesh": mesh}
+    data = {"train": train, "test": test, "forget_classes": forget_classes}
+    both = {"original": original, "retrained": retrained}
+    return audit_all(models, **both, **data, **how)["unlearned"]
+
+
+def audit_all(
+    classifiers: Mapping[str, Classifier],
+    *,
+    original: Classifier,
+    retrained: Classifier | Sequence[Classifier],
+    train: Data,
+    test: Data,
+    forget_classes: Sequence[int],
+    forget: Data | None = None,
+    key: Any,
+    which: Sequence[str] | None = None,
+    mesh: Mesh | None = None,
+    progress: Progress = None,
+) -> dict[str, Audit]:
+    """`audit` of several models by name; original and retrained are looked at once.
+
+    Args:
+      classifiers: the unlearned models.
+      original: as for `audit`, like all others but `progress`.
+      retrained: likewise.
+      train: likewise.
+      test: likewise.
+      forget_classes: likewise.
+      forget: likewise.
+      key: likewise.
+      which: likewise.
+      mesh: likewise.
+      progress: None, "bar", or a function `(stage, done, total)`; the stage is "audit".
+
+    Raises:
+      TypeError: as for `audit`, like ValueError.
+    """
     check_key(key)
+    check_classifier(original, "original")
     models = (retrained,) if isinstance(retrained, Classifier) else tuple(retrained)
-    k = num_classes(classifier, test.images)
+    for one in models:
+        check_classifier(one, "retrained")
+    for one in classifiers.values():
+        check_classifier(one)
+    k = num_classes(original, test.images)
     classes = check_classes(forget_classes, k)
     names = _chosen(which, classes, models, forget)
     for name, data in (("train", train), ("test", test)):
         check_labels(f"labels of {name}", data.labels, len(data), k)
     samples = Samples(train, test, classes, forget, key)
-    subjects = [Subject(c, samples, mesh) for c in (classifier, original, *models)]
-    rows = []
-    for name in names:
-        rows += _rows(name, subjects, samples)
-    return Audit(tuple(rows), _verdict({row.name: row for row in rows}), classes)
+    subject = functools.partial(Subject, samples=samples, mesh=mesh)
+    before, *others = map(subject, (original, *models))
+    audited = {name: subject(classifier) for name, classifier in classifiers.items()}
+    rows = {name: [] for name in classifiers}
+    with reporting(progress) as report:
+        for done, name in enumerate(names):
+            report("audit", done, len(names))
+            watch = _Watch()
+            shared = [_values(name, m, before, others) for m in (before, *others)]
+            once = watch.lap()
+            for title, model in audited.items():
+                values = [_values(name, model, before, others), *shared]
+                rows[title] += _rows(name, values, once + watch.lap())
+        report("audit", len(names), len(names))
+    return {
+        title: Audit(tuple(own), _verdict({row.name: row for row in own}), classes)
+        for title, own in rows.items()
+    }
+
+
+class _Watch:
+    """Seconds since it was last asked."""
+
+    def __init__(self):
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
+
+
+def _values(name, model, original, retrained):
+    others = [g for g in retrained if g is not model]
+    return AUDITS[name].function(model, original, others, model.samples)
 
 
 def _chosen(which, classes, models, forget):
@@ -179,14 +254,7 @@ def _chosen(which, classes, models, forget):
     return list(which)
 
 
-def _rows(name, subjects, samples) -> list[AuditRow]:
-    begun = time.perf_counter()
-    _, original, *retrained = subjects
-    values = []
-    for model in subjects:
-        peers = [g for g in retrained if g is not model]
-        values.append(AUDITS[name].function(model, original, peers, samples))
-    seconds = time.perf_counter() - begun
+def _rows(name, values, seconds) -> list[AuditRow]:
     parts = values[0]
     return [
         _row(
