@@ -171,8 +171,9 @@ def _run(settings: Run) -> None:
                 records[title_of(name)] = classifiers.unlearned(name)
             judged = settings.judge_proxies and "covarnav" in settings.methods
             proxies = classifiers.proxies() if judged else None
-            audited = settings.audit and "retrain" in settings.methods
-            audited = audited and len(splits["train"]) <= _AUDITED
+            audited = settings.audit and len(splits["train"]) <= _AUDITED
+            # A retrained model is the measure, and something else is measured.
+            audited &= "retrain" in settings.methods and len(settings.methods) > 1
             audits = classifiers.audits() if audited else None
         _write(settings, folder, splits, records, proxies, audits)
         folder.finish()

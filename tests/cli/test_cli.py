@@ -35,7 +35,15 @@ from jaxunlearn.tasks import Task, split_by_class
 STEPS = ("--covarnav.steps", "3", "--unsc.steps", "3", "--unprojected.steps", "3")
 RATES = ("--learning-rates", "0.01", "0.1")
 # Short, but of the default shapes, so that the headline's run compiles little anew.
-TINY = ("--recipe.epochs", "2", "--covarnav.inversion-steps", "5", *STEPS, *RATES)
+TINY = (
+    "--no-audit",
+    "--recipe.epochs",
+    "2",
+    "--covarnav.inversion-steps",
+    "5",
+    *STEPS,
+    *RATES,
+)
 RETAINED = [0, 1, 2, 4, 5, 6, 7, 8, 9]
 TITLES = ["original", "covarnav", "unsc", "unprojected", "retrained"]
 

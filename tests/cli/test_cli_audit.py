@@ -67,6 +67,22 @@ def test_models_that_saw_the_class_are_no_retrained_ones(runs, capsys):
     assert "was trained with class 3" in capsys.readouterr().err
 
 
+def test_a_run_audits_by_itself_and_says_the_verdict(runs, capsys):
+    metrics = json.loads((runs / "0" / "metrics.json").read_text())
+    assert set(metrics["audits"]) == {"mask-head"}
+    rows = {row["name"]: row for row in metrics["audits"]["mask-head"]["rows"]}
+    # Two retrained models, of different seeds.
+    assert len(set(rows["accuracy/retained"]["retrained"])) == 2
+    assert (runs / "0" / "retrained-2.safetensors").is_file()
+    run = ["run", *SMALL, "--methods", "retrain", "mask-head", "--overwrite"]
+    assert main([*run, "--out", str(runs / "again")]) == 0
+    printed = capsys.readouterr().out
+    assert metrics["audits"]["mask-head"]["verdict"].split()[0] in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    assert main([*run, "--no-audit", "--out", str(runs / "none")]) == 0
+    assert json.loads((runs / "none" / "metrics.json").read_text())["audits"] is None
+
+
 def test_an_unknown_audit_is_named(runs, capsys):
     assert main([*arguments(runs, "mask-head", "0"), "prob"]) == 2
     assert "each one of 'accuracy'" in capsys.readouterr().err

@@ -21,8 +21,16 @@ from jaxunlearn.models.files import load_classifier
 
 pytestmark = pytest.mark.long
 
-TINY = ("--options", "width=4", "--recipe.epochs", "2", "--learning-rates", "0.01")
-TINY += ("--methods", "unsc", "retrain", "--unsc.steps", "3")
+TINY = (
+    "--no-audit",
+    "--options",
+    "width=4",
+    "--recipe.epochs",
+    "2",
+    "--learning-rates",
+    "0.01",
+)
+TINY += ("--no-audit", "--methods", "unsc", "retrain", "--unsc.steps", "3")
 TITLES = ("original", "unsc", "retrained")
 
 

@@ -106,6 +106,7 @@ def test_rows_are_those_of_the_single_measures():
     assert row.within == (abs(row.gap) <= row.floor)
 
 
+@pytest.mark.long
 def test_relearning_of_every_model_and_nothing_is_changed():
     masked = model(bias=-30.0)
     before = jax.tree.map(np.array, masked.params)
