@@ -20,9 +20,11 @@ class Audit(OnSaved):
     """Judge a saved unlearned classifier by retrained ones.
 
     Attributes:
-      original: the .safetensors file that it was made from.
+      original: the file that it was made from; by default original.safetensors beside
+        it, as a run leaves it.
       retrained: files of models trained without the forgotten classes; two or more,
-        of different seeds, give the noise that a gap must exceed.
+        of different seeds, give the noise that a gap must exceed. By default those
+        beside it.
       forget: the forgotten classes; by default those that the file names.
       which: audits to make; by default those that need no long training.
       seed: random seed.
@@ -31,15 +33,13 @@ class Audit(OnSaved):
     """
 
     examples = (
-        "jaxunlearn audit --checkpoint u.safetensors --original o.safetensors "
-        "--retrained g.safetensors",
-        "jaxunlearn audit --checkpoint u.safetensors --original o.safetensors "
-        "--retrained g1.safetensors g2.safetensors --which accuracy probe relearn",
+        "jaxunlearn audit --checkpoint runs/digits-forget-3-seed-0/unsc.safetensors",
+        "jaxunlearn audit --checkpoint a.safetensors --which accuracy probe relearn",
     )
     first = ("checkpoint", "original", "retrained", "which", "dataset", "data_dir")
 
-    original: File
-    retrained: Annotated[tuple[Path, ...], "FILE"]
+    original: File | None = None
+    retrained: Annotated[tuple[Path, ...], "FILE"] = ()
     forget: Annotated[tuple[int | str, ...] | None, "CLASS"] = None
     which: tuple[Literal[tuple(AUDITS)], ...] | None = None
     seed: int = 0
@@ -49,9 +49,7 @@ class Audit(OnSaved):
     def run(self) -> None:
         """Audit, print the verdict and the rows, and write them."""
         check_seed(self.seed)
-        model, original, *retrained = map(
-            self.read, (self.checkpoint, self.original, *self.retrained)
-        )
+        model, original, *retrained = map(self.read, self._files())
         forgotten = self._forgotten(model)
         for other in (original, *retrained):
             _check_alike(other, model)
@@ -74,6 +72,20 @@ class Audit(OnSaved):
             print(json.dumps(to_dict(result)))
         else:
             consoles()[0].print(result.table(), markup=False, highlight=False)
+
+    def _files(self) -> list[Path]:
+        """Of the audited model, the original and the retrained ones."""
+        folder = self.checkpoint.parent
+        beside = sorted(folder.glob("retrained*.safetensors"))
+        retrained = self.retrained or beside
+        if not retrained:
+            msg = (
+                f"There is no retrained*.safetensors beside {self.checkpoint}: "
+                "--retrained names models trained without the forgotten classes."
+            )
+            raise ValueError(msg)
+        original = self.original or folder / "original.safetensors"
+        return [self.checkpoint, original, *retrained]
 
     def _forgotten(self, model: SavedClassifier) -> tuple[int, ...]:
         names = self.class_names(model.card)

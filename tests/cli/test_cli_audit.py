@@ -83,6 +83,17 @@ def test_a_run_audits_by_itself_and_says_the_verdict(runs, capsys):
     assert json.loads((runs / "none" / "metrics.json").read_text())["audits"] is None
 
 
+def test_files_beside_it_are_taken(runs, capsys):
+    model = runs / "0" / "mask-head.safetensors"
+    assert main(["audit", "--checkpoint", str(model), "--which", "accuracy"]) == 0
+    assert " to " in capsys.readouterr().out  # a range: two retrained models
+    alone = runs / "alone" / "model.safetensors"
+    alone.parent.mkdir()
+    alone.write_bytes(model.read_bytes())
+    assert main(["audit", "--checkpoint", str(alone)]) == 2
+    assert "no retrained*.safetensors beside" in capsys.readouterr().err
+
+
 def test_an_unknown_audit_is_named(runs, capsys):
     assert main([*arguments(runs, "mask-head", "0"), "prob"]) == 2
     assert "each one of 'accuracy'" in capsys.readouterr().err
