@@ -11,6 +11,7 @@ from jaxunlearn.checks import (
     check_choice,
     check_count,
     check_eager,
+    check_finite,
     check_targets,
     check_type,
     short,
@@ -148,3 +149,16 @@ def test_inside_a_transformation_nothing_can_be_looked_at():
             transform(lambda x: check_eager("fit", x))(argument)
     with pytest.raises(TypeError, match="fit runs many programs"):
         jax.jit(lambda: check_eager("fit"))()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_first_image_that_is_not_finite_is_named(dtype, value):
+    images = np.ones((3, 2, 2, 1), jnp.dtype(dtype))
+    check_finite(images)
+    check_finite(images[:0])
+    jax.jit(check_finite)(images)  # Nothing is known of them.
+    images[1, 0, 1] = value
+    for given in (images, jnp.asarray(images)):
+        with pytest.raises(ValueError, match="1 of 3 images, the first at index 1"):
+            check_finite(given)

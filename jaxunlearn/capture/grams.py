@@ -60,7 +60,9 @@ class Moment:
         """Refuse a negative sum of squares; of a traced gram nothing is known."""
         if is_traced(self.gram):
             return
-        squares = np.asarray(jnp.diagonal(self.gram, axis1=-2, axis2=-1), np.float64)
+        with jax.ensure_compile_time_eval():  # Under `jit` it may be closed over.
+            squares = jnp.diagonal(self.gram, axis1=-2, axis2=-1)
+        squares = np.asarray(squares, np.float64)
         # What rounding leaves of a difference of two moments.
         allowed = float(jnp.finfo(self.gram.dtype).eps) ** 0.5
         if squares.size and squares.min() < -allowed * np.abs(squares).max():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ModifyScopeVariableError
 
+from jaxunlearn import checks
 from jaxunlearn.checks import is_traced, short
 
 # How far outside [0, 1] pixels may lie: half precision rounds, resizing overshoots.
@@ -53,27 +54,14 @@ def check_images(images: Any, preprocess: Any) -> Any:
 
 
 def as_array(images: Any) -> Any:
-    """As an array of JAX or NumPy, in this machine's byte order; see `check_images`."""
+    """An array of JAX or NumPy, of what is an array already; or a shape, as it is."""
     if isinstance(images, jax.Array | jax.ShapeDtypeStruct):
         return images
     if not hasattr(images, "shape") or not hasattr(images, "dtype"):
         hint = " Pass its .images." if hasattr(images, "images") else ""
         msg = f"images must be an array [n, h, w, c]; it is {short(images)}.{hint}"
         raise TypeError(msg)
-    if np.ma.is_masked(images):
-        msg = "images are a masked array: say what masked pixels are, for instance images.filled(0)."  # noqa: E501
-        raise ValueError(msg)
-    try:
-        # A PyTorch tensor may lie on a device, or be part of a gradient.
-        images = images.detach().cpu() if hasattr(images, "detach") else images
-        array = np.asarray(images)
-    except Exception as error:  # Whatever a foreign array raises.
-        msg = (
-            f"images are a {type(images).__name__} of {images.dtype} that NumPy cannot "
-            f"read ({short(str(error))}): convert them to an array of floats or uint8."
-        )
-        raise TypeError(msg) from error
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return checks.as_array("images", images)
 
 
 def _check_range(images) -> None:
@@ -81,7 +69,7 @@ def _check_range(images) -> None:
         return
     if isinstance(images, jax.Array) and not images.is_fully_addressable:
         return
-    low, high = float(images.min()), float(images.max())
+    low, high = checks.value_range(images)
     # NaN and infinite pixels are told apart by whoever looks for them.
     finite = np.isfinite([low, high]).all()
     if finite and (low < -MARGIN or high > 1 + MARGIN):

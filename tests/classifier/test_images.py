@@ -42,6 +42,18 @@ USES = {
 }
 
 
+def test_images_on_a_device_may_be_closed_over_under_jit():
+    images, wrong = jnp.asarray(PIXELS), jnp.asarray(PIXELS * 255)
+
+    def logits(images):
+        return jax.jit(lambda p: CLASSIFIER.replace(params=p)(images))
+
+    got = logits(images)(CLASSIFIER.params)
+    np.testing.assert_allclose(got, CLASSIFIER(images), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"these images range from"):
+        logits(wrong)(CLASSIFIER.params)
+
+
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize(
     ("images", "seen"),

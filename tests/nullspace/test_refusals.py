@@ -324,6 +324,22 @@ def test_negative_moments_are_refused():
             call()
 
 
+def test_moments_and_images_may_be_closed_over_under_jit():
+    whole, params = ju.second_moments(classifier(), IMAGES), classifier().params
+    drift = jax.jit(lambda after: ju.drift(whole, params, after))(params)
+    assert all(np.allclose(leaf, 0) for leaf in jax.tree.leaves(drift))
+    images = jnp.asarray(IMAGES)
+
+    @jax.jit
+    def moments(params):
+        return ju.second_moments(classifier().replace(params=params), images)
+
+    for given, wanted in zip(
+        *map(jax.tree.leaves, (moments(params), whole)), strict=True
+    ):
+        np.testing.assert_allclose(given, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_a_difference_of_moments_may_round_below_zero():
     whole = ju.second_moments(classifier(), IMAGES)
     nothing = jax.tree.map(lambda a, b: a - b * (1 - 1e-7), whole, whole)
