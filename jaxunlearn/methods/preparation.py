@@ -157,12 +157,12 @@ def _on_host(
 
 
 def _check_room(each: int, count: int) -> None:
-    room = parallel.host_memory()
+    room = parallel.free_host_memory()
     if count > 1 and count * each > room:
         advice = f"Ask for at most {max(1, room // each)} at a time."
         msg = (
             f"The bases and parameters of {count} requests take {count * each:,} bytes "
-            f"of the host, {each:,} each, and it has {room:,}. {advice}"
+            f"of the host, {each:,} each, and it has {room:,} free. {advice}"
         )
         raise ValueError(msg)
 

@@ -39,7 +39,7 @@ def check_moments(
     )
     msg = (
         f"Moments of {count} classes take {count * each:,} bytes on each of {devices} "
-        f"devices, which hold {limit:,}. {advice}"
+        f"devices, which have {limit:,} free. {advice}"
     )
     raise ValueError(msg)
 

@@ -128,9 +128,9 @@ def _check_batch(batch, first, batch_size) -> None:
     if kinds[0] != kinds[1]:
         msg = f"The batches of a stream must be alike; the first is of images {kinds[0]}, a later one of {kinds[1]}."  # noqa: E501
         raise ValueError(msg)
-    needed, limit = batch_size * first.nbytes, parallel.memory_limit()
-    if needed > limit:
-        msg = f"batch_size is {batch_size}: so many images take {needed:,} bytes, and there are {limit:,}. Lower it."  # noqa: E501
+    needed, free = batch_size * first.nbytes, parallel.free_memory()
+    if needed > free:
+        msg = f"batch_size is {batch_size}: so many images take {needed:,} bytes, and {free:,} are free. Lower it."  # noqa: E501
         raise ValueError(msg)
 
 

@@ -8,13 +8,11 @@ from jaxunlearn.parallel.compilation import cache_compilations as cache_compilat
 from jaxunlearn.parallel.hardware import device_kind as device_kind
 from jaxunlearn.parallel.hardware import free_host_memory as free_host_memory
 from jaxunlearn.parallel.hardware import free_memory as free_memory
-from jaxunlearn.parallel.hardware import host_memory as host_memory
 from jaxunlearn.parallel.hardware import (
     linear_algebra_devices as linear_algebra_devices,
 )
 from jaxunlearn.parallel.hardware import loops_are_slow as loops_are_slow
 from jaxunlearn.parallel.hardware import machine as machine
-from jaxunlearn.parallel.hardware import memory_limit as memory_limit
 from jaxunlearn.parallel.hardware import product_bytes as product_bytes
 from jaxunlearn.parallel.meshes import automatic as automatic
 from jaxunlearn.parallel.meshes import axis_of as axis_of

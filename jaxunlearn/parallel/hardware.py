@@ -34,40 +34,30 @@ def device_kind() -> str:
     return jax.local_devices()[0].device_kind
 
 
-def host_memory() -> int:
-    """Bytes of this machine's memory; more than any has, where it does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return sys.maxsize
-
-
 def free_host_memory() -> int:
-    """Bytes of this machine's memory that are free; all, where it does not say."""
+    """Bytes of this machine's memory that are free, or else all; a lot if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(
             int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail")
         )
     except (OSError, StopIteration):
-        return host_memory()
-
-
-def memory_limit(devices: int = 1) -> int:
-    """Bytes that each of so many devices can hold: its own, else its share of the host.
-
-    The simulated devices of a CPU share the host's memory.
-    """
-    return int(_memory_stats().get("bytes_limit", host_memory() // devices))
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
 
 
 def free_memory(devices: int = 1) -> int:
-    """Bytes of `memory_limit` that are not in use, where the device says so."""
-    return memory_limit(devices) - int(_memory_stats().get("bytes_in_use", 0))
+    """Bytes that are free of each of so many devices, else of its share of the host.
 
-
-def _memory_stats() -> dict[str, int]:
-    return jax.local_devices()[0].memory_stats() or {}
+    The simulated devices of a CPU share the host's memory.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return free_host_memory() // devices
+    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
 
 
 def product_bytes() -> int:

@@ -158,7 +158,7 @@ def test_a_training_that_returns_no_classifier_is_refused():
 
 @pytest.mark.core
 def test_bases_that_the_host_cannot_hold_are_refused_in_bytes(monkeypatch):
-    monkeypatch.setattr(parallel, "host_memory", lambda: 2500)
+    monkeypatch.setattr(parallel, "free_host_memory", lambda: 2500)
     with pytest.raises(ValueError, match=r"bases and parameters of 4 requests take"):
         ju.sweep(CLASSIFIER, PLAIN, "each", UNSC, key=KEY)
 
