@@ -43,7 +43,7 @@ _ARRAYS, _FACTS, _SUMS = "arrays", "facts.json", "checksums.json"
 def _uninterrupted() -> Iterator[None]:
     """Ctrl-C waits for the end of this, or for a second one.
 
-    In the middle of a write orbax's threads would print tracebacks of their own.
+    In the middle of its work orbax's threads would print tracebacks of their own.
     """
     handler, waiting = signal.getsignal(signal.SIGINT), []
     main = threading.current_thread() is threading.main_thread()
@@ -72,6 +72,7 @@ class Checkpoint(NamedTuple):
     facts: dict[str, Any]  # what was saved with its arrays, JSON-compatible
     folder: Path
 
+    @_uninterrupted()
     def arrays(self, like: PyTree) -> PyTree:
         """The saved tree, given one of its structure, shapes and dtypes.
 

@@ -402,16 +402,6 @@ def test_an_interruption_is_not_lost_where_python_swallows_it():
     wait(0.2)
 
 
-def test_orbax_is_not_interrupted_while_it_writes(tmp_path):
-    path = tmp_path / "orbax" / "checkpoint" / "writer.py"
-    module = {"done": []}
-    code = "def write(act):\n    act()\n    done.append(1)\n"
-    exec(compile(code, str(path), "exec"), module)
-    with pytest.raises(KeyboardInterrupt):
-        heard(lambda: module["write"](press))
-    assert module["done"] == [1]
-
-
 def test_elsewhere_an_interruption_comes_at_once_and_the_old_handler_is_back():
     before = signal.getsignal(signal.SIGINT), sys.unraisablehook
     done = []

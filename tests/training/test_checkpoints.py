@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from killing import environment, killed_until_done
+from orbax.checkpoint import StandardCheckpointHandler
 from test_training import Linear, Noisy, NoisyNNX, toy
 
 import jaxunlearn
@@ -43,6 +44,22 @@ def tree(value=1):
         "layers": [{0: jnp.arange(3, dtype=jnp.uint32)}, (jnp.array([True, False]),)],
         "key": jax.random.split(jax.random.key(3)),
     }
+
+
+def test_an_interruption_waits_until_a_checkpoint_is_read(tmp_path, monkeypatch):
+    checkpoints, done = Checkpoints(tmp_path), []
+    checkpoints.save(1, tree(), {})
+    restored = StandardCheckpointHandler.restore
+
+    def restore(*given, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(restored(*given, **options))
+        return done[0]
+
+    monkeypatch.setattr(StandardCheckpointHandler, "restore", restore)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.newest().arrays(tree())
+    assert done
 
 
 def plain(leaf):
