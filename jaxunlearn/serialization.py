@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -96,9 +95,9 @@ def check_fields(record: Any) -> None:
             and not isinstance(value, bool)
         ):
             continue
-        seen = reprlib.repr(value)
+        seen = short(value)
         if hasattr(value, "tolist"):
-            seen, value = f"{value.dtype}{list(value.shape)}", value.tolist()
+            value = value.tolist()
         if isinstance(value, list | tuple):
             value = tuple(x.tolist() if hasattr(x, "tolist") else x for x in value)
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.capture.layout import path_name
@@ -43,8 +44,7 @@ def load_saved(path: Path, flag: str) -> SavedClassifier:
     saved = SavedClassifier(path, *load_classifier(path))
     tree = (saved.classifier.params, saved.classifier.state)
     for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        wrong = not np.issubdtype(leaf.dtype, np.inexact) or np.isfinite(leaf).all()
-        if not wrong:
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
             msg = (
                 f"{path} holds numbers that are not finite, in {path_name(where[1:])}: "
                 "its training diverged. Take an earlier checkpoint."

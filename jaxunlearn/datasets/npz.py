@@ -157,7 +157,7 @@ def _as_bytes(images, name):
     if images.dtype == bool or (floating and low >= 0 and high <= 1):
         # One by one, so that no second array of floats is needed.
         return np.stack([np.rint(image * 255.0).astype(np.uint8) for image in images])
-    if high == 1:
+    if high == 1 and low >= 0:
         msg = (
             f"{name} are integers of which none is above 1: black and white, or the "
             "darkest of 256 levels? Save booleans, floats in [0, 1], or multiply by "

@@ -16,6 +16,7 @@ from jaxunlearn import parallel
 from jaxunlearn.capture.grams import layouts
 from jaxunlearn.capture.layers import unmatched_state
 from jaxunlearn.checks import (
+    as_array,
     as_integer,
     as_number,
     check_count,
@@ -140,13 +141,7 @@ def _warn_of_state(classifier, sample) -> None:
 
 
 def _labels(labels) -> np.ndarray:
-    if np.ma.is_masked(labels):
-        msg = "labels are a masked array: fill or remove the masked entries."
-        raise ValueError(msg)
-    try:
-        values = np.asarray(labels)
-    except ValueError:  # of lists of different lengths
-        values = np.zeros((0, 0))
+    values = np.asarray(as_array("labels", labels))
     if values.ndim != 1 or values.size == 0:
         msg = (
             "labels must be one integer an image, at least one; their shape is "
@@ -165,11 +160,11 @@ def _shape(image_shape, count) -> tuple[int, ...]:
     if len(shape) != 3 or None in shape or min(shape) < 1:
         msg = f"image_shape must be (h, w, c); it is {short(image_shape)}."
         raise ValueError(msg)
-    needed, there = 4 * count * math.prod(shape), parallel.host_memory()
-    if needed > there:
+    needed, free = 4 * count * math.prod(shape), parallel.free_host_memory()
+    if needed > free:
         msg = (
             f"{count} images of image_shape {short(image_shape)} take {needed:.3g} "
-            f"bytes, and there are {there:.3g}: take fewer or smaller ones."
+            f"bytes, and {free:.3g} are free: take fewer or smaller ones."
         )
         raise ValueError(msg)
     return shape

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from jaxunlearn.classifier.images import check_images
 from jaxunlearn.classifier.independence import num_classes
 from jaxunlearn.metrics.accuracy import class_accuracy, confusion_matrix
 from jaxunlearn.nullspace.trees import check_concrete
-from jaxunlearn.tasks import Data, check_classes
+from jaxunlearn.tasks import Data, check_classes, check_data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +76,8 @@ def class_label(number: int, class_names: Sequence[str] | None) -> str:
     >>> class_label(2, ["ant", "wasp", "bee"]), class_label(2, None)
     ('2: bee', '2')
     """
-    name = str(number) if class_names is None else class_names[number]
+    named = class_names is not None and number < len(class_names)
+    name = class_names[number] if named else str(number)
     return name if name == str(number) else f"{number}: {name}"
 
 
@@ -152,13 +152,6 @@ def evaluate(
         forget_classes=classes,
         class_names=data.class_names,
     )
-
-
-def check_data(name: str, data: Any) -> None:
-    """Refuse what is no `Data`."""
-    if not isinstance(data, Data):
-        msg = f"{name} must be a Data(images, labels); it is a {type(data).__name__}."
-        raise TypeError(msg)
 
 
 def logits(

@@ -14,7 +14,7 @@ from jaxunlearn.capture.layout import path_name
 from jaxunlearn.checks import check_count, check_key, short
 from jaxunlearn.classifier.classifier import Classifier, Preprocess, check_classifier
 from jaxunlearn.classifier.images import check_images
-from jaxunlearn.metrics.evaluation import check_data, evaluate
+from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.representation import (
     captured_energy,
     principal_angles,
@@ -23,7 +23,7 @@ from jaxunlearn.nullspace.moments import Moment, second_moments
 from jaxunlearn.nullspace.rank_rules import choose_rule
 from jaxunlearn.nullspace.subspace import Subspace, subspaces
 from jaxunlearn.nullspace.trees import check_structure, leaf_test, map_leaves
-from jaxunlearn.tasks import Data
+from jaxunlearn.tasks import Data, check_data
 
 _KINDS = ("uniform", "gaussian", "matched")
 
@@ -202,7 +202,7 @@ def noise_images(
     shape = (count, *image_shape)
     needed, limit = 8 * math.prod(shape), parallel.free_memory()
     if needed > limit:
-        msg = f"{count} images of {image_shape} take {needed:,} bytes while they are drawn, and there are {limit:,}: ask for fewer or smaller ones."  # noqa: E501
+        msg = f"{count} images of {image_shape} take {needed:,} bytes while they are drawn, and {limit:,} are free: ask for fewer or smaller ones."  # noqa: E501
         raise ValueError(msg)
     if kind == "uniform":
         return np.asarray(jax.random.uniform(key, shape, jnp.float32))
@@ -215,7 +215,7 @@ def noise_images(
                 '"gaussian".'
             )
             raise ValueError(msg)
-        check_images(np.broadcast_to(np.float32(0), shape), preprocess)
+        check_images(jax.ShapeDtypeStruct(shape, np.float32), preprocess)
         mean, std = preprocess.mean, preprocess.std
     normal = np.asarray(jax.random.normal(key, shape, jnp.float32))
     mean, std = (np.asarray(values, np.float32) for values in (mean, std))

@@ -44,6 +44,7 @@ def check_linen(tensors: Mapping[str, Any], model: nn.Module, image_shape: Any) 
     for shape in _USUAL if image_shape is None else [image_shape]:
         try:
             tried.append(_leaves(model, shape))
+            taken = shape
         except Exception as error:  # whatever the module raises
             if image_shape is None:
                 continue
@@ -60,7 +61,7 @@ def check_linen(tensors: Mapping[str, Any], model: nn.Module, image_shape: Any) 
             wanted[name] = tensors.get(name, wanted[name])
     # Some modules have heads that only training calls.
     optional = set(tensors) - set(wanted)
-    optional &= set(_leaves(model, shape, training=True)) if optional else set()
+    optional &= set(_leaves(model, taken, training=True)) if optional else set()
     check_leaves({n: t for n, t in tensors.items() if n not in optional}, wanted)
 
 

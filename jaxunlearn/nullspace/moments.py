@@ -14,7 +14,6 @@ from jaxtyping import PyTree
 from jaxunlearn import parallel
 from jaxunlearn.capture.grams import Moment, layer_sums, moments_of
 from jaxunlearn.checks import (
-    as_integer,
     check_count,
     check_labels,
     is_traced,
@@ -31,6 +30,7 @@ from jaxunlearn.nullspace.streaming import (
 )
 from jaxunlearn.nullspace.trees import map_leaves
 from jaxunlearn.parallel import Transform
+from jaxunlearn.tasks.classes import as_integers, elements
 
 OTHERS = "others"
 
@@ -211,19 +211,10 @@ def sum_classes(
 
 def _class_ids(classes, names=()) -> list[int | str]:
     """Integers, and what else may stand for a class."""
-    try:
-        asked = None if isinstance(classes, str | bytes) else list(classes)
-    except TypeError:
-        asked = None
-    if asked is None:
-        msg = f"classes must be a sequence of class numbers, such as [3]; it is {short(classes)}."  # noqa: E501
-        raise TypeError(msg)
-    ids = [c if isinstance(c, str) and c in names else as_integer(c) for c in asked]
-    if None in ids:
-        wrong = asked[ids.index(None)]
-        msg = f"classes must hold integers; {short(wrong)} is a {type(wrong).__name__}."
-        raise TypeError(msg)
-    return ids
+    return [
+        c if isinstance(c, str) and c in names else as_integers([c], "classes")[0]
+        for c in elements(classes, "classes")
+    ]
 
 
 def _held_classes(num_classes, ids, logits) -> tuple[int | str, ...]:

@@ -213,6 +213,7 @@ def test_whole_numbers_up_to_255_are_bytes(save, dtype):
 @pytest.mark.parametrize(
     ("pixels", "sentence"),
     [
+        (np.linspace(-1, 1, 30), "float64 from -1 to 1, neither bytes from 0 to 255"),
         (np.linspace(-2, 2, 30), "float64 from -2 to 2, neither bytes from 0 to 255"),
         (np.linspace(0, 1.3, 30), "from 0 to 1.3, neither bytes .* nor floats in"),
         (np.linspace(0, 250, 30), "from 0 to 250, neither"),

@@ -132,6 +132,13 @@ def test_an_evaluation_prints_as_a_table():
     ]
 
 
+def test_classes_beyond_the_names_of_the_data_print_as_numbers():
+    data = asking_for([0, 1], [0, 1])
+    named = Data(data.images, data.labels, ("ant", "bee"))
+    last = str(evaluate(read_out(), named, [1])).splitlines()[-1]
+    assert " ".join(last.split()) == "0: ant 100.0 1: bee 100.0 2 nan 3 nan"
+
+
 def test_what_cannot_be_evaluated_is_refused():
     data = asking_for(PREDICTIONS, LABELS)
     with pytest.raises(ValueError, match="class 4, which does not exist"):

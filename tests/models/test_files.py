@@ -299,6 +299,14 @@ class Stack(nn.Module):
         return nn.Dense(3)(x.mean((1, 2)))
 
 
+class Coloured(Stack):
+    @nn.compact
+    def __call__(self, images, train=False):
+        if images.shape[-1] != 3:
+            raise NotImplementedError
+        return Stack(name="stack")(images, train)
+
+
 class Flat(nn.Module):
     @nn.compact
     def __call__(self, images):
@@ -332,6 +340,7 @@ def test_heads_of_training_alone_and_unusual_images_are_taken(tmp_path):
     path = tmp_path / "a.safetensors"
     for model, before in (
         (Stack(), frozen(Stack(), (8, 8, 2), train=True)),
+        (Coloured(), frozen(Coloured(), (8, 8, 3), train=True)),
         (Flat(), frozen(Flat(), (5, 7, 2))),
     ):
         save(path, before, overwrite=True)
