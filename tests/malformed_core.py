@@ -6,12 +6,11 @@ neither nothing nor a sentence of the library's own.
 
 import functools
 import sys
-import traceback
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sentences import outcome
 
 import jaxunlearn as ju
 
@@ -102,23 +101,6 @@ CALLS = {
 }
 
 
-def outcome(function, arguments, options):
-    """ "right", "sentence", or the raw error with where it came from."""
-    try:
-        function(*arguments, **options)
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        ours = Path(last.filename).is_relative_to(Path(ju.__file__).parent)
-        said = last.line.startswith("raise ") and isinstance(
-            error, TypeError | ValueError | FloatingPointError
-        )
-        short = len(str(error)) <= 1000 and str(error).rstrip()[-1] in ".)"
-        if ours and said and short:
-            return "sentence"
-        return f"{type(error).__name__}: {str(error)[:200]} ({last.filename})"
-    return "right"
-
-
 def malformed(seed):
     """A call with one or two of its arguments replaced."""
     rng = np.random.default_rng(seed)
@@ -139,7 +121,7 @@ def main(start, stop):
     outcomes = []
     for seed in range(start, stop):
         function, arguments, options, kinds = malformed(seed)
-        outcomes.append(outcome(function, arguments, options))
+        outcomes.append(outcome(function, *arguments, **options))
         if outcomes[-1] not in ("right", "sentence"):
             print(f"{seed}: {function.__name__} {kinds}: {outcomes[-1]}")
     right, sentences = (outcomes.count(kind) for kind in ("right", "sentence"))

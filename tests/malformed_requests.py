@@ -8,13 +8,12 @@ Prints the raw ones, and how many calls of each kind went how.
 import collections
 import random
 import sys
-import traceback
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from sentences import outcome
 
 import jaxunlearn as ju
 
@@ -149,13 +148,6 @@ ARGUMENTS = {
 }
 
 
-def is_ours(error):
-    """Raised by the library itself, in few words."""
-    place = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-    inside = Path(ju.__file__).resolve().parent in place.parents
-    return inside and len(str(error)) <= 1000
-
-
 def outcomes(seed, count):
     rng = random.Random(seed)
     counts = {call.__name__: collections.Counter() for call in ARGUMENTS}
@@ -163,16 +155,11 @@ def outcomes(seed, count):
         call = list(ARGUMENTS)[number % len(ARGUMENTS)]
         name = rng.choice(ARGUMENTS[call].split())
         value = rng.choice(LIKELY[name] if rng.random() < 0.7 else ODD)
-        try:
-            call(**{name: value})
-            outcome = "right"
-        except Exception as error:
-            outcome = "refused" if is_ours(error) else "raw"
-            if outcome == "raw":
-                kind, text = type(error).__name__, str(error)[:200]
-                what = f"{call.__name__} {name}={value!r:.80}"
-                print(f"{what}: {kind}: {text}", flush=True)
-        counts[call.__name__][outcome] += 1
+        result = outcome(call, **{name: value})
+        if result not in ("right", "sentence"):
+            print(f"{call.__name__} {name}={value!r:.80}: {result}", flush=True)
+            result = "raw"
+        counts[call.__name__][result] += 1
     return {name: dict(counted) for name, counted in counts.items()}
 
 
