@@ -19,6 +19,7 @@ from jaxunlearn.checks import (
     check_count,
     check_eager,
     check_finite,
+    check_functions,
     check_key,
     check_targets,
     check_type,
@@ -169,9 +170,8 @@ def unlearn(
     """
     check_eager("unlearn", classifier, images, targets)
     check_classifier(classifier)
-    functions = {"loss": loss, "augment": augment, "callback": callback}
-    for name, function in functions.items():
-        check_type(name, function, Callable, optional=name != "loss")
+    check_type("loss", loss, Callable)
+    check_functions(augment=augment, callback=callback)
     steps = check_count("steps", steps)
     parallel.check_transform(transform, mesh)
     mesh = parallel.mesh_for_rows(mesh)

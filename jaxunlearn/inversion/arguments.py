@@ -113,12 +113,8 @@ def checked_arguments(
     prior = prior.resolved(present)
     if start is not None:
         expected = (len(values), *shape)
-        kind, sides = (getattr(start, name, None) for name in ("dtype", "shape"))
-        if sides != expected or not jnp.issubdtype(kind, jnp.floating):
-            msg = (
-                f"start must be floating-point images of shape {expected}; it is "
-                f"{short(start) if kind is None else f'{kind} of shape {sides}'}."
-            )
+        if start.shape != expected or not jnp.issubdtype(start.dtype, jnp.floating):
+            msg = f"start must be floating-point images of shape {expected}; it is {short(start)}."  # noqa: E501
             raise ValueError(msg)
         check_finite(start)
         check_images(start, classifier.preprocess)

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.checks import check_functions, check_type
+from jaxunlearn.checks import as_array, check_functions, check_type
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.loop import run_steps
 from jaxunlearn.inversion.arguments import (
@@ -145,6 +145,7 @@ def invert(
     check_type("finished", finished, MutableSequence, optional=True)
     parallel.check_transform(transform, mesh)
     low, high = bounds_of(classifier, bounds)
+    start = None if start is None else as_array("start", start)
     references = References(moments, student)
     labels, prior = checked_arguments(
         classifier,

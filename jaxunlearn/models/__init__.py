@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from jaxunlearn.checks import check_choice, check_count, short
+from jaxunlearn.checks import LARGEST, check_choice, check_count, short
 from jaxunlearn.models import torch_weights as torch_weights
 from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN
@@ -34,7 +34,6 @@ _BY_NAME: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "vit": (ViT, {}),
 }
 
-_LARGEST = 2**31 - 1
 _MANY = 10_000  # classes
 
 
@@ -64,9 +63,7 @@ def create(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     8
     """
     kinds = _options(name)
-    if check_count("num_classes", num_classes) > _LARGEST:
-        msg = f"num_classes must be less than 2**31; it is {short(num_classes)}."
-        raise ValueError(msg)
+    check_count("num_classes", num_classes)
     for option, value in options.items():
         _check_option(name, kinds, option, value)
     kind, fixed = _BY_NAME[name]
@@ -149,7 +146,7 @@ def _check_option(name, kinds, option, value):
     if option == "dropout":
         fits, wanted = 0 <= value < 1, "in [0, 1)"
     else:
-        fits, wanted = kind is bool or 0 < value <= _LARGEST, "positive, below 2**31"
+        fits, wanted = kind is bool or 0 < value <= LARGEST, "positive, below 2**31"
     if not fits:
         msg = f"{option} of the model {name} must be {wanted}; it is {short(value)}."
         raise ValueError(msg)

@@ -739,8 +739,12 @@ WRONG = {
     "text": ({"steps": "3"}, TypeError, "steps must be an integer; it is '3'"),
     "large batch": ({"batch_size": 2**70}, ValueError, "batch_size must be at most"),
     "no loss": ({"loss": None}, TypeError, "loss must be a Callable; it is a NoneType"),
-    "augment by name": ({"augment": "flip"}, TypeError, "augment must be a Callable"),
-    "callback": ({"callback": 3}, TypeError, "callback must be a Callable or None"),
+    "augment by name": (
+        {"augment": "flip"},
+        TypeError,
+        "augment must be a function or None",
+    ),
+    "callback": ({"callback": 3}, TypeError, "callback must be a function or None"),
     "loss that fails": (
         {"loss": lambda logits: logits},
         TypeError,

@@ -65,7 +65,10 @@ def test_another_type_is_named(options, words):
             {"image_shape": (2**40, 2**20, 1)},
             "images of image_shape .* bytes",
         ),
-        ({"start": [[1.0]]}, r"start must be floating-point images of .*it is \[\[1.0"),
+        (
+            {"start": [[1.0]]},
+            r"start must be floating-point images of .*float64.1, 1.\.$",
+        ),
         ({"prior": ImagePrior(moment=1.0)}, "moment is 1.0, and there are no moments"),
         (
             {"classifier": small(), "bounds": (-2.0, 2.0)},
@@ -148,3 +151,12 @@ def test_without_compilation_it_finds_the_same_images():
     with jax.disable_jit():
         plain = run(small(), steps=2)
     np.testing.assert_allclose(compiled, plain, atol=1e-5)
+
+
+def test_a_start_may_be_a_tensor():
+    torch = pytest.importorskip("torch")
+    given = {"labels": [0], "image_shape": SHAPE, "key": jax.random.key(0), "steps": 1}
+    start = torch.full((1, *SHAPE), 0.5, requires_grad=True)
+    images = unchecked(invert)(small(), **given, start=start)
+    same = invert(small(), **given, start=np.full((1, *SHAPE), 0.5, np.float32))
+    np.testing.assert_array_equal(images, same)
