@@ -30,6 +30,7 @@ def interruptions() -> Iterator[None]:
         timers[-1].start()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
         raise KeyboardInterrupt
 
     def swallowed(unraisable) -> None:
