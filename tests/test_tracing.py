@@ -110,6 +110,7 @@ def test_a_network_is_traced_once_for_all_batches(
     entry(classifier, 14)
 
 
+@pytest.mark.long
 def test_training_traces_its_step_once(classifier, monkeypatch):
     chex.clear_trace_counter()
     jax.clear_caches()

@@ -91,6 +91,7 @@ def test_train_leaves_out_a_class_by_name(insects, tmp_path):
     assert card.forgotten == (1,)
 
 
+@pytest.mark.long
 def test_data_whose_classes_are_in_another_order_are_refused(
     folder, insects, tmp_path, capsys
 ):

@@ -253,6 +253,7 @@ def test_a_student_s_own_preprocess_is_its_own():
 # All of it.
 
 
+@pytest.mark.long
 def test_the_gradient_of_all_terms_is_that_of_finite_differences():
     """BatchNorm, moments and a student at once, along three directions."""
     case, prior = CASES[0], ImagePrior(0.5, 0.5, 0.5, 0.5, 0.5)

@@ -60,16 +60,7 @@ SMALL = {
     "mask-head": methods.MaskHead(),
 }
 GRID = np.geomspace(1e-3, 1, 13)
-HEAVY = {
-    "bad-teacher",
-    "fisher",
-    "kodge",
-    "l1-sparse",
-    "salun",
-    "scrub",
-    "ssd",
-    "unsir",
-}
+QUICK = {"fine-tune", "delete", "ssd", "erase-concept", "mask-head"}
 # A confident model gives ascent no gradient, and then too much: a narrow window.
 GRIDS = {"gradient-ascent": [0.01, 0.014, 0.02]}
 
@@ -77,7 +68,8 @@ GRIDS = {"gradient-ascent": [0.01, 0.014, 0.02]}
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[pytest.mark.long] * (name in HEAVY)) for name in SMALL
+        pytest.param(name, marks=[pytest.mark.long] * (name not in QUICK))
+        for name in SMALL
     ],
 )
 def run(request, original):
@@ -228,6 +220,7 @@ def test_l1_leaves_fewer_and_smaller_weights(original, task):
     assert small(sparse) > 2 * small(plain)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_salun_moves_salient_weights_alone(weight_decay, original, task):
     method = methods.SalUn(steps=5, share=0.3, weight_decay=weight_decay)

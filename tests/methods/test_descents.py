@@ -77,6 +77,7 @@ def test_boundary_expand_has_a_class_more_while_it_works(original):
     assert pruned.network == original.network
 
 
+@pytest.mark.long
 def test_scrub_moves_off_the_teacher_on_forgotten_and_to_it_on_retained(original):
     keys = iter(jax.random.split(KEY, len(jax.tree.leaves(original.params))))
     student = original.replace(

@@ -178,6 +178,7 @@ def test_structure_and_types_are_kept(toy, name):
         assert before.preprocess == after.preprocess
 
 
+@pytest.mark.long
 @every_method
 def test_the_key_decides_everything_and_inputs_are_not_modified(toy, name):
     """Nothing is left over from a first run."""
@@ -763,6 +764,7 @@ def test_of_equals_the_gentlest_is_taken():
     assert choose(candidates, judge, lambda *_: None).method.alpha == 10
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_grid_of_rates_is_one_program_and_skips_what_diverges(toy):
     """On the toy itself: statistics are taken once, and only the rate changes."""

@@ -110,6 +110,7 @@ def test_a_convolutional_network_with_batch_norm_too(cnn, data):
     assert swept.results[0].classifier.state is cnn.state
 
 
+@pytest.mark.long
 def test_covarnav_inverts_once_for_all(mlp, data):
     method = ju.CovarNav(
         images_per_class=3, inversion_steps=3, energy=0.8, steps=4, batch_size=8
@@ -313,6 +314,7 @@ def test_refusals(change, error, sentence, mlp, data):
         ju.sweep(mlp, data, requests, method, key=KEY, **asked)
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("requests", ["each", [[0]]])
 @pytest.mark.parametrize("targets", ["nearest-retained", "retained-probabilities"])

@@ -92,6 +92,7 @@ def test_a_probe_below_retraining_is_too_far():
     assert audit(blind, retrained=seeing).verdict == "over-forgotten"
 
 
+@pytest.mark.long
 def test_rows_are_those_of_the_single_measures():
     unlearned = model(0.5, -3.0)
     result = audit(unlearned)
@@ -119,11 +120,13 @@ def test_relearning_of_every_model_and_nothing_is_changed():
     jax.tree.map(np.testing.assert_array_equal, before, masked.params)
 
 
+@pytest.mark.long
 def test_one_retrained_model_gives_no_floor_of_seeds():
     result = audit(model(bias=-30.0), retrained=RETRAINED[0])
     assert all(row.within is None for row in result.rows)
 
 
+@pytest.mark.long
 def test_forgotten_samples_have_audits_of_their_own():
     forget = ju.Data(TRAIN.images[:10], TRAIN.labels[:10])
     result = audit(ORIGINAL, None, forget_classes=(), forget=forget)

@@ -93,6 +93,7 @@ def test_each_docstring_cites_a_source():
         assert "Source: " in kind.__doc__
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", models.names())
 def test_logits_are_one_row_for_each_image(name):
     model = models.create(name, num_classes=5)

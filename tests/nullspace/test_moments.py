@@ -161,6 +161,7 @@ def test_the_order_of_the_images_does_not_matter():
     assert_close(ju.second_moments(classifier, shuffled, batch_size=7), whole, 1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_fifty_thousand_rows_lose_no_digits():
     """Compensated sums; and a float32 sum without compensation fails the same bar."""

@@ -74,6 +74,7 @@ def test_the_users_folder_is_private_and_nobody_elses(tmp_path, options, monkeyp
     assert not options
 
 
+@pytest.mark.long
 def test_a_damaged_entry_is_replaced(tmp_path):
     """By itself JAX warns of it for ever, and compiles."""
     script = """
