@@ -14,6 +14,8 @@ from jax import lax
 import jaxunlearn as ju
 from jaxunlearn import training
 
+pytestmark = pytest.mark.long
+
 SHAPE, CLASSES = (8, 8, 1), 4
 PREPROCESS = ju.Preprocess(mean=0.5, std=0.25)
 
@@ -96,7 +98,6 @@ def test_logits_are_those_of_the_function():
     assert ju.evaluate(classifier, data, [1]).per_class.shape == (CLASSES,)
 
 
-@pytest.mark.long
 @pytest.mark.core
 def test_layer_inputs_moments_and_certificates_are_those_of_the_weights():
     classifier, images = frozen(), samples().images
@@ -135,7 +136,6 @@ def test_moments_do_not_depend_on_the_devices():
         np.testing.assert_allclose(sharded[name].gram, moment.gram, rtol=1e-5)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("method", ["unsc", "covarnav"])
 def test_methods_forget_and_leave_state_and_apply_alone(trained, method):
     data = samples(64)

@@ -16,6 +16,8 @@ from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models import torch_weights
 from jaxunlearn.models.files import Card, load_classifier, save_classifier
 
+pytestmark = pytest.mark.long
+
 MODEL = ("--model", "allcnn")
 DIGITS = ("--dataset", "digits", "--grey-to-rgb")
 
@@ -39,7 +41,6 @@ def converted(weights):
     return out
 
 
-@pytest.mark.long
 def test_weights_become_a_file_that_says_all_and_back(weights, converted, capsys):
     classifier, card = load_classifier(converted)
     assert (card.model, card.dataset) == ("allcnn", "digits")
@@ -64,7 +65,6 @@ def test_evaluate_reads_weights_as_it_reads_the_file(weights, converted, capsys)
     np.testing.assert_allclose(found["per_class"], wanted.per_class)
 
 
-@pytest.mark.long
 def test_unlearn_and_invert_take_weights(weights, tmp_path):
     flags = ("--checkpoint", weights, *MODEL, *DIGITS)
     few = ("--learning-rates", "--unsc.steps", 2, "--method", "unsc")
@@ -184,7 +184,6 @@ def named(tmp_path):
     return path
 
 
-@pytest.mark.long
 def test_classes_are_inverted_by_name_and_named_wherever_they_are_shown(
     tmp_path, monkeypatch, capsys
 ):

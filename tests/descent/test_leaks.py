@@ -140,6 +140,7 @@ def warned(call):
     return [str(w.message) for w in caught], result
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("name", RIGHT)
 def test_nothing_is_said_of_a_projection(name):
@@ -177,6 +178,7 @@ def test_it_can_be_silenced():
     unlearned(first, check=False)
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_it_changes_no_bit_and_compiles_no_second_step():
     """The first step by itself is the same program."""
@@ -189,6 +191,7 @@ def test_it_changes_no_bit_and_compiles_no_second_step():
     assert all((x == y).all() for x, y in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 def test_types_have_thresholds_of_their_own(dtype):
     with jax.enable_x64(dtype == jnp.float64):
@@ -198,6 +201,7 @@ def test_types_have_thresholds_of_their_own(dtype):
         assert len(sentences) == 1
 
 
+@pytest.mark.long
 def test_float64_sees_what_float32_does_not():
     def sentences(dtype):
         with jax.enable_x64(dtype == jnp.float64):
@@ -212,6 +216,7 @@ def test_float64_sees_what_float32_does_not():
     assert not sentences(jnp.float32)
 
 
+@pytest.mark.long
 def test_several_devices():
     mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     unlearned(last, mesh=mesh)

@@ -422,7 +422,7 @@ class Straight(nn.Module):
         ({"jitter": -1}, "jitter must be 0 or more pixels; it is -1"),
         (
             {"start": np.zeros((2, *SHAPE), np.float32)},
-            r"start must be .* \(3, 4, 4, 2\); it is float32 of shape \(2, 4, 4, 2\)",
+            r"start must be .* \(3, 4, 4, 2\); it is float32\[2, 4, 4, 2\]",
         ),
         (
             {"start": np.full((3, *SHAPE), np.nan, np.float32)},

@@ -14,6 +14,8 @@ from jaxunlearn.methods.last_layers_reset import last_layers
 from jaxunlearn.methods.scrub import divergence
 from jaxunlearn.metrics.evaluation import logits
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def original():
@@ -77,7 +79,6 @@ def test_boundary_expand_has_a_class_more_while_it_works(original):
     assert pruned.network == original.network
 
 
-@pytest.mark.long
 def test_scrub_moves_off_the_teacher_on_forgotten_and_to_it_on_retained(original):
     keys = iter(jax.random.split(KEY, len(jax.tree.leaves(original.params))))
     student = original.replace(
@@ -224,7 +225,6 @@ class Small(nnx.Module):
         return self.head(nnx.relu(self.body(x.reshape(len(x), -1))))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     sorted({*methods.by_name} - {"retrain", "covarnav", "unsc", "unprojected"}),

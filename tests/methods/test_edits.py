@@ -191,6 +191,7 @@ def test_what_has_no_head_is_refused():
         methods.BoundaryExpand(steps=1)(headless, TASK, key=KEY)
 
 
+@pytest.mark.long
 def test_samples_need_no_classes_where_none_are_named():
     task = ju.Task(samples(20, range(K)), samples(40, range(K)), (), num_classes=K)
     for method in (methods.Fisher(), methods.SSD(), methods.Kodge()):

@@ -357,6 +357,7 @@ def test_surviving_gradient_is_the_share_of_the_squared_norm(toy):
 # UNSC.
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_merged_subspaces_are_truncated_for_each_class_and_then_merged(toy):
     method = UNSC(steps=STEPS, energy=0.8, merge_energy=0.9)
@@ -415,6 +416,7 @@ def test_every_rule_decides_the_ranks(toy, rule, ranks):
     assert trace.ranks == {"conv/kernel": ranks[:1], "head/kernel": ranks[1:]}
 
 
+@pytest.mark.long
 def test_an_nnx_module_goes_through_and_comes_back(toy):
     module = Nearest(nnx.Rngs(0))
     before = jax.tree.map(np.array, nnx.state(module))
@@ -465,6 +467,7 @@ def test_proxies_are_images_of_the_retained_classes_alone(toy):
     np.testing.assert_array_equal(predicted, proxies.labels)
 
 
+@pytest.mark.long
 def test_without_preprocess_proxies_lie_in_the_range_of_the_forget_images(toy):
     classifier = toy.classifier.replace(preprocess=None)
     images = np.asarray(PREPROCESS(toy.task.forget.images))
@@ -479,6 +482,7 @@ def test_without_preprocess_proxies_lie_in_the_range_of_the_forget_images(toy):
     np.testing.assert_array_equal(predicted, proxies.labels)
 
 
+@pytest.mark.long
 def test_other_keys_draw_other_proxies(toy):
     method = CovarNav(**QUICK["covarnav"] | {"steps": 1})
     one, other = (
@@ -819,6 +823,7 @@ def test_any_method_goes_through_the_grid_for_one_and_many_requests(toy):
         assert toy.judge(results[-1].classifier).forgotten == 0
 
 
+@pytest.mark.long
 def test_one_request_of_many_is_the_method_alone(toy):
     """To the bit, its trace too."""
     method = UNSC(steps=STEPS)

@@ -17,6 +17,8 @@ from jaxunlearn import parallel
 from jaxunlearn.methods import stacked
 from jaxunlearn.methods.requests import class_sets
 
+pytestmark = pytest.mark.long
+
 KEY = jax.random.key(3)
 IMAGES = np.random.default_rng(0).random((12, 4, 4, 1), np.float32)
 LABELS = np.arange(12) % 4
@@ -191,7 +193,6 @@ def test_an_interruption_leaves_nothing_behind(requests):
         ).all()
 
 
-@pytest.mark.long
 def test_methods_run_without_compilation():
     """As people debug; in a process without the checks that only tests have."""
     script = """
@@ -218,7 +219,6 @@ ju.sweep(classifier, train, "each", ju.UNSC(steps=2), key=key, how="vmap")
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.long
 def test_malformed_calls_are_refused_in_sentences():
     """In a process without the checks of types that only tests have."""
     script = Path(__file__).parents[1] / "malformed_requests.py"

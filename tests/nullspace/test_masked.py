@@ -10,6 +10,8 @@ import pytest
 
 import jaxunlearn as ju
 
+pytestmark = pytest.mark.long
+
 SHAPES = {"body": {"bias": (3,), "kernel": (4, 3)}, "head": {"bias": (2,)}}
 SHAPES["head"]["kernel"] = (3, 2)
 IMAGES = np.random.default_rng(0).random((2, 2, 2, 1), np.float32)

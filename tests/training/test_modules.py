@@ -14,6 +14,8 @@ import jaxunlearn as ju
 from jaxunlearn.classifier.flax_network import LinenNetwork
 from jaxunlearn.training import Recipe, fit
 
+pytestmark = pytest.mark.long
+
 RECIPE = Recipe(epochs=10, batch_size=10, learning_rate=0.1)
 
 
