@@ -177,8 +177,8 @@ _AUDITED = {
 AUDIT_LEGEND = """\
 What is left of the forgotten classes, as the gap to two retrained models; "="
 is within their noise. probe, mean: recall by logistic regression and by the
-nearest class mean, in points. proto: after five samples are mixed into the head.
-relearn: batches until 95 % of the accuracy is back. member: AUC of membership."""
+nearest class mean, in points. proto: after five samples are mixed into the
+head. relearn: batches until 95 % of the accuracy is back. member: AUC."""
 
 
 def audit_table(audits: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -221,9 +221,10 @@ class OutputFolder:
         others = differences(there, here)
         if not others:
             return ""
+        more = f" and {len(others) - 8} more" if len(others) > 8 else ""
         return (
             f"{self.work} holds {_a(self.kind.in_work)} with other settings, which "
-            f"differ in {'; '.join(others)}: give the flags of that one,"
+            f"differ in {'; '.join(others[:8])}{more}: give the flags of that one,"
         )
 
     def _is_half_written(self, path: Path) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import inspect
+import itertools
 import json
 import re
 import shutil
@@ -369,9 +370,10 @@ def test_a_network_retrained_without_a_class_does_not_judge_it(
 
 def test_an_objective_that_is_not_finite_leaves_the_last_images(ran, tmp_path, capsys):
     out = tmp_path / "out"
-    # Finite, and no longer when they are standardised.
+    # Weights that are finite, and terms whose sum is not.
     flags = ("--from-run", ran, *ONE_CLASS, "--out", out)
-    assert cli("invert", *flags, "--bounds", -3e38 / 2, 3e38 / 2) == 2
+    weights = ((f"--prior.{n}", 3e38) for n in ("total-variation", "l2", "feature"))
+    assert cli("invert", *flags, *itertools.chain(*weights)) == 2
     path = out / "last-finite.npz"
     shown = capsys.readouterr().err
     assert_in_words("objective is not finite at step 0", shown)
@@ -469,8 +471,11 @@ def odd(ran, tmp_path_factory):
         ("--checkpoint none.safetensors", "There is no file .*none.safetensors"),
         ("--checkpoint folder.safetensors", "is a folder: give it as --from-run"),
         ("--checkpoint damaged.safetensors", "is no whole safetensors file"),
-        ("--checkpoint foreign.safetensors", "only files that jaxunlearn wrote can be"),
-        ("--checkpoint torch.pt", "--checkpoint takes a .safetensors file that jaxunl"),
+        (
+            "--checkpoint foreign.safetensors",
+            "jaxunlearn did not write .*foreign.safetensors",
+        ),
+        ("--checkpoint torch.pt", "jaxunlearn did not write .*torch.pt"),
         ("--checkpoint forgetful.safetensors", "has forgotten all its classes"),
         ("--from-run nowhere", "nowhere is not there: --from-run takes the folder"),
         ("--from-run torch.pt", "torch.pt is a file: --from-run takes the folder"),
@@ -527,6 +532,7 @@ def test_defaults_are_those_of_the_function():
     parameters = inspect.signature(ju.invert).parameters
     shared = {f.name: f.default for f in dataclasses.fields(Invert)}
     both = shared.keys() & parameters.keys()
+    both -= {"image_shape"}  # of PyTorch's weights alone; a card says it otherwise
     assert {"steps", "prior", "jitter", "batch_size"} < both
     for name in both:
         assert shared[name] == parameters[name].default, name

@@ -117,8 +117,8 @@ def test_a_sweep_is_replaced_only_when_told(finished, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (("--forget", "each", "3"), '--forget takes "each" by itself'),
-        (("--forget", "1-2"), '--forget takes "each" by itself'),
+        (("--forget", "each", "3"), "--forget takes each by itself"),
+        (("--forget", "1-2"), "asks for '1-2', and there is no such class"),
         (("--forget", "3", "12"), r"names class 12, which does not exist"),
         (("--forget", "0,1", "1,0"), "are the same classes"),
         (("--method", "retrain"), "--method must be one of 'covarnav'"),

@@ -206,13 +206,11 @@ def test_a_broken_checkpoint_is_passed_over_in_words(tmp_path, capsys, monkeypat
         interrupt_after(patch, 23)
         assert cli("train", *flags) == 130
     capsys.readouterr()
-    facts = out / "checkpoints" / "20" / "facts" / "metadata"
+    facts = out / "checkpoints" / "20" / "facts.json"
     facts.write_text(facts.read_text().replace("0", "1", 1))
     assert cli("train", *flags, "--resume") == 0
     errors = capsys.readouterr().err
-    words = (
-        r"The checkpoint \S+20 is broken \(facts/metadata is not what was written\): "
-    )
+    words = r"The checkpoint \S+20 is broken \(facts.json is not what was written\): "
     assert_in_words(words + r"going on from \S+15\.", errors)
     assert_in_words("Going on after 15 of 40 steps.", errors)
 

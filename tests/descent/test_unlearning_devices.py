@@ -111,7 +111,7 @@ def test_unlearning_is_that_of_one_device(batch_size, count, transform):
 def test_devices_hold_their_share_and_add_up_gradients(monkeypatch):
     given = {}
 
-    def note(step, carry, constants, *, steps, feed, chunk, on_chunk):
+    def note(step, carry, constants, *, steps, feed, chunk, on_chunk, **_):
         given.update(step=step, carry=carry, constants=constants, row=feed(0, 1))
         return carry, np.zeros(steps, np.float32)
 
