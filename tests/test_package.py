@@ -214,3 +214,8 @@ def test_only_the_command_line_prints():
 
 def test_types_are_shipped():
     assert files("jaxunlearn").joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_one_idea_of_at_most_350_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350

@@ -11,7 +11,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, PyTree
 
-from jaxunlearn.checks import check_count, check_key, check_type
+from jaxunlearn.checks import (
+    check_count,
+    check_key,
+    check_nonnegative,
+    check_positive,
+    check_type,
+)
 from jaxunlearn.classifier.classifier import Classifier, check_classifier
 from jaxunlearn.descent.loop import (
     chunk_length,
@@ -295,17 +301,3 @@ def fresh(classifier: Classifier, task: Task, key: Array, method: Any) -> Classi
         msg = f"{name} needs freshly drawn parameters of this network. {error}"
         raise TypeError(msg) from error
     return classifier.replace(params=params, state=state)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Refuse what is not a finite number above 0."""
-    if not (np.isfinite(value) and value > 0):
-        msg = f"{name} must be positive; it is {value}."
-        raise ValueError(msg)
-
-
-def check_nonnegative(name: str, value: Any) -> None:
-    """Refuse what is not a finite number of at least 0."""
-    if not (np.isfinite(value) and value >= 0):
-        msg = f"{name} must be at least 0; it is {value}."
-        raise ValueError(msg)

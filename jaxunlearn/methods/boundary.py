@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxunlearn.checks import check_positive
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.classifier.network import Network
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.descent.step import to_pixels
-from jaxunlearn.methods.baseline import Baseline, check_positive
+from jaxunlearn.methods.baseline import Baseline
 from jaxunlearn.methods.random_labels import mean_of_sets
 from jaxunlearn.methods.relabel import RELABELLINGS
 from jaxunlearn.metrics.evaluation import logits, num_classes

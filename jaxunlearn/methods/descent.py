@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxunlearn import augmentation
-from jaxunlearn.checks import check_choice, check_count
+from jaxunlearn.checks import check_choice, check_count, check_positive
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.unlearning import Result
 from jaxunlearn.methods.forget import forget_task
@@ -65,9 +65,7 @@ class Descent:
         check_fields(self)
         check_count("steps", self.steps)
         check_count("batch_size", self.batch_size)
-        if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
-            msg = f"learning_rate must be positive; it is {self.learning_rate}."
-            raise ValueError(msg)
+        check_positive("learning_rate", self.learning_rate)
         if not 0 <= self.momentum < 1:
             msg = f"momentum must lie in [0, 1); it is {self.momentum}."
             raise ValueError(msg)
@@ -187,9 +185,7 @@ class ProjectedDescent(Descent):
             raise ValueError(msg)
         if self.projection == "hard":
             choose_rule(**self.rule)
-        if not (np.isfinite(self.damping) and self.damping > 0):
-            msg = f"damping must be positive; it is {self.damping}."
-            raise ValueError(msg)
+        check_positive("damping", self.damping)
 
     @property
     def rule(self) -> dict[str, float | None]:

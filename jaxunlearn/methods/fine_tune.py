@@ -6,8 +6,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxunlearn.checks import check_nonnegative
 from jaxunlearn.descent.losses import cross_entropy
-from jaxunlearn.methods.baseline import Baseline, check_nonnegative, labelled, retained
+from jaxunlearn.methods.baseline import Baseline, labelled, retained
 
 
 def _cross_entropy(constants, classifier, rows, key):

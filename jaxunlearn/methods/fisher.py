@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.methods.baseline import check_positive, retained
+from jaxunlearn.checks import check_positive
+from jaxunlearn.methods.baseline import retained
 from jaxunlearn.methods.edit import Edit, change_head
 from jaxunlearn.methods.importance import squared_gradients
 from jaxunlearn.metrics.evaluation import logits

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.methods.baseline import check_positive, retained
+from jaxunlearn.checks import check_positive
+from jaxunlearn.methods.baseline import retained
 from jaxunlearn.methods.edit import Edit
 from jaxunlearn.nullspace.linalg import float64, placed
 from jaxunlearn.nullspace.moments import Moment, second_moments

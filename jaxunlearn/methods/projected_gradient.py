@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxunlearn.methods.baseline import Baseline, check_nonnegative, labelled, retained
+from jaxunlearn.checks import check_nonnegative
+from jaxunlearn.methods.baseline import Baseline, labelled, retained
 from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.nullspace.projection import project_to_null_space
 from jaxunlearn.nullspace.rank_rules import choose_rule

@@ -6,15 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn.checks import check_count
+from jaxunlearn.checks import check_count, check_nonnegative, check_positive
 from jaxunlearn.descent.losses import cross_entropy
-from jaxunlearn.methods.baseline import (
-    Baseline,
-    Phase,
-    check_nonnegative,
-    check_positive,
-    retained,
-)
+from jaxunlearn.methods.baseline import Baseline, Phase, retained
 from jaxunlearn.metrics.evaluation import logits
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn.methods.baseline import check_positive, retained
+from jaxunlearn.checks import check_positive
+from jaxunlearn.methods.baseline import retained
 from jaxunlearn.methods.edit import Edit
 from jaxunlearn.methods.importance import squared_gradients
 

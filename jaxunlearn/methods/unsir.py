@@ -7,17 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxunlearn.checks import check_count
+from jaxunlearn.checks import check_count, check_nonnegative
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.losses import cross_entropy
-from jaxunlearn.methods.baseline import (
-    Baseline,
-    Phase,
-    check_nonnegative,
-    labelled,
-    minimise,
-    retained,
-)
+from jaxunlearn.methods.baseline import Baseline, Phase, labelled, minimise, retained
 from jaxunlearn.methods.fine_tune import FineTune
 
 

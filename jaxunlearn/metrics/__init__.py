@@ -13,7 +13,6 @@ from jaxunlearn.metrics.distances import entropy as entropy
 from jaxunlearn.metrics.distances import js_divergence as js_divergence
 from jaxunlearn.metrics.distances import kl_divergence as kl_divergence
 from jaxunlearn.metrics.distances import label_histogram as label_histogram
-from jaxunlearn.metrics.distances import masked_probabilities as masked_probabilities
 from jaxunlearn.metrics.distances import (
     total_variation_distance as total_variation_distance,
 )

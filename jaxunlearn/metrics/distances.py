@@ -8,7 +8,6 @@ retrained ones, not 0.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import rel_entr, xlogy
 from jaxtyping import Array, Float
@@ -187,21 +186,6 @@ def entropy(p: Any) -> Float[Array, " n"]:
     """
     p = _probabilities("p", p)
     return -xlogy(p, p).sum(axis=1)
-
-
-def masked_probabilities(logits: Any, forget_classes: Any) -> Float[Array, "n k"]:
-    """The softmax over the retained classes; forgotten ones get 0.
-
-    Raises:
-      TypeError: `logits` are not floating point.
-      ValueError: they are not `[n, k]`, or hold no sample.
-
-    >>> masked_probabilities(jnp.array([[5.0, 1.0, 1.0]]), [0]).tolist()
-    [[0.0, 0.5, 0.5]]
-    """
-    logits = _probabilities("logits", logits)
-    classes = jnp.asarray(forget_classes, dtype=int)
-    return jax.nn.softmax(logits.at[:, classes].set(-jnp.inf), axis=1)
 
 
 def _js(p, q, variant):

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxunlearn.checks import check_choice, check_count, check_key, check_labels
+from jaxunlearn.checks import (
+    check_choice,
+    check_count,
+    check_key,
+    check_labels,
+    check_positive,
+)
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.loop import gather_minibatches, minibatches, run_steps
 from jaxunlearn.descent.losses import cross_entropy
@@ -55,9 +61,7 @@ class Relearning:
         check_count("batch_size", self.batch_size)
         if self.cap is not None:
             check_count("cap", self.cap)
-        if not 0 < self.learning_rate < math.inf:
-            msg = f"learning_rate must be positive; it is {self.learning_rate!r}."
-            raise ValueError(msg)
+        check_positive("learning_rate", self.learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)

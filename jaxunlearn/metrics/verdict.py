@@ -197,28 +197,19 @@ def audit_all(
     with reporting(progress) as report:
         for done, name in enumerate(names):
             report("audit", done, len(names))
-            watch = _Watch()
+            begun = time.perf_counter()
             shared = [_values(name, m, before, others) for m in (before, *others)]
-            once = watch.lap()
+            once = time.perf_counter() - begun
             for title, model in audited.items():
+                begun = time.perf_counter()
                 values = [_values(name, model, before, others), *shared]
-                rows[title] += _rows(name, values, once + watch.lap())
+                spent = once + time.perf_counter() - begun
+                rows[title] += _rows(name, values, spent)
         report("audit", len(names), len(names))
     return {
         title: Audit(tuple(own), _verdict({row.name: row for row in own}), classes)
         for title, own in rows.items()
     }
-
-
-class _Watch:
-    """Seconds since it was last asked."""
-
-    def __init__(self):
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        before, self._last = self._last, time.perf_counter()
-        return self._last - before
 
 
 def _values(name, model, original, retrained):

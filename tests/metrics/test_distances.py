@@ -111,14 +111,10 @@ def test_a_probability_of_zero_costs_a_finite_amount():
     assert value == pytest.approx(30 * np.log(10), rel=1e-5)
 
 
-def test_labels_and_masks():
+def test_the_histogram_of_predicted_classes():
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.6, 0.3, 0.1]])
     shares = distances.label_histogram(p)
     np.testing.assert_allclose(shares, [2 / 3, 0, 1 / 3], rtol=1e-6)
-    masked = distances.masked_probabilities(np.log(p), [0])
-    np.testing.assert_allclose(
-        masked, [[0, 2 / 3, 1 / 3], [0, 2 / 9, 7 / 9], [0, 0.75, 0.25]], rtol=1e-5
-    )
 
 
 @pytest.mark.parametrize(

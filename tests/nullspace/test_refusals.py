@@ -1,6 +1,5 @@
 """What people pass by mistake, in place of each argument: read rightly or refused."""
 
-import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -11,39 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from malformed_core import IMAGES, KEY, LABELS, classifier, data, moments
 
 import jaxunlearn as ju
 from jaxunlearn.nullspace.memory import class_passes
-
-RNG = np.random.default_rng(0)
-IMAGES = RNG.random((6, 4, 4, 3), np.float32)
-LABELS = np.array([0, 1, 2, 0, 1, 2])
-KEY = jax.random.key(0)
-
-
-def network(params, state, images):
-    x = jnp.tanh(images.mean((1, 2)) @ params["body"])
-    return x @ params["head"]
-
-
-@functools.cache
-def classifier():
-    drawn = np.random.default_rng(1)
-    params = {
-        "body": jnp.asarray(drawn.normal(size=(3, 4)), jnp.float32),
-        "head": jnp.asarray(drawn.normal(size=(4, 3)), jnp.float32),
-    }
-    return ju.freeze(ju.Function(network, params))
-
-
-@functools.cache
-def moments():
-    return ju.class_moments(classifier(), IMAGES, LABELS, num_classes=3)
-
-
-def data():
-    return ju.Data(IMAGES, LABELS)
-
 
 # Images and streams.
 
