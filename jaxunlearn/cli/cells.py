@@ -218,7 +218,7 @@ class Cells:
             about = {"configuration": configuration, "peak_memory": peak.get("bytes")}
             return about | record
 
-        return Cell(digest, self._cache.piece(f"models/{digest}.json", made))
+        return Cell(digest, self._cache.piece(f"records/{digest}.json", made))
 
     def _say(self, title: str, begun: float) -> None:
         """What of a comparison that takes a night is done, where no bar can show it."""

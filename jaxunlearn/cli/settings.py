@@ -271,8 +271,8 @@ class SeededSettings(TrainingSettings):
 
     def check(self) -> None:
         """Check what can be checked before any data are read."""
+        check_seed(self.seed)  # of which the split's seed is by default the same
         super().check()
-        check_seed(self.seed)
 
 
 def circumstances(splits: Mapping[str, Data]) -> dict[str, Any]:

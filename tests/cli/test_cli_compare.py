@@ -4,9 +4,11 @@ import csv
 import json
 import math
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from killing import environment, kill_at
 from scipy import stats
 
 from jaxunlearn import cli
@@ -237,7 +239,7 @@ def test_a_method_added_later_finds_all_models(compared, monkeypatch):
     methods = "--methods", "mask-head", "kodge", "mask-head:bias=-20"
     assert cli.main([*QUICK, *where, *methods]) == 0
     after = {path.name for path in (compared / "cache/models").iterdir()}
-    # Of the new row one for each training seed, each with record and card.
+    # Of the new row one for each training seed, each with its card.
     assert len(after - before) == 4
     ours, theirs = (_rows_of(compared / name) for name in ("out", "more"))
     assert theirs["kodge"] == ours["kodge"]
@@ -259,6 +261,27 @@ def test_other_seeds_and_data_are_other_models(compared, tmp_path, monkeypatch):
             == 130
         )
     assert len(asked) == 3
+
+
+@pytest.mark.long
+def test_what_was_made_before_a_kill_is_not_made_again(tmp_path):
+    where = "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")
+    flags = [*QUICK, *where, "--methods", "mask-head", "kodge"]
+    command = [sys.executable, "-m", "jaxunlearn", *flags]
+
+    def records():
+        return sorted((tmp_path / "cache/records").glob("[!.]*.json"))
+
+    kill_at(
+        command, tmp_path, environment(tmp_path / "xla"), lambda: len(records()) >= 3
+    )
+    assert not (tmp_path / "out").exists()
+    before = {path: path.stat().st_mtime_ns for path in records()}
+    assert cli.main(flags) == 0
+    after = {path: path.stat().st_mtime_ns for path in records()}
+    assert len(after) > len(before)
+    assert {path: after[path] for path in before} == before
+    assert (tmp_path / "out/comparison.json").is_file()
 
 
 @pytest.mark.long
