@@ -89,10 +89,9 @@ def loss_barrier(
         msg = f"points must be 3 or more, both ends included; it is {points}."
         raise ValueError(msg)
     positions = np.linspace(0, 1, points)
-    line = (interpolated(first, second, t) for t in positions[1:-1])
-    measured = [
-        _judged(one, data, batch_size) for one in itertools.chain([first], line, [second])
-    ]
+    between = (interpolated(first, second, t) for t in positions[1:-1])
+    line = itertools.chain([first], between, [second])
+    measured = [_judged(one, data, batch_size) for one in line]
     losses, accuracies = map(np.array, zip(*measured, strict=True))
     if not np.isfinite(losses[[0, -1]]).all():
         msg = (
@@ -102,7 +101,7 @@ def loss_barrier(
         raise FloatingPointError(msg)
     # Not a number between the ends is as bad as a loss can be.
     losses = np.where(np.isnan(losses), np.inf, losses)
-    excess = losses - (1 - positions) * losses[0] - positions * losses[-1]
+    excess = losses - (losses[0] + positions * (losses[-1] - losses[0]))
     excess[[0, -1]] = 0
     place = int(excess.argmax())
     return LossBarrier(

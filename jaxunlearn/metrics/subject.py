@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int, PyTree
 from scipy.special import softmax
 
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.metrics.evaluation import logits
-from jaxunlearn.metrics.layer_features import all_features, feature_layers
-from jaxunlearn.metrics.over_unlearning import (
+from jaxunlearn.metrics.boundary import (
     Boundary,
     Neighbourhood,
     boundary_images,
 )
+from jaxunlearn.metrics.evaluation import logits
+from jaxunlearn.metrics.layer_features import all_features, feature_layers
 from jaxunlearn.metrics.relearning import rows_of
 from jaxunlearn.nullspace import second_moments
 from jaxunlearn.tasks import Data

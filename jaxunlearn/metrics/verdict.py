@@ -324,4 +324,4 @@ def _span(row):
     bound = any(row.censored[2:])
     if low == high:
         return _text(low, bound)
-    return f"{_text(low)} to {_text(high, bound)}"
+    return f"{_text(low, all(row.censored[2:]))} to {_text(high, bound)}"

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from jaxunlearn.metrics.over_unlearning import divergence_at
+from jaxunlearn.metrics.boundary import divergence_at
 from jaxunlearn.metrics.recovery import recovery_radius
 from jaxunlearn.metrics.rows.values import Value, Values
 from jaxunlearn.metrics.subject import NEIGHBOURHOOD
