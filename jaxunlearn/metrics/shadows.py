@@ -178,7 +178,7 @@ def shadow_ensemble(
             f"them is left out; it is {count}."
         )
         raise ValueError(msg)
-    if len(data) < 2 * forget_sets:
+    if method is not None and len(data) < 2 * forget_sets:
         msg = (
             f"data hold {len(data)} samples, and half of them cannot be cut into "
             f"{forget_sets} sets."

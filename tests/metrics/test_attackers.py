@@ -54,6 +54,7 @@ def test_shadow_sets_hold_as_many_of_every_class():
     np.testing.assert_array_equal(first, rows[:5])
 
 
+@pytest.mark.long
 def test_support_vectors_as_coded_take_the_first_samples_and_all_labels():
     coded = attackers.svc_membership(
         MEMBERS, OTHERS, ATTACKED, key=KEY, variant=membership.OPTML

@@ -73,9 +73,9 @@ def test_steps_stay_within_ball_and_bounds():
     for norm, order in (("linf", np.inf), ("l2", 2)):
         moved = start
         for _ in range(4):
-            args = (moved, start, jnp.full(7, 1), radius, 0.5 * radius, (0.2, 0.8))
+            args = (moved, start, jnp.full(7, 1), radius, 0.5 * radius, (0.125, 0.875))
             moved = ascend(logit_gap, linear(), *args, norm=norm)
-        assert 0.2 <= float(moved.min()) <= float(moved.max()) <= 0.8
+        assert 0.125 <= float(moved.min()) <= float(moved.max()) <= 0.875
         lengths = np.linalg.norm((moved - start).reshape(7, -1), order, axis=1)
         assert (lengths <= radius * 1.0001).all()
         assert lengths[0] == pytest.approx(0.01, rel=1e-3)

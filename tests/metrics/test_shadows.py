@@ -184,7 +184,13 @@ def test_state_goes_along_the_line_and_counters_stay():
         ),
         (
             lambda: shadows.shadow_ensemble(
-                memorising, DATA, num_classes=3, count=6, key=KEY, forget_sets=20
+                memorising,
+                DATA,
+                num_classes=3,
+                count=6,
+                key=KEY,
+                method=retraining,
+                forget_sets=20,
             ),
             "cannot be cut into 20 sets",
         ),
