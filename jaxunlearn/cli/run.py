@@ -25,7 +25,7 @@ from jaxunlearn.cli.settings import (
     Folder,
     Method,
     MethodSettings,
-    TrainingSettings,
+    SeededSettings,
     circumstances,
 )
 from jaxunlearn.cli.sources import given_original, with_checkpoint
@@ -59,7 +59,7 @@ _EDGE = "edge: an end of all rates that were tried; a better one may lie beyond 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Distributed, MethodSettings, TrainingSettings):
+class Run(Distributed, MethodSettings, SeededSettings):
     """Train a classifier, forget classes with several methods, compare them.
 
     Attributes:
