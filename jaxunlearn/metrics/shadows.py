@@ -163,7 +163,7 @@ def shadow_ensemble(
     ...     return ju.freeze(ju.Function(apply, jnp.float32(known) + noise))
     >>> data = Data(np.eye(8, dtype=np.float32).reshape(8, 1, 8, 1), [0, 1] * 4)
     >>> key = jax.random.key(0)
-    >>> shadows = shadow_ensemble(train, data, num_classes=2, count=6, key=key)
+    >>> shadows = shadow_ensemble(train, data, num_classes=2, count=16, key=key)
     >>> u_lira(shadows.unlearned, shadows.never_seen).accuracy > 0.9
     True
     """

@@ -24,6 +24,7 @@ def outputs(seed, n, sharpness, classes=4):
 MEMBERS, OTHERS, ATTACKED = outputs(0, 90, 4), outputs(1, 60, 1), outputs(2, 40, 2)
 
 
+@pytest.mark.long
 def test_support_vectors_call_unsure_samples_no_members():
     missed = attackers.svc_membership(MEMBERS, OTHERS, OTHERS, key=KEY)
     found = attackers.svc_membership(MEMBERS, OTHERS, MEMBERS, key=KEY)

@@ -130,7 +130,7 @@ def measured(protocol, weight, batch_size=256, pixels=PIXELS, **options):
     )
 
 
-@pytest.mark.parametrize("beta", [1.0, 0.2])
+@pytest.mark.parametrize("beta", [pytest.param(1.0, marks=pytest.mark.long), 0.2])
 def test_over_unlearning_of_the_walk_written_out(beta):
     protocol = near.Neighbourhood(epsilon=0.1, step=0.04, steps=4, beta=beta)
     other = WEIGHT + 0.3

@@ -87,6 +87,7 @@ def test_shadows_see_complementary_halves():
     np.testing.assert_array_equal(seen, shadows.half_splits(7, 8, KEY))
 
 
+@pytest.mark.long
 def test_shadows_tell_memory_from_retraining():
     given = {"num_classes": 3, "count": 8, "key": KEY}
     kept = shadows.shadow_ensemble(memorising, DATA, **given)
@@ -103,6 +104,7 @@ def test_shadows_tell_memory_from_retraining():
     assert shadows.u_lira(exact.unlearned, exact.never_seen).accuracy < 0.65
 
 
+@pytest.mark.long
 def test_ensembles_of_classifiers_are_those_of_their_confidences(monkeypatch):
     models = [memorising(DATA, key) for key in jax.random.split(KEY, 6)]
     z = np.stack([np.asarray(model(DATA.images)) for model in models])
