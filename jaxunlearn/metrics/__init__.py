@@ -20,6 +20,10 @@ from jaxunlearn.metrics.barrier import loss_barrier as loss_barrier
 from jaxunlearn.metrics.boundary import Neighbourhood as Neighbourhood
 from jaxunlearn.metrics.boundary import OverUnlearning as OverUnlearning
 from jaxunlearn.metrics.boundary import over_unlearning as over_unlearning
+from jaxunlearn.metrics.challenge import ForgettingQuality as ForgettingQuality
+from jaxunlearn.metrics.challenge import (
+    forgetting_quality as forgetting_quality,
+)
 from jaxunlearn.metrics.distances import activation_distance as activation_distance
 from jaxunlearn.metrics.distances import completeness as completeness
 from jaxunlearn.metrics.distances import entropy as entropy
