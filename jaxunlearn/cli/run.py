@@ -72,7 +72,7 @@ _EDGE = "edge: an end of all rates that were tried; a better one may lie beyond 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Distributed, SampleSettings, MethodSettings, TrainingSettings):
-    """Train a classifier, forget classes or samples with several methods, compare them.
+    """Train a classifier, forget classes or samples by several methods, compare.
 
     Attributes:
       forget: the classes to forget.

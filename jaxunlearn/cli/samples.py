@@ -79,14 +79,14 @@ class SampleSettings(Command):
       forget_random: forget so many samples of the training split, drawn at random: a
         number, such as 100, or a share, such as 0.1 or 10%.
       forget_seed: what they are drawn by; by default --seed.
-      samples_sha256: of the indices, one a line in ascending order; others are refused.
+      samples_sha256: refuse samples other than those of this SHA-256, which is that of
+        their indices, one a line in ascending order. Stored settings have it.
     """
 
     forget_indices: File | None = None
     forget_random: Annotated[str | None, "N|SHARE"] = None
     forget_seed: int | None = None
-    # No flag: it stands in stored settings, so that a file that has changed is noticed.
-    samples_sha256: Annotated[str | None, None] = None
+    samples_sha256: Annotated[str | None, "SHA256"] = None
 
     @classmethod
     def instead(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class SampleSettings(Command):
         if not said:
             return {}
         nothing = {"forget": (), "forget_indices": None, "forget_random": None}
-        return nothing | {"samples_sha256": None}
+        return nothing | {"samples_sha256": None, "forget_seed": None}
 
     @property
     def samplewise(self) -> bool:
@@ -105,10 +105,18 @@ class SampleSettings(Command):
     def check_forgotten(self, methods_used: Sequence[str]) -> None:
         """Refuse what cannot be before any data are read."""
         said = [name for name in _WAYS if getattr(self, name)]
-        if len(said) != 1:
-            flags = "--forget CLASS, --forget-indices FILE or --forget-random N"
-            given = " and ".join(f"--{n.replace('_', '-')}" for n in said) or "none"
-            msg = f"Say in one way what to forget, by {flags}; given is {given}."
+        flags = [f"--{name.replace('_', '-')}" for name in said]
+        if not said:
+            msg = (
+                "--forget names no class: give at least one, as in --forget 3; or "
+                "samples by --forget-indices FILE or --forget-random N."
+            )
+            raise ValueError(msg)
+        if len(said) > 1:
+            msg = (
+                f"{' and '.join(flags)} are given, and each says by itself what to "
+                "forget: leave out all but one."
+            )
             raise ValueError(msg)
         if self.forget_seed is not None:
             check_seed(self.forget_seed, "--forget-seed")
