@@ -89,7 +89,11 @@ def checked(indices: Sequence[int] | Indices, count: int, what: str) -> Indices:
 
 
 def _of_npy(path: Path) -> list[int]:
-    array = np.load(path, allow_pickle=False)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        msg = "It is no array of numbers."
+        raise ValueError(msg) from error
     if not isinstance(array, np.ndarray) or array.ndim != 1:
         msg = f"Its array has shape {getattr(array, 'shape', None)}."
         raise ValueError(msg)

@@ -259,7 +259,7 @@ def _write(
     )
     metrics = found | {"learning_rate_rule": rule}
     if samples:
-        metrics["samples"] = samples
+        metrics["forgotten_samples"] = samples
     folder.write_json("metrics.json", metrics | circumstances(splits))
     per_class = {name: r["test"]["per_class"] for name, r in records.items()}
     marked = {"forget_classes": forgotten.classes}

@@ -19,10 +19,16 @@ from jaxunlearn.classifier.classifier import Classifier, check_classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result
 from jaxunlearn.methods.each import EachByItself
-from jaxunlearn.methods.grid import Trial, check_grid, choose
+from jaxunlearn.methods.grid import check_grid, choose
 from jaxunlearn.methods.preparation import Prepared
 from jaxunlearn.methods.requests import Requests, Sets, check_samplewise, class_sets
-from jaxunlearn.methods.rules import ClassRule, NotForgotten, SampleRule
+from jaxunlearn.methods.rules import (
+    ClassRule,
+    NotForgotten,
+    SampleRule,
+    SampleTrial,
+    Trial,
+)
 from jaxunlearn.methods.stacked import WAYS
 from jaxunlearn.metrics.evaluation import Evaluation, evaluate, num_classes
 from jaxunlearn.progress import Progress, reporting
@@ -56,7 +62,7 @@ class Sweep:
     requests: tuple[tuple[int, ...], ...]
     results: tuple[Result, ...]
     tuned: Mapping[str, float]
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial | SampleTrial, ...]
     at_edge: bool
     how: str
     at_once: int

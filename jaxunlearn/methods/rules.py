@@ -194,11 +194,12 @@ class SampleRule:
             return ""
         before, field = self._original, method.tuned.replace("_", " ")
         lost = [t for t in trials if not self.keeps(t)]
+        little = ", so that accuracy shows little to forget" * (before.gap < TOLERANCE)
         text = (
             f"{type(method).__name__} does not forget these samples. The original is "
             f"right on {before.forgotten:.1f} % of them and on {before.heldout:.1f} % "
-            f"of held-out samples like them, and no {field} that was tried brings the "
-            f"two nearer to each other at a cost of at most {MARGIN:g} point of its "
+            f"of held-out samples like them{little}, and no {field} that was tried "
+            f"brings the two nearer at a cost of at most {MARGIN:g} point of its "
             f"validation accuracy of {before.validation:.1f} %: the gentlest is taken."
         )
         if lost:
@@ -212,8 +213,8 @@ class SampleRule:
         if surviving and max(surviving.values()) < 1:
             name = max(surviving, key=surviving.__getitem__)
             text += (
-                f" Of the forget gradient {100 * surviving[name]:.2g} % survives the "
-                f"projection in {name}, and less elsewhere."
+                f" The projection leaves at most {100 * surviving[name]:.2g} % of the "
+                f"forget gradient of a layer ({name})."
             )
         return text
 
