@@ -266,12 +266,14 @@ def _run(
     candidates = check_grid(method, grid, validation, requests.classes)
     watch, trials, at_edge, caution = Stopwatch(), (), False, ""
     with reporting(progress) as report:
+        if candidates:
+            with watch.stage("rates"):
+                rule = _rule(classifier, requests, validation, mesh)
         kind = Prepared if hasattr(method, "statistics") else EachByItself
         run = kind(method, classifier, requests, key, how, mesh, report, watch)
 
         if candidates:
             with watch.stage("rates"):
-                rule = _rule(classifier, requests, validation, mesh)
                 method, trials, at_edge = choose(
                     candidates, lambda c: rule.judge(run(c)), report, rule
                 )

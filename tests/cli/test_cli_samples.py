@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from jaxunlearn.cli.judging import SAMPLE_METRICS, Outputs
 from jaxunlearn.models.files import load_classifier, read_card
 
 COUNT = 20
+
+PAGE = Path(__file__).parents[2] / "docs" / "samples.md"
 
 
 def npy(path, values):
@@ -202,6 +206,13 @@ def test_the_numbers_of_a_run_are_those_of_its_classifiers(tiny):
     # The rule's own numbers stand beside each rate.
     trial = records["fine-tune"]["validation_trials"][0]
     assert set(trial) >= {"learning_rate", "validation", "heldout", "forgotten"}
+
+
+@pytest.mark.long
+def test_the_page_on_samples_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    exec(compile(code, PAGE.name, "exec"), {"__name__": "__main__"})  # noqa: S102
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.long

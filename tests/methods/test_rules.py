@@ -150,6 +150,9 @@ def test_where_none_is_nearer_it_says_so_with_numbers(rule):
     assert "leaves at most 2 % of the forget gradient of a layer (b)." in text
     good = (*choice.trials, SampleTrial(4, 90, 90, 92, 0.1))
     assert rule.caution(choice.method, good, result) == ""
+    part = (*choice.trials, SampleTrial(4, 90, 90, 97, 0.1))
+    text = rule.caution(choice.method, part, result)
+    assert "takes more than 3.0 of these 10.0 points away." in text
 
 
 def test_a_record_names_its_numbers():
