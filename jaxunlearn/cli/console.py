@@ -71,15 +71,17 @@ class Bars(Progress):
         self.note = "  ".join(f"{name}={value:.3g}" for name, value in values.items())
 
     @contextlib.contextmanager
-    def row(self, name: str) -> Iterator[Callable[[str, int, int], None]]:
-        """A bar for as long as the `with` statement, moved by (stage, done, total)."""
+    def row(
+        self, name: str, *, keep: bool = True
+    ) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for the `with` statement, moved by (stage, done, total)."""
         task = self.add_task(name, total=None, stage="preparing")
 
         def move(stage: str, done: int, total: int) -> None:
             self.update(task, stage=stage, completed=done, total=total)
 
         yield move
-        self.update(task, stage="done")
+        self.update(task, stage="done", visible=keep)
 
 
 def loaded(names: Sequence[str], load: Callable[[str], Any]) -> list[Any]:

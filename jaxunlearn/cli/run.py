@@ -32,7 +32,7 @@ from jaxunlearn.cli.settings import (
     Folder,
     Method,
     MethodSettings,
-    TrainingSettings,
+    SeededSettings,
     circumstances,
 )
 from jaxunlearn.cli.sources import given_original, with_checkpoint
@@ -71,7 +71,7 @@ _EDGE = "edge: an end of all rates that were tried; a better one may lie beyond 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Distributed, SampleSettings, MethodSettings, TrainingSettings):
+class Run(Distributed, SampleSettings, MethodSettings, SeededSettings):
     """Train a classifier, forget classes or samples by several methods, compare.
 
     Attributes:

@@ -117,8 +117,10 @@ def train_network(
 
     Key and pixels are by default those of the original.
     """
-    own = {"key": keys(settings.seed)[0], "preprocess": settings.preprocess()}
+    own = {"preprocess": settings.preprocess()}
     own["channels"] = data.images.shape[-1]  # which was checked as they were read
+    if "key" not in options:
+        own["key"] = keys(settings.seed)[0]
     validation = splits["validation"]
     kept = np.isin(validation.labels, data.labels)
     classifier = training.fit(
