@@ -81,6 +81,7 @@ from jaxunlearn.nullspace import class_moments as class_moments
 from jaxunlearn.nullspace import drift as drift
 from jaxunlearn.nullspace import leakage as leakage
 from jaxunlearn.nullspace import merge_subspaces as merge_subspaces
+from jaxunlearn.nullspace import output_moments as output_moments
 from jaxunlearn.nullspace import project_to_null_space as project_to_null_space
 from jaxunlearn.nullspace import row_subspaces as row_subspaces
 from jaxunlearn.nullspace import second_moments as second_moments

@@ -245,6 +245,7 @@ def drift(moments: PyTree, before: PyTree, after: PyTree) -> PyTree:
     def change(name: str, moment: Moment, old: Any, new: Any) -> Array | None:
         if _is_absent(old) or _is_absent(new):
             return None
+        moment.check(name)
         moment.check_positive(name)
         old = checked_leaf("before", name, old, moment.layout, ())
         new = checked_leaf("after", name, new, moment.layout, ())
