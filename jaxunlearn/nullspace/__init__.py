@@ -1,5 +1,7 @@
 """From images to second moments, subspaces and projections."""
 
+from jaxunlearn.nullspace.closed_forms import project_change as project_change
+from jaxunlearn.nullspace.closed_forms import reset_toward as reset_toward
 from jaxunlearn.nullspace.memory import class_passes as class_passes
 from jaxunlearn.nullspace.moments import Moment as Moment
 from jaxunlearn.nullspace.moments import class_moments as class_moments
