@@ -19,7 +19,7 @@ from jaxunlearn.cli.settings import (
     Folder,
     MethodSettings,
     Rates,
-    TrainingSettings,
+    SeededSettings,
     UnlearningMethod,
     circumstances,
     keys,
@@ -48,7 +48,7 @@ _ELSEWHERE = ("out", "overwrite", "save_classifiers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(MethodSettings, TrainingSettings):
+class Sweep(MethodSettings, SeededSettings):
     """Forget every class by itself, or any sets of classes, each in its own copy.
 
     Attributes:

@@ -63,6 +63,7 @@ class Trace:
       tuned: the value of the field that can be chosen on validation data, by its name.
       trials: what each value of the grid led to there, if there was a grid.
       at_edge: whether it was chosen at an end of all values that were tried.
+      caution: what to know before the result is used, in a sentence; usually "".
       proxies: images that stood in for the retained data, as `Data`, or None.
       seconds: wall time by stage: "compile", "labels", "statistics", "inversion",
         "rates" (the grid), "steps".
@@ -80,6 +81,7 @@ class Trace:
     tuned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trials: tuple[Any, ...] = ()
     at_edge: bool = False
+    caution: str = ""
     proxies: Any = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     samples_read: Mapping[str, int] = dataclasses.field(default_factory=dict)
