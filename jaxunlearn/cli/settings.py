@@ -22,7 +22,7 @@ from jaxunlearn.cli.console import loaded
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.methods.grid import TOLERANCE
+from jaxunlearn.methods.rules import ClassRule, SampleRule
 from jaxunlearn.models.files import Card, save_with_card, versions
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, class_numbers
@@ -40,7 +40,8 @@ UnlearningMethod = Literal[
 ]
 Rates = Annotated[tuple[float, ...], "RATE"]
 
-RATE_RULE = f"Acc_r - Acc_f on validation data is within {TOLERANCE:g} of the best"
+RATE_RULE = ClassRule.sentence
+SAMPLE_RATE_RULE = SampleRule.sentence
 
 # The field that holds a method's settings.
 _FIELDS = {name: name.replace("-", "_") for name in methods.by_name}
@@ -64,8 +65,11 @@ class MethodSettings(Command, _PerMethod):
     Attributes:
       learning_rates: the grid from which every method that descends takes its rate:
         the smallest whose Acc_r - Acc_f on validation data is within a point of the
-        best. Empty: each method keeps its own, such as --unsc.learning-rate. A method
-        that tunes another field has a grid of its own, unless that is given by hand.
+        best; of samples, the smallest whose accuracy on them is nearest, within a
+        point, to that on validation samples of their classes, and costs at most a point
+        of validation accuracy. Empty: each method keeps its own, such as
+        --unsc.learning-rate. A method that tunes another field has a grid of its own,
+        unless that is given by hand.
     """
 
     learning_rates: Rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
