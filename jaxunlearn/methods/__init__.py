@@ -37,6 +37,7 @@ from jaxunlearn.methods.relabel import retained_probabilities as retained_probab
 from jaxunlearn.methods.relabel import runner_up_labels as runner_up_labels
 from jaxunlearn.methods.reset_and_distill import ResetAndDistill as ResetAndDistill
 from jaxunlearn.methods.retrain import Retrain as Retrain
+from jaxunlearn.methods.rules import NotForgotten as NotForgotten
 from jaxunlearn.methods.scrub import SCRUB as SCRUB
 from jaxunlearn.methods.ssd import SSD as SSD
 from jaxunlearn.methods.unprojected import Unprojected as Unprojected
