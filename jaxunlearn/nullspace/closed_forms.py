@@ -192,7 +192,7 @@ def project_change(
     return optax.apply_updates(original_params, change)
 
 
-def _difference(path, old: Array, new: Array) -> Array:
+def _difference(path, old: Any, new: Any) -> Array:
     if jnp.shape(old) != jnp.shape(new):
         msg = f"{path_name(path)} is of shape {jnp.shape(old)} in original_params and of {jnp.shape(new)} in edited_params: give parameters of one network."  # noqa: E501
         raise ValueError(msg)
