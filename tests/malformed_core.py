@@ -40,6 +40,10 @@ def moments():
     return ju.class_moments(classifier(), IMAGES, LABELS, num_classes=3)
 
 
+def pooled():
+    return ju.sum_classes(moments(), [0, 2])
+
+
 def data():
     return ju.Data(IMAGES, LABELS)
 
@@ -80,6 +84,21 @@ CALLS = {
     ju.class_moments: (
         *(classifier, lambda: IMAGES, lambda: LABELS),
         {"num_classes": 3, "classes": (1,), "batch_size": 2, "mesh": None},
+    ),
+    ju.output_moments: (
+        *(classifier, lambda: IMAGES),
+        {
+            **{"key": KEY, "labels": LABELS, "exclude": (), "batch_size": 2},
+            "mesh": None,
+        },
+    ),
+    ju.reset_toward: (
+        *(lambda: classifier().params, lambda: classifier().params, pooled),
+        {"damping": 0.1},
+    ),
+    ju.project_change: (
+        *(lambda: classifier().params, lambda: classifier().params, pooled),
+        {"damping": 0.1},
     ),
     ju.row_subspaces: (classifier, lambda: IMAGES, {"rank": 1, "batch_size": 2}),
     ju.layer_inputs: (classifier, lambda: IMAGES, {}),

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn.capture.grams import Moment
+from jaxunlearn.capture.layout import path_name
 from jaxunlearn.nullspace import linalg
 from jaxunlearn.nullspace.projection import check_damping, shrink_to_null_space
 from jaxunlearn.nullspace.projector import checked_leaf
@@ -214,10 +215,13 @@ def project_change(
     projection = shrink_to_null_space(moments, damping=damping)
     trees = {"original_params": original_params, "edited_params": edited_params}
     map_leaves(check, Moment, "moments", moments, **trees)
-    change = jax.tree.map(_difference, original_params, edited_params)
+    change = jax.tree.map_with_path(_difference, original_params, edited_params)
     change, _ = projection.update(change, projection.init(original_params))
     return optax.apply_updates(original_params, change)
 
 
-def _difference(old: Array, new: Array) -> Array:
+def _difference(path, old: Any, new: Any) -> Array:
+    if jnp.shape(old) != jnp.shape(new):
+        msg = f"{path_name(path)} is of shape {jnp.shape(old)} in original_params and of {jnp.shape(new)} in edited_params: give parameters of one network."  # noqa: E501
+        raise ValueError(msg)
     return jnp.asarray(new) - jnp.asarray(old)

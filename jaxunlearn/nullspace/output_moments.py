@@ -100,15 +100,15 @@ def output_moments(
     # Of one generator: another's draws may depend on how many are drawn together.
     words = jax.random.key_data(key).ravel()[:2]
     traced = is_traced((classifier, sample, key, labels))
-    if mesh is not None and mesh.is_multi_process and not traced:
-        whole = jax.random.wrap_key_data(words, impl="threefry2x32")
-        words = jax.random.key_data(jax.random.fold_in(whole, parallel.process_index()))
+    if not traced:
+        mesh = parallel.mesh_for_rows(mesh)
+        if mesh is not None and mesh.is_multi_process:
+            words = _folded(words, parallel.process_index())
     given = words, jnp.asarray(hidden)
     shapes = _shapes(classifier, sample, given)
     if traced:
         moments = _traced(classifier, sample, own, given, mesh)
     else:
-        mesh = parallel.mesh_for_rows(mesh)
         _check_room(shapes, mesh)
         images = images if is_stream(images) else sample
 
@@ -127,6 +127,11 @@ def output_moments(
         )
         moments = jax.tree.map(lambda x: x[0], moments)
     return jax.tree.unflatten(jax.tree.structure(classifier.params), moments)
+
+
+def _folded(words: Array, number: int) -> Array:
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
+    return jax.random.key_data(jax.random.fold_in(key, number))
 
 
 def _own_labels(labels, images, sample, hidden) -> Any:

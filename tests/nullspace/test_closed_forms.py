@@ -199,3 +199,11 @@ def test_moments_by_class_are_refused():
     for function in (ju.project_change, ju.reset_toward):
         with pytest.raises(ValueError, match="leading class axis.*sum_classes"):
             function(params, fresh, stacked, damping=1.0)
+
+
+def test_parameters_of_two_networks_are_refused():
+    """Also where they could be broadcast, in a leaf that has no moment."""
+    params, fresh, moments, _ = mixed()
+    head = {**fresh["head"], "bias": np.zeros(1)}
+    with pytest.raises(ValueError, match=r"head/bias is of shape \(3,\) in original"):
+        ju.project_change(params, {**fresh, "head": head}, moments, damping=1.0)
