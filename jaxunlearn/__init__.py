@@ -81,7 +81,10 @@ from jaxunlearn.nullspace import class_moments as class_moments
 from jaxunlearn.nullspace import drift as drift
 from jaxunlearn.nullspace import leakage as leakage
 from jaxunlearn.nullspace import merge_subspaces as merge_subspaces
+from jaxunlearn.nullspace import output_moments as output_moments
+from jaxunlearn.nullspace import project_change as project_change
 from jaxunlearn.nullspace import project_to_null_space as project_to_null_space
+from jaxunlearn.nullspace import reset_toward as reset_toward
 from jaxunlearn.nullspace import row_subspaces as row_subspaces
 from jaxunlearn.nullspace import second_moments as second_moments
 from jaxunlearn.nullspace import shrink_to_null_space as shrink_to_null_space

@@ -190,7 +190,7 @@ def patches(
         length = (side - 1) * gap + 1 + low + high
         out.append((length - ((k - 1) * d + 1)) // s + 1)
     taps = list(itertools.product(*map(range, size)))
-    result = np.zeros((len(x), *out, len(taps), x.shape[-1]))
+    result = np.zeros((len(x), *out, len(taps), x.shape[-1]), x.dtype)
     for position in itertools.product(*map(range, out)):
         for number, tap in enumerate(taps):
             source = []
@@ -247,7 +247,7 @@ def _fold(y, sides, strides, transposed):
         period = side * s
         missing = -(y.shape[axis] - period) % (2 * period)
         low = missing // 2 if transposed else (missing + 1) // 2
-        folded = np.zeros((*y.shape[:axis], period, *y.shape[axis + 1 :]))
+        folded = np.zeros((*y.shape[:axis], period, *y.shape[axis + 1 :]), y.dtype)
         for place in range(y.shape[axis]):
             into = (slice(None),) * axis
             folded[(*into, (place + low) % period)] += y[(*into, place)]
@@ -268,3 +268,51 @@ def attention(tape: Tape, path: str, x, memory) -> np.ndarray:
     scores = np.einsum("nthd,nshd->nhts", query, key) / math.sqrt(query.shape[-1])
     mixed = np.einsum("nhts,nshd->nthd", softmax(scores), value)
     return tape.dense(f"{path}/out/kernel", mixed, contracted=2)
+
+
+class SteppedTape(Tape):
+    """A tape whose products are moved one output at a time, by an imaginary step.
+
+    The twin is run on copies of one image. In copy `j` output `j` of call `call` is
+    moved by `i h`: the logits' imaginary parts over `h` are their derivative, without
+    the cancellation of a difference.
+    """
+
+    step = 1e-100
+
+    def __init__(self, params, call=None):
+        super().__init__(params)
+        self.call, self.calls = call, []
+
+    def product(self, path, rows, matrix, at=()) -> np.ndarray:
+        if rows.ndim == 2:
+            return self.product(path, rows[None], matrix[None], at)[0]
+        y = rows @ matrix
+        self.calls.append((path, at, y.shape, matrix))
+        if self.call == len(self.calls) - 1:
+            g, n, o = y.shape
+            copies = math.isqrt(g * n * o)
+            y = y.astype(complex).reshape(g, copies, n // copies, o)
+            for copy in range(copies):
+                place = np.unravel_index(copy, (g, n // copies, o))
+                y[place[0], copy, place[1], place[2]] += 1j * self.step
+            y = y.reshape(g, n, o)
+        return y
+
+
+def output_jacobians(twin, params, image) -> list[tuple]:
+    """`(path, at, matrix, [k, g, n, o])` of each product: of the logits by its outputs.
+
+    `twin(tape, images) -> logits`; `image` is one, without its axis.
+    """
+    plain, found = SteppedTape(params), []
+    count = twin(plain, double(image)[None]).size
+    for number, (path, at, shape, matrix) in enumerate(plain.calls):
+        if math.prod(shape) == 0:
+            found.append((path, at, matrix, np.zeros((count, *shape))))
+            continue
+        copies = np.repeat(double(image)[None], math.prod(shape), axis=0)
+        logits = twin(SteppedTape(params, number), copies)
+        jacobian = np.imag(logits.reshape(len(copies), -1)) / SteppedTape.step
+        found.append((path, at, matrix, jacobian.T.reshape(-1, *shape)))
+    return found

@@ -48,6 +48,10 @@ class Contraction(Protocol):
         """The input's rows, in at least float32."""
         ...
 
+    def outputs(self, y: Float[Array, "m ..."]) -> Float[Array, "g n o"]:
+        """The rows of what comes out, or of its gradient, in at least float32."""
+        ...
+
     def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
         """What `whole` makes `sum(x xT)` over rows of: additive over images."""
         ...
@@ -69,6 +73,9 @@ class DotProduct:
     leaf_contract: tuple[int, ...]
     leaf_free: tuple[int, ...]
     shape: tuple[int, ...]
+    # The product's axes: batch axes in that order, then those that only one has.
+    out_batch: tuple[int, ...]
+    leaf_first: bool
 
     @classmethod
     def refuse(cls, params, leaf_side: int) -> str:
@@ -96,6 +103,11 @@ class DotProduct:
             leaf_contract=leaf_contract,
             leaf_free=_others(len(leaf_shape), leaf_batch + leaf_contract),
             shape=tuple(shape),
+            out_batch=tuple(
+                params["dimension_numbers"][1][leaf_side].index(axis)
+                for axis in leaf_batch
+            ),
+            leaf_first=leaf_side == 0,
         )
 
     def layout(self, view: View) -> Layout:
@@ -115,6 +127,21 @@ class DotProduct:
         x = x.transpose([0 if a == "m" else a + lead for a in axes])
         groups = math.prod(self.shape[axis] for axis in self.batch)
         return widened(x).reshape(groups, -1, self._fan_in)
+
+    def outputs(self, y: Float[Array, "m ..."]) -> Float[Array, "g n o"]:
+        """See `Contraction.outputs`."""
+        first = len(self.batch) + 1
+        counts = len(self.free), len(self.leaf_free)
+        if self.leaf_first:
+            leaf = range(first, first + counts[1])
+            free = range(first + counts[1], y.ndim)
+        else:
+            free = range(first, first + counts[0])
+            leaf = range(first + counts[0], y.ndim)
+        y = y.transpose([*(axis + 1 for axis in self.out_batch), 0, *free, *leaf])
+        sizes = y.shape[: first - 1], y.shape[y.ndim - counts[1] :]
+        groups, out = map(math.prod, sizes)
+        return widened(y).reshape(groups, -1, out)
 
     def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
         """See `Contraction.sums`."""

@@ -24,6 +24,7 @@ class Convolution:
 
     image_axes: tuple[int, ...]  # the input's, as (batch, *spatial, channels)
     kernel_axes: tuple[int, ...]  # the leaf's, as (*spatial, in, out)
+    out_axes: tuple[int, ...]  # the product's, as (batch, *spatial, features)
     batch: int  # images in one operand (one, as the program is traced)
     sizes: tuple[int, ...]  # the input's spatial shape
     channels: int
@@ -47,9 +48,11 @@ class Convolution:
         numbers = params["dimension_numbers"]
         batch, channels, *spatial = numbers.lhs_spec
         out, into, *taps = numbers.rhs_spec
+        out_batch, features, *places = numbers.out_spec
         return cls(
             image_axes=(batch, *spatial, channels),
             kernel_axes=(*taps, into, out),
+            out_axes=(out_batch, *places, features),
             batch=shapes[0][batch],
             sizes=tuple(shapes[0][axis] for axis in spatial),
             channels=shapes[0][channels],
@@ -102,6 +105,13 @@ class Convolution:
         (patches,) = self._patches(self._data(x), 1)
         patches = jnp.moveaxis(patches, -2, 0)
         return patches.reshape(self.groups, -1, self.fan_in)
+
+    def outputs(self, y: Float[Array, "m ..."]) -> Float[Array, "g n o"]:
+        """See `Contraction.outputs`: a row for each position."""
+        y = y.transpose(0, *(axis + 1 for axis in self.out_axes))
+        width = y.shape[-1] // self.groups
+        rows = widened(y).reshape(math.prod(y.shape[:-1]), self.groups, width)
+        return jnp.moveaxis(rows, 1, 0)
 
     def sums(self, x: Float[Array, "m ..."]) -> Float[Array, "g r w w"]:
         """See `Contraction.sums`. Patches are never written out as a whole."""

@@ -15,14 +15,14 @@ from jaxunlearn.capture.contractions import (
 )
 from jaxunlearn.capture.layers import Layer, layers
 from jaxunlearn.capture.layout import Layout
-from jaxunlearn.capture.walk import Capture, capture
+from jaxunlearn.capture.walk import Capture, Use, capture
 from jaxunlearn.checks import is_traced
 from jaxunlearn.classifier.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """The uncentred second moment of one weight's inputs.
+    """The uncentred second moment of one weight's inputs, or of its output gradients.
 
     Attributes:
       gram: `sum(x xT)` over rows, not their mean; a class axis may lead.
@@ -30,21 +30,29 @@ class Moment:
       layout: how the weight is read as matrices `[g, d, o]`.
       classes: what the leading class axis holds, or None where there is none; the last
         entry may be "others".
+      side: "inputs", where rows are layer inputs and the gram is `[g, d, d]`; or
+        "outputs", where they are gradients at the outputs and it is `[g, o, o]`.
     """
 
     # Any: JAX also rebuilds the record around shapes, axis numbers and None.
-    gram: Float[Array, "*classes g d d"] | Any
+    gram: Float[Array, "*classes g w w"] | Any
     rows: Float[Array, "*classes"] | Any
     layout: Layout
     classes: tuple[int | str, ...] | None = None
+    side: str = "inputs"
 
-    def check(self, where: str, *, leading: bool = True) -> None:
-        """Refuse a gram that is not `[g, d, d]` of the layout, naming `where` it is.
+    def check(self, where: str, *, leading: bool = True, side: str = "inputs") -> None:
+        """Refuse a gram that is not of the layout and this side, naming `where` it is.
 
         With `leading`, leading axes are allowed.
         """
+        if self.side != side:
+            source = {"inputs": "second_moments", "outputs": "output_moments"}[side]
+            msg = f"{where}: a moment of {side} is needed, and this one is of {self.side}. Take it from {source}."  # noqa: E501
+            raise ValueError(msg)
         layout, shape = self.layout, jnp.shape(self.gram)
-        expected = (layout.groups, layout.fan_in, layout.fan_in)
+        width = layout.fan_in if side == "inputs" else layout.fan_out
+        expected = (layout.groups, width, width)
         if len(shape) > 3 and not leading:
             msg = (
                 f"{where} have a leading class axis: the shape of their gram is "
@@ -75,7 +83,7 @@ class Moment:
 
 
 jax.tree_util.register_dataclass(
-    Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes"]
+    Moment, data_fields=["gram", "rows"], meta_fields=["layout", "classes", "side"]
 )
 
 
@@ -140,10 +148,14 @@ def _sums_of(captured, layer, mask) -> LayerSums:
         part = jax.vmap(use.product.sums)(flatten_scans(operand, use.scans))
         which = (use.product, use.product.layout(use.view))
         parts[which] = parts[which] + part if which in parts else part
-        weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
-        per_group = flatten_scans(weight, use.scans).sum(axis=1).mean()
-        counts.append(per_group * use.product.count)
+        counts.append(rows_of(use, weight, mask))
     return LayerSums(tuple(parts.values()), sum(counts), tuple(parts), layer.layout)
+
+
+def rows_of(use: Use, weight: Array, mask: Float[Array, " n"]) -> Float[Array, ""]:
+    """How many rows a use brings to each group; `weight` is as of `Capture`."""
+    weight = weight * mask.reshape(-1, *(1,) * (weight.ndim - 1))
+    return flatten_scans(weight, use.scans).sum(axis=1).mean() * use.product.count
 
 
 def sum_shapes(classifier: Classifier, images: Any) -> list[LayerSums | None]:

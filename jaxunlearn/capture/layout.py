@@ -105,6 +105,12 @@ class Layout:
             matrix = _INVERSES[name](matrix, numbers, before)
         return matrix
 
+    def swapped(self) -> "Layout":
+        """The leaf read as `[g, o, d]`: what comes out takes the fan-in's place."""
+        steps = (*self.steps, ("transpose", (0, 2, 1)))
+        sizes = {"fan_in": self.fan_out, "fan_out": self.fan_in}
+        return dataclasses.replace(self, steps=steps, **sizes)
+
     def renumber(self, other: "Layout") -> "Renumbering | None":
         """How `other`'s rows must be permuted to be rows of this layout.
 

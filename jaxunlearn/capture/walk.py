@@ -9,6 +9,8 @@ sharded.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,12 +55,25 @@ class Use:
     # For each surrounding scan, outermost first: "groups" where it slices the leaf,
     # "rows" where it repeats it.
     scans: tuple[str, ...]
+    # Of one image's product, the scans' axes leading.
+    output: jax.ShapeDtypeStruct
 
 
 # Also while people debug: without jit a scan would be unrolled, its leaves in slices.
 @jax.disable_jit(False)
 def capture(classifier, images: Float[Array, "n h w c"]) -> "Capture":
     """Run a classifier on images as it prepares them, and see every weight's input."""
+    walk = Capture()
+    per_image = walk_of(classifier, images[0])
+    walk.logits, walk.operands = jax.vmap(functools.partial(per_image, walk))(images)
+    return walk
+
+
+def walk_of(classifier, image: Float[Array, "h w c"]) -> Callable[..., tuple[Any, Any]]:
+    """`(walk, image) -> (logits, operands by key)` for images like this one.
+
+    The walk gathers what is static; it may be run again and differentiated.
+    """
     params, params_structure = jax.tree.flatten(classifier.params)
     state, state_structure = jax.tree.flatten(classifier.state)
 
@@ -68,12 +83,13 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> "Capture":
         network = classifier.replace(params=params, state=state)
         return network.logits(image[None])[0]
 
-    closed = jax.make_jaxpr(one)(params, state, images[0])
+    closed = jax.make_jaxpr(one)(params, state, image)
     jaxpr, consts = open_jaxpr(closed)
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)
-    walk = Capture()
+    used = {v for eqn in jaxpr.eqns for v in eqn.invars if not hasattr(v, "val")}
+    places = jaxpr.invars[len(params) : len(params) + len(state)]
 
-    def per_image(image):
+    def per_image(walk, image):
         values = [
             *(Value(p, leaf=Leaf(i, View(jnp.shape(p)))) for i, p in enumerate(params)),
             *(
@@ -84,16 +100,13 @@ def capture(classifier, images: Float[Array, "n h w c"]) -> "Capture":
         ]
         (logits,), operands = walk.run(jaxpr, consts, values, "", 0)
         walk.consume(logits, "it is returned as the logits")
+        walk.live_state = {i for i, place in enumerate(places) if place in used}
+        for index in range(len(params)):
+            if not any(use.leaf == index for use in walk.uses.values()):
+                walk.reasons.setdefault(index, "no live equation uses it")
         return logits.array, operands
 
-    used = {v for eqn in jaxpr.eqns for v in eqn.invars if not hasattr(v, "val")}
-    places = jaxpr.invars[len(params) : len(params) + len(state)]
-    walk.live_state = {i for i, place in enumerate(places) if place in used}
-    walk.logits, walk.operands = jax.vmap(per_image)(images)
-    for index in range(len(params)):
-        if not any(use.leaf == index for use in walk.uses.values()):
-            walk.reasons.setdefault(index, "no live equation uses it")
-    return walk
+    return per_image
 
 
 class Capture:
@@ -117,6 +130,11 @@ class Capture:
         self.live_state: set[int] = set()
         # Uses on only one side of a select that depends on the image.
         self.one_sided: set[str] = set()
+        # By key, what is added to a use's product (here, of one iteration of each
+        # surrounding scan): gradients with respect to zeros are those at the outputs.
+        self.added: dict[str, Array] = {}
+        # Of the surrounding scans.
+        self._lengths: tuple[int, ...] = ()
 
     def run(self, jaxpr, consts, inputs, path, depth):
         """The values of the outputs, and the operands captured by key."""
@@ -155,7 +173,7 @@ class Capture:
         captured: dict[str, tuple[Array, Array]] = {}
         leaf = statistic = None
         if tracked:
-            leaf = self._leaf(eqn, inputs, key, depth, captured)
+            leaf = self._leaf(eqn, inputs, arrays, key, depth, captured)
             statistic = follow_statistic(eqn, inputs, key)
         if statistic is not None and statistic.key == key:
             (seen,) = (v.array for v in inputs if v.image)
@@ -166,13 +184,15 @@ class Capture:
             kinds = scan_kinds(slices, depth)
             layer = Normalisation(mean, variance, axes, kinds)
             self.normalisations[centred] = layer
+        if key in self.added:
+            arrays[0] += self.added[key]
         image = any(v.image for v in inputs)
         uses = frozenset().union(*(v.uses for v in inputs))
         # What is captured of a leaf belongs to the uses; of a statistic it does not.
         uses = uses.union(k for k in captured if k in self.uses)
         return [Value(a, image, uses, leaf, statistic) for a in arrays], captured
 
-    def _leaf(self, eqn, inputs, key, depth, captured):
+    def _leaf(self, eqn, inputs, arrays, key, depth, captured):
         """The leaf that comes out; one that does not ends in a use or is frozen."""
         if eqn.primitive.name == "select_n":
             # A choice between a leaf and itself: what vmap makes of a `cond`.
@@ -193,7 +213,10 @@ class Capture:
             shapes = [jnp.shape(v.array) for v in inputs]
             product = CONTRACTIONS[eqn.primitive.name].read(eqn.params, side, shapes)
             index, view, slices = value.leaf
-            self.uses[key] = Use(index, product, view, scan_kinds(slices, depth))
+            shape = (*self._lengths, *arrays[0].shape)
+            output = jax.ShapeDtypeStruct(shape, arrays[0].dtype)
+            scans = scan_kinds(slices, depth)
+            self.uses[key] = Use(index, product, view, scans, output)
             captured[key] = (inputs[1 - side].array, jnp.ones(()))
         return None
 
@@ -219,14 +242,20 @@ class Capture:
         uses = frozenset().union(*(v.uses for v in inputs))
         reached = reached_by_images(body, [v.image for v in inputs], first, second)
         ends: list[list[Value]] = []
+        added = {k: x for k, x in self.added.items() if k.startswith(f"{key}/")}
+        around = self.added, self._lengths
 
         def step(carry, xs):
+            xs, added = xs
+            self.added = {**around[0], **added}
+            self._lengths = (*around[1], params["length"])
             ins = [
                 *fixed,
                 *(Value(c, i, uses) for c, i in zip(carry, reached, strict=True)),
                 *(sliced(v, x, depth) for v, x in zip(scanned, xs, strict=True)),
             ]
             outs, operands = self.run(body, consts, ins, f"{key}/", depth + 1)
+            self.added, self._lengths = around
             for out in outs:
                 self.consume(out, "it is carried or collected by a scan")
             ends.append(outs)
@@ -236,7 +265,7 @@ class Capture:
         carry, (ys, operands) = lax.scan(
             step,
             [v.array for v in carried],
-            [v.array for v in scanned],
+            ([v.array for v in scanned], added),
             length=params["length"],
             reverse=params["reverse"],
             unroll=params["unroll"],

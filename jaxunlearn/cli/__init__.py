@@ -12,6 +12,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from jaxunlearn.cli.audit import Audit
+from jaxunlearn.cli.compare import Compare
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.convert import Convert
 from jaxunlearn.cli.flags import Command, flags_of, parse, summary
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "unlearn": Unlearn,
     "evaluate": Evaluate,
     "audit": Audit,
+    "compare": Compare,
     "convert": Convert,
     "plan": Plan,
     "prepare": Prepare,

@@ -11,21 +11,22 @@ from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.images import load_images, save_images
+from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
+from jaxunlearn.cli.judging import further_metrics as further_metrics
 from jaxunlearn.cli.plots import plot_classes
+from jaxunlearn.cli.samples import Forgotten
 from jaxunlearn.cli.settings import keys
 from jaxunlearn.cli.sources import train_network
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
 from jaxunlearn.methods.grid import trial_records
-from jaxunlearn.metrics import METRICS, audit_all, measure
-from jaxunlearn.metrics.evaluation import Evaluation, evaluate, logits
+from jaxunlearn.metrics import audit_all
 from jaxunlearn.metrics.proxies import proxy_quality
-from jaxunlearn.metrics.table import Judged
 from jaxunlearn.models.files import load_classifier
 from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.serialization import to_dict
-from jaxunlearn.tasks import Data, Task, split_by_class
+from jaxunlearn.tasks import Data, Task
 
 # What records hold elsewhere than under the name that a trace gives it.
 _SEPARATE = ("proxies", "trials")
@@ -40,17 +41,19 @@ class RunClassifiers:
         splits: Mapping[str, Data],
         folder: OutputFolder,
         shown: Bars,
+        forgotten: Forgotten | None = None,
     ):
+        self._forgotten = forgotten or Forgotten(settings.forget)
         self._settings, self._splits = settings, splits
         self._folder, self._bars = folder, shown
         self._mesh = parallel.global_mesh()
-        self._task = Task(
-            *split_by_class(splits["train"], settings.forget),
-            settings.forget,
-            num_classes=settings.num_classes(),
+        parts, classes = self._forgotten.split(splits["train"]), self._forgotten.classes
+        self._task = Task(*parts, classes, num_classes=settings.num_classes())
+        self.judge: Judge = (
+            ClassJudge(splits, classes, self._mesh)
+            if classes
+            else SampleJudge(splits, parts, self._mesh)
         )
-        self._test = split_by_class(splits["test"], settings.forget)[1].images
-        self._logits = None
 
     def original(self, given: Classifier | None) -> dict[str, Any]:
         """The classifier to unlearn from, given or trained; before all others."""
@@ -66,7 +69,7 @@ class RunClassifiers:
 
         record = self._record("original", make)
         self._original = self._load("original")
-        self._logits = logits(self._original, self._test, mesh=self._mesh)
+        self.judge.start_from(self._original)
         return record
 
     def unlearned(self, name: str) -> dict[str, Any]:
@@ -109,10 +112,8 @@ class RunClassifiers:
             progress("statistics", 1, 1)
             ceiling = dataclasses.replace(method, stand_in="retained")
             result = self._forget("covarnav", ceiling, progress)
-            judged = {"original": self._original, "mesh": mesh}
-            request = self._splits["test"], self._settings.forget
             return to_dict(quality) | {
-                "with_true_images": measure(result.classifier, *request, **judged)
+                "with_true_images": self.judge.shown(result.classifier)
                 | result.trace.tuned
                 | {"images": len(result.trace.proxies)}
             }
@@ -132,7 +133,8 @@ class RunClassifiers:
                 retrained=[self._load(name) for name in ("retrained", "retrained-2")],
                 train=self._splits["train"],
                 test=self._splits["test"],
-                forget_classes=self._settings.forget,
+                forget_classes=self._forgotten.classes,
+                forget=None if self._forgotten.classes else self._task.forget,
                 key=jax.random.fold_in(keys(self._settings.seed)[1], 1),
                 progress=progress,
             )
@@ -165,24 +167,20 @@ class RunClassifiers:
     def _saved(self, title: str, result: Result) -> dict[str, Any]:
         """Its record, after the classifier is written with its card."""
         settings, classifier = self._settings, result.classifier
-        accuracies = {
-            split: evaluate(classifier, data, settings.forget, mesh=self._mesh)
-            for split, data in self._splits.items()
-        }
+        accuracies = self.judge.accuracies(classifier)
         settings.save(
             self._folder,
             title,
             classifier,
             {"accuracies": accuracies},
             name=title,
-            image_shape=self._test.shape[1:],
-            forgotten=() if title == "original" else settings.forget,
+            image_shape=self._task.forget.images.shape[1:],
+            **({} if title == "original" else self._forgotten.card()),
         )
-        outputs = logits(classifier, self._test, mesh=self._mesh)
         costs = {n: x for n, x in vars(result.trace).items() if n not in _SEPARATE}
         return {
             **accuracies,
-            **further_metrics(accuracies["test"], outputs, self._logits),
+            **self.judge.further(classifier, accuracies["test"]),
             "learning_rate": result.trace.tuned.get("learning_rate"),
             **costs,
         }
@@ -212,17 +210,3 @@ class RunClassifiers:
 def title_of(method: str) -> str:
     """What a method's classifier is called in tables and files."""
     return "retrained" if method == "retrain" else method
-
-
-def further_metrics(evaluation: Evaluation, outputs, original) -> dict[str, Any]:
-    """What `METRICS` has besides an evaluation on test data.
-
-    Of the logits of the retained test images, and the original's on the same (None for
-    the original itself).
-    """
-    judged = Judged(evaluation, outputs, original)
-    return {
-        name: metric.function(judged)
-        for name, metric in METRICS.items()
-        if not hasattr(evaluation, name)
-    }

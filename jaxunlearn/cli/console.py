@@ -22,7 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxunlearn.cli.processes import is_first
-from jaxunlearn.metrics import METRICS
+from jaxunlearn.metrics import METRICS, Metric
+
+_ON_TEST = "On the test data:"
 
 # What is timed, but not a cost of the method at its final learning rate.
 _APART = ("compile", "rates")
@@ -69,15 +71,17 @@ class Bars(Progress):
         self.note = "  ".join(f"{name}={value:.3g}" for name, value in values.items())
 
     @contextlib.contextmanager
-    def row(self, name: str) -> Iterator[Callable[[str, int, int], None]]:
-        """A bar for as long as the `with` statement, moved by (stage, done, total)."""
+    def row(
+        self, name: str, *, keep: bool = True
+    ) -> Iterator[Callable[[str, int, int], None]]:
+        """A bar for the `with` statement, moved by (stage, done, total)."""
         task = self.add_task(name, total=None, stage="preparing")
 
         def move(stage: str, done: int, total: int) -> None:
             self.update(task, stage=stage, completed=done, total=total)
 
         yield move
-        self.update(task, stage="done")
+        self.update(task, stage="done", visible=keep)
 
 
 def loaded(names: Sequence[str], load: Callable[[str], Any]) -> list[Any]:
@@ -125,13 +129,15 @@ def table(title: str | None, names: Iterable[str], numbers: Iterable[str]) -> Ta
     return empty
 
 
-def metric_cells(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def metric_cells(
+    records: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric] = METRICS
+) -> Iterator[tuple[str, str]]:
     """Heading and text of every metric, means over records as JSON files hold them.
 
     Beside a metric stand the original's and the retrained network's, where the records
     have them.
     """
-    for name, metric in METRICS.items():
+    for name, metric in metrics.items():
         # An accuracy on test data, or an entry of its own.
         values = [record["test"].get(name, record.get(name)) for record in records]
         mean = None if None in values else np.mean(values)
@@ -142,18 +148,24 @@ def metric_cells(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, st
                 yield other, metric.text(np.mean(beside))
 
 
-def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+def comparison(
+    records: Mapping[str, Mapping[str, Any]],
+    title: str,
+    metrics: Mapping[str, Metric] = METRICS,
+) -> Table:
     """One row for each classifier, of what `metrics.json` holds of it."""
-    headings = [heading for heading, _ in metric_cells(list(records.values()))]
-    rows = table(title, ["classifier"], [*headings, "seconds", "compile", "rate"])
+    headings = [heading for heading, _ in metric_cells(list(records.values()), metrics)]
+    # A line of 80 characters holds seven columns of numbers beside the names.
+    timed = ["seconds", "compile"] if len(headings) < 5 else ["seconds"]
+    rows = table(title, ["classifier"], [*headings, *timed, "rate"])
     for name, record in records.items():
         seconds, tuned = record["seconds"], record["tuned"].items()
         spent = sum(seconds[s] for s in seconds if s not in _APART)
+        costs = dict(seconds=spent, compile=seconds["compile"])
         rows.add_row(
             name,
-            *(text for _, text in metric_cells([record])),
-            f"{spent:.1f}",
-            f"{seconds['compile']:.1f}",
+            *(text for _, text in metric_cells([record], metrics)),
+            *(f"{costs[name]:.1f}" for name in timed),
             # A learning rate stands for itself.
             ", ".join(f"{n} {x:g}" for n, x in tuned).removeprefix("learning_rate ")
             + " (edge)" * bool(record.get("at_edge")),
@@ -161,10 +173,10 @@ def comparison(records: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     return rows
 
 
-def legend() -> str:
-    """What the columns of `METRICS` are."""
-    lines = (f"{m.heading}: {m.legend}." for m in METRICS.values())
-    return "\n".join(("On the test data:", *lines))
+def legend(metrics: Mapping[str, Metric] = METRICS, head: str = _ON_TEST) -> str:
+    """What the columns of the metrics are."""
+    lines = (f"{m.heading}: {m.legend}." for m in metrics.values())
+    return "\n".join(filter(None, (head, *lines)))
 
 
 # The rows of an audit that a run shows; its JSON has all.
@@ -176,6 +188,18 @@ _AUDITED = {
     "membership": "member",
 }
 
+# The same where samples were forgotten.
+_AUDITED_SAMPLES = {
+    "accuracy/samples": "forget",
+    "accuracy/retained": "test",
+    "membership": "member",
+}
+
+SAMPLE_AUDIT_LEGEND = """\
+What is left of the forgotten samples, as the gap to two retrained models; "="
+is within their noise. forget, test: accuracy on the forgotten samples and,
+a mean over classes, on test data, in points. member: AUC of membership."""
+
 AUDIT_LEGEND = """\
 What is left of the forgotten classes, as the gap to two retrained models; "="
 is within their noise. probe, mean: recall by logistic regression and by the
@@ -185,14 +209,15 @@ head. relearn: batches until 95 % of the accuracy is back. member: AUC."""
 
 def audit_table(audits: Mapping[str, Mapping[str, Any]]) -> Table:
     """A row for each audited classifier, the verdict first; the target stands below."""
-    rows = table(None, ["classifier", "verdict"], list(_AUDITED.values()))
-    rows.columns[1].no_wrap = False
     named = {name: {r["name"]: r for r in a["rows"]} for name, a in audits.items()}
-    for name, audit in audits.items():
-        shown = (_gap(named[name].get(row)) for row in _AUDITED)
-        rows.add_row(name, audit["verdict"], *shown)
     first = next(iter(named.values()))
-    rows.add_row("retrained", "the target", *(_target(first.get(r)) for r in _AUDITED))
+    columns = _AUDITED_SAMPLES if "accuracy/samples" in first else _AUDITED
+    rows = table(None, ["classifier", "verdict"], list(columns.values()))
+    rows.columns[1].no_wrap = False
+    for name, audit in audits.items():
+        shown = (_gap(named[name].get(row)) for row in columns)
+        rows.add_row(name, audit["verdict"], *shown)
+    rows.add_row("retrained", "the target", *(_target(first.get(r)) for r in columns))
     return rows
 
 

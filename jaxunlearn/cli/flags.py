@@ -87,7 +87,7 @@ def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Comman
         inner = given
         for part in flag.path[:-1]:
             inner = inner.setdefault(part, {})
-        inner[flag.path[-1]] = _converted(flag, texts[flag.dest])
+        inner[flag.path[-1]] = convert(flag, texts[flag.dest])
     if asked is not None:
         print(_help(name, command, given, everything=asked == "all"))
         raise SystemExit(0)
@@ -115,7 +115,9 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return str(action.metavar or default_metavar)
 
 
-class _Flag(NamedTuple):
+class Flag(NamedTuple):
+    """A flag: the field that it sets, its type, and what the help says of it."""
+
     path: tuple[str, ...]
     kind: Any
     metavar: str
@@ -124,10 +126,12 @@ class _Flag(NamedTuple):
 
     @property
     def dest(self) -> str:
+        """The field, with dots where it is nested."""
         return ".".join(self.path)
 
     @property
     def name(self) -> str:
+        """As it is written."""
         return f"--{_hyphens(self.dest)}"
 
     @property
@@ -145,7 +149,7 @@ class _Flag(NamedTuple):
         return f"{self.text} (default: {' '.join(shown)})"
 
 
-def flags_of(record: Any, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
+def flags_of(record: Any, path: tuple[str, ...] = ()) -> Iterator[Flag]:
     """Of a dataclass, or of an instance of it, whose values are the defaults."""
     cls = record if isinstance(record, type) else type(record)
     annotated = typing.get_type_hints(cls, include_extras=True)
@@ -156,7 +160,7 @@ def flags_of(record: Any, path: tuple[str, ...] = ()) -> Iterator[_Flag]:
         if dataclasses.is_dataclass(default):
             yield from flags_of(default, here)
         elif (metavar := _metavar(annotated[name])) is not None:
-            yield _Flag(here, kinds[name], metavar, texts.get(name, ""), default)
+            yield Flag(here, kinds[name], metavar, texts.get(name, ""), default)
 
 
 def _metavar(kind: Any) -> str | None:
@@ -183,7 +187,7 @@ def _items(kind: Any) -> tuple[Any, ...]:
 
 
 def _parser(
-    name: str, command: type[Command], flags: Iterable[_Flag], **layout
+    name: str, command: type[Command], flags: Iterable[Flag], **layout
 ) -> _Parser:
     """A parser of the flags; nested ones have a group of their own in its help."""
     width = min(shutil.get_terminal_size().columns, 100)
@@ -214,7 +218,7 @@ def _parser(
     return parser
 
 
-def _add(group: Any, flag: _Flag, width: int) -> None:
+def _add(group: Any, flag: Flag, width: int) -> None:
     text, metavar = flag.help.replace("%", "%%"), flag.metavar
     if flag.kind in _SWITCHES:
         off = (*flag.path[:-1], f"no-{flag.path[-1]}")
@@ -248,10 +252,10 @@ def _help(
     return _parser(name, command, ahead, epilog=epilog).format_help()
 
 
-def _converted(flag: _Flag, words: Any) -> Any:
+def convert(flag: Flag, words: Any) -> Any:
     """What a flag's words mean; commas part numbers and choices as blanks do."""
     optional = types.NoneType in typing.get_args(flag.kind)
-    if flag.kind in _SWITCHES:
+    if flag.kind in _SWITCHES and not isinstance(words, str):
         return words
     if optional and words in ("None", ["None"]):
         return None

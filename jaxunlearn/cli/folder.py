@@ -5,8 +5,6 @@ Under several processes all see the same disk and decide alike; process 0 writes
 
 import dataclasses
 import fnmatch
-import hashlib
-import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxunlearn import parallel
+from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.cli.places import (
     Lock,
     cannot_make,
@@ -25,10 +24,8 @@ from jaxunlearn.cli.places import (
     remove_all,
 )
 from jaxunlearn.cli.processes import is_first
-from jaxunlearn.serialization import checksum, read_json, to_dict, to_json, write_json
+from jaxunlearn.serialization import read_json, to_dict, write_json
 from jaxunlearn.training.checkpoints import differences
-
-_log = logging.getLogger(__name__)
 
 _ELSEWHERE = "choose another folder with --out."
 
@@ -70,7 +67,7 @@ class Kind:
         return f"unfinished {self.name}" if self.beside else self.name
 
 
-class OutputFolder:
+class OutputFolder(Pieces):
     """`with OutputFolder(place, settings, kind=..., resume=...) as folder`.
 
     The constructor decides and refuses, and undoes half a replacement; `with` makes it.
@@ -101,9 +98,9 @@ class OutputFolder:
         self._settings = to_dict(settings)
         self._resume, self._overwrite = resume, overwrite
         named = place if place.name not in ("", "..") else place.resolve()
-        self.work = partial_of(named) if kind.beside else place
+        super().__init__(partial_of(named) if kind.beside else place)
         self._replaced = named.with_name(f".{named.name}.replaced")
-        self._lock, self._written = Lock(place), []
+        self._lock = Lock(place)
         if is_first():
             self._lock.check()
             self._recover()
@@ -254,53 +251,6 @@ class OutputFolder:
             for path in list(folder.glob(pattern)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def write(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Let process 0 call `write(path)` for a file of the folder."""
-        path = self.work / name
-        if is_first():
-            path.parent.mkdir(exist_ok=True)
-            write(path)
-            self._written.append(name)
-        parallel.wait_for_all(f"{name} is written")
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a record, all or nothing."""
-        self.write(name, lambda path: write_json(path, value))
-
-    def piece(self, name: str, make: Callable[[], Any]) -> Any:
-        """The record that `make` returns, or has returned before it was interrupted.
-
-        The files that `make` writes belong to it, and it is made again where one of
-        them, or the record's own file, is not what was written.
-        """
-        stored = self.intact(name)
-        parallel.wait_for_all(f"{name} is checked")
-        if stored is None:
-            self._written = []
-            stored = {"record": to_dict(make())}
-            stored["files"] = {f: checksum(self.work / f) for f in self._written}
-            self.write_json(name, stored | {"sha256": _digest(stored)})
-        return stored["record"]
-
-    def intact(self, name: str) -> dict[str, Any] | None:
-        """A piece that is there and is what was written; says if it is not."""
-        path = self.work / name
-        if not path.exists():
-            return None
-        try:
-            stored = read_json(path)
-            wrong = [] if stored.pop("sha256", "") == _digest(stored) else [name]
-            for file, written in () if wrong else stored["files"].items():
-                there = self.work / file
-                if not there.is_file() or checksum(there) != written:
-                    wrong.append(file)
-        except ValueError:
-            wrong = [name]
-        if wrong and is_first():
-            sentence = "%s in %s is damaged or missing: it is made again."
-            _log.warning(sentence, " and ".join(wrong), self.work)
-        return None if wrong else stored
-
     def is_done(self, console: Console) -> bool:
         """Whether everything is there already, which is then said."""
         if self.finished:
@@ -324,12 +274,15 @@ class OutputFolder:
         parallel.wait_for_all("the folder is finished")
 
 
+def check_resume(settings: Any) -> None:
+    """Refuse to go on and to start anew at once."""
+    if settings.resume and settings.overwrite:
+        msg = "--resume goes on and --overwrite starts anew: give one of them."
+        raise ValueError(msg)
+
+
 def _a(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from jaxunlearn import inversion, parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.cli.console import Bars, consoles, library_warnings
-from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.folder import Kind, OutputFolder, check_resume
 from jaxunlearn.cli.images import (
     FinishedBatches,
     recognition,
@@ -27,7 +27,6 @@ from jaxunlearn.cli.settings import (
     Classes,
     File,
     Folder,
-    check_resume,
     check_seed,
     parted_numbers,
 )

@@ -1,7 +1,9 @@
 """`jaxunlearn run`: train, forget, compare."""
 
 import dataclasses
+import functools
 import textwrap
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from jaxunlearn.cli.classifiers import RunClassifiers, title_of
 from jaxunlearn.cli.console import (
     AUDIT_LEGEND,
+    SAMPLE_AUDIT_LEGEND,
     Bars,
     audit_table,
     comparison,
@@ -16,31 +19,40 @@ from jaxunlearn.cli.console import (
     legend,
 )
 from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.indices import write_indices
+from jaxunlearn.cli.judging import SAMPLE_METRICS
 from jaxunlearn.cli.plots import plot_accuracies
 from jaxunlearn.cli.processes import Distributed, is_first, joined
+from jaxunlearn.cli.samples import Forgotten, SampleSettings, short_hash
 from jaxunlearn.cli.settings import (
     RATE_RULE,
+    SAMPLE_RATE_RULE,
     Classes,
     File,
     Folder,
     Method,
     MethodSettings,
-    TrainingSettings,
+    SeededSettings,
     circumstances,
 )
 from jaxunlearn.cli.sources import given_original, with_checkpoint
+from jaxunlearn.methods.rules import NotForgotten
+from jaxunlearn.metrics import METRICS
 from jaxunlearn.metrics.evaluation import class_label
 from jaxunlearn.serialization import from_dict, read_json
-from jaxunlearn.tasks import Data, split_by_class
+from jaxunlearn.tasks import Data
 
 RUN = Kind(
     name="run",
     settings=("request.json",),
     complete=("metrics.json",),
-    written=("*.json", "*.safetensors", "*.png", "*.npz"),
+    written=("*.json", "*.safetensors", "*.png", "*.npz", "*.txt"),
     unfinished=("pieces", "request.json"),
     beside=True,
 )
+
+# Where a run keeps which samples it forgets.
+_INDICES = "forget_indices.txt"
 
 # Training samples up to which a run audits by itself.
 _AUDITED = 5000
@@ -59,8 +71,8 @@ _EDGE = "edge: an end of all rates that were tried; a better one may lie beyond 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Distributed, MethodSettings, TrainingSettings):
-    """Train a classifier, forget classes with several methods, compare them.
+class Run(Distributed, SampleSettings, MethodSettings, SeededSettings):
+    """Train a classifier, forget classes or samples by several methods, compare.
 
     Attributes:
       forget: the classes to forget.
@@ -74,7 +86,8 @@ class Run(Distributed, MethodSettings, TrainingSettings):
         others.
       judge_proxies: measure how well CovarNav's proxies stand in for the retained data,
         and what it does with true images instead.
-      out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED.
+      out: the run's folder; by default runs/DATASET-forget-CLASSES-seed-SEED, or with
+        random-N or the name of the file of indices instead of classes.
       overwrite: replace what is there, once the new run is complete.
       config: the config.json of a run, whose values become the defaults of all flags.
     """
@@ -82,9 +95,20 @@ class Run(Distributed, MethodSettings, TrainingSettings):
     examples = (
         "jaxunlearn run --forget 3",
         "jaxunlearn run --forget 3 5 --methods unsc retrain --unsc.energy 0.95",
+        "jaxunlearn run --forget-random 10% --forget-seed 0",
     )
     first = (
-        *("forget", "methods", "dataset", "data_dir", "size", "model", "options"),
+        *(
+            "forget",
+            "forget_indices",
+            "forget_random",
+            "methods",
+            "dataset",
+            "data_dir",
+            "size",
+            "model",
+            "options",
+        ),
         *("recipe.epochs", "checkpoint", "learning_rates", "audit", "judge_proxies"),
         *("seed", "out", "overwrite", "config"),
     )
@@ -106,13 +130,12 @@ class Run(Distributed, MethodSettings, TrainingSettings):
             run = read_config(given["config"])
         if given.get("checkpoint") is not None:
             run = with_checkpoint(run, given["checkpoint"])
-        return run
+        return dataclasses.replace(run, **cls.instead(given))
 
     @property
     def place(self) -> Path:
         """Where the run goes."""
-        classes = "-".join(map(str, self.forget))
-        name = f"{self.label}-forget-{classes}-seed-{self.seed}"
+        name = f"{self.label}-forget-{self.forgotten_label}-seed-{self.seed}"
         return Path("runs") / name if self.out is None else self.out
 
     def check(self) -> None:
@@ -122,6 +145,7 @@ class Run(Distributed, MethodSettings, TrainingSettings):
         if not self.methods or len({*self.methods}) < len(self.methods):
             msg = f"--methods takes at least one method, each once; it is {list(self.methods)}."  # noqa: E501
             raise ValueError(msg)
+        self.check_forgotten(self.methods)
 
     def to_dict(self) -> dict[str, Any]:
         """What makes two runs the same: all but where they go."""
@@ -130,7 +154,7 @@ class Run(Distributed, MethodSettings, TrainingSettings):
     def run(self) -> None:
         """Do all of it, and print the table; alone, or as one of several processes."""
         self.check()
-        numbers = self.forget_numbers(self.forget)
+        numbers = () if self.samplewise else self.forget_numbers(self.forget)
         with joined(self):
             _run(dataclasses.replace(self, forget=numbers))
 
@@ -151,8 +175,10 @@ def read_config(path: Path) -> Run:
 def _run(settings: Run) -> None:
     results, progress = consoles(quiet=not is_first())
     splits = settings.load_splits()
-    for data in splits.values():
-        split_by_class(data, settings.forget)  # both parts must be there
+    forgotten = settings.forgotten(splits["train"], settings.seed)
+    forgotten.check_splits(splits)
+    if samples := forgotten.record():
+        settings = dataclasses.replace(settings, samples_sha256=samples["sha256"])
     given = given_original(settings, splits["train"].images)
     folder = OutputFolder(
         settings.place,
@@ -163,9 +189,14 @@ def _run(settings: Run) -> None:
     )
     if folder.resumed:
         progress.print(f"Taking up the unfinished run in {folder.work}.")
-    with folder:
+    with folder, warnings.catch_warnings():
+        # It stands in the records, and below the table.
+        warnings.simplefilter("ignore", NotForgotten)
+        if samples:
+            write = functools.partial(write_indices, indices=forgotten.indices)
+            folder.write(_INDICES, write)
         with Bars(console=progress) as shown:
-            classifiers = RunClassifiers(settings, splits, folder, shown)
+            classifiers = RunClassifiers(settings, splits, folder, shown, forgotten)
             records = {"original": classifiers.original(given)}
             for name in settings.methods:
                 records[title_of(name)] = classifiers.unlearned(name)
@@ -175,49 +206,63 @@ def _run(settings: Run) -> None:
             # A retrained model is the measure, and something else is measured.
             audited &= "retrain" in settings.methods and len(settings.methods) > 1
             audits = classifiers.audits() if audited else None
-        _write(settings, folder, splits, records, proxies, audits)
+        found = {"classifiers": records, "proxies": proxies, "audits": audits}
+        _write(settings, folder, splits, found, forgotten)
         folder.finish()
-    names = splits["test"].class_names
-    classes = ", ".join(class_label(c, names) for c in settings.forget)
-    title = (
-        f"{settings.dataset}, {settings.model}, forget {classes}, seed {settings.seed}"
-    )
-    results.print(comparison(records, title))
+    _print(settings, results, found, forgotten, splits["test"].class_names)
+    results.print(f"Written to {folder.place}.")
+
+
+def _print(settings: Run, results, found, forgotten: Forgotten, names) -> None:
+    """The tables, and what is to be said of them."""
+    records, samples = found["classifiers"], forgotten.record()
+    what = ", ".join(class_label(c, names) for c in forgotten.classes)
+    if samples:
+        what = f"{samples['count']} samples ({short_hash(samples['sha256'])})"
+    title = f"{settings.dataset}, {settings.model}, forget {what}, seed {settings.seed}"
+    metrics = SAMPLE_METRICS if samples else METRICS
+    results.print(comparison(records, title, metrics))
+    results.print(legend(metrics, "") if samples else legend())
     chosen = "chosen on validation data by one rule for all."
-    results.print(legend())
     results.print(_LEGEND + (chosen if settings.learning_rates else "set by hand."))
     if any(record.get("at_edge") for record in records.values()):
         results.print(_EDGE)
-    if proxies is not None:
-        results.print(_judgement(proxies))
-    if audits:
-        results.print(audit_table(audits))
-        results.print(AUDIT_LEGEND)
-    results.print(f"Written to {folder.place}.")
+    if samples:
+        drawn = "" if samples["seed"] is None else f", drawn by seed {samples['seed']}"
+        said = f"The samples{drawn}: {_INDICES}, SHA-256\n{samples['sha256']}."
+        results.print(said)
+    for record in records.values():
+        if record.get("caution"):
+            results.print(textwrap.fill(record["caution"], 80))
+    if found["proxies"] is not None:
+        results.print(_judgement(found["proxies"]))
+    if found["audits"]:
+        results.print(audit_table(found["audits"]))
+        results.print(SAMPLE_AUDIT_LEGEND if samples else AUDIT_LEGEND)
 
 
 def _write(
     settings: Run,
     folder: OutputFolder,
     splits: dict[str, Data],
-    records: dict[str, dict[str, Any]],
-    proxies: dict[str, Any] | None,
-    audits: dict[str, Any] | None,
+    found: dict[str, Any],
+    forgotten: Forgotten,
 ) -> None:
     """The files that need all of the run: configuration, metrics, accuracies."""
-    config = settings.to_dict()
+    config, records = settings.to_dict(), found["classifiers"]
     for name in settings.methods:
         config.get(name.replace("-", "_"), {}).update(records[title_of(name)]["tuned"])
     folder.write_json("config.json", config)
-    metrics = {
-        "classifiers": records,
-        "proxies": proxies,
-        "audits": audits,
-        "learning_rate_rule": f"the smallest of the grid whose {RATE_RULE}",
-    }
+    samples = forgotten.record()
+    rule = (
+        f"the smallest of the grid whose {SAMPLE_RATE_RULE if samples else RATE_RULE}"
+    )
+    metrics = found | {"learning_rate_rule": rule}
+    if samples:
+        metrics["forgotten_samples"] = samples
     folder.write_json("metrics.json", metrics | circumstances(splits))
     per_class = {name: r["test"]["per_class"] for name, r in records.items()}
-    marked = {"forget_classes": settings.forget}
+    marked = {"forget_classes": forgotten.classes}
     marked["class_names"] = splits["test"].class_names
     folder.write(
         "accuracies.png", lambda path: plot_accuracies(path, per_class, **marked)
@@ -231,11 +276,12 @@ def _judgement(proxies: dict[str, Any]) -> str:
     second = proxies["second_accuracy"]
     others = "" if second is None else f", the retrained one {second:.0f} %"
     true = proxies["with_true_images"]
+    shown = SAMPLE_METRICS if "test_samples" in true else METRICS
+    values = ", ".join(f"{m.heading} {m.text(true[n])}" for n, m in shown.items())
     text = (
         f"CovarNav's proxies capture at least {100 * captured[least]:.1f} % of the "
         f"retained data's energy in a layer ({least}). The original recognises "
         f"{proxies['accuracy']:.0f} %{others}. With as many true images instead: "
-        f"Acc_r {true['retained']:.2f}, Acc_f {true['forgotten']:.2f}, change "
-        f"{true['retained_logit_change']:.3f}."
+        f"{values}."
     )
     return textwrap.fill(text, 80)

@@ -20,9 +20,9 @@ from jaxunlearn.classifier.classifier import (
 )
 from jaxunlearn.cli.console import loaded
 from jaxunlearn.cli.flags import Command
-from jaxunlearn.cli.folder import OutputFolder
+from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.datasets.splits import SPLITS
-from jaxunlearn.methods.grid import TOLERANCE
+from jaxunlearn.methods.rules import ClassRule, SampleRule
 from jaxunlearn.models.files import Card, save_with_card, versions
 from jaxunlearn.serialization import to_dict
 from jaxunlearn.tasks import Data, check_classes, class_numbers
@@ -40,7 +40,8 @@ UnlearningMethod = Literal[
 ]
 Rates = Annotated[tuple[float, ...], "RATE"]
 
-RATE_RULE = f"Acc_r - Acc_f on validation data is within {TOLERANCE:g} of the best"
+RATE_RULE = ClassRule.sentence
+SAMPLE_RATE_RULE = SampleRule.sentence
 
 # The field that holds a method's settings.
 _FIELDS = {name: name.replace("-", "_") for name in methods.by_name}
@@ -64,8 +65,11 @@ class MethodSettings(Command, _PerMethod):
     Attributes:
       learning_rates: the grid from which every method that descends takes its rate:
         the smallest whose Acc_r - Acc_f on validation data is within a point of the
-        best. Empty: each method keeps its own, such as --unsc.learning-rate. A method
-        that tunes another field has a grid of its own, unless that is given by hand.
+        best; of samples, the smallest whose accuracy on them is nearest, within a
+        point, to that on validation samples of their classes, and costs at most a point
+        of validation accuracy. Empty: each method keeps its own, such as
+        --unsc.learning-rate. A method that tunes another field has a grid of its own,
+        unless that is given by hand.
     """
 
     learning_rates: Rates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
@@ -137,8 +141,7 @@ class TrainingSettings(Command):
       std: standard deviation of the pixels, likewise.
       model: the network.
       options: options of the network, such as width=0.5.
-      seed: random seed of everything: parameters, order of samples, labels.
-      split_seed: which samples are for validation; by default --seed.
+      split_seed: which samples are for validation.
       recipe: how the classifier is trained.
     """
 
@@ -151,14 +154,13 @@ class TrainingSettings(Command):
     std: Annotated[tuple[float, ...] | None, "NUMBER"] = None
     model: Model = "smallcnn"
     options: Annotated[tuple[str, ...], "NAME=VALUE"] = ()
-    seed: int = 0
     split_seed: int | None = None
     recipe: Recipe = Recipe()
 
     @property
     def validation_seed(self) -> int:
         """Which samples are for validation."""
-        return self.seed if self.split_seed is None else self.split_seed
+        return self.split_seed or 0
 
     def check(self) -> None:
         """Check what can be checked before any data are read."""
@@ -169,7 +171,6 @@ class TrainingSettings(Command):
             raise ValueError(msg)
         if self.mean:
             Preprocess(self.mean, self.std)
-        check_seed(self.seed)
         check_seed(self.validation_seed, "--split-seed")
 
     @property
@@ -233,7 +234,7 @@ class TrainingSettings(Command):
 
     def save(
         self,
-        folder: OutputFolder,
+        folder: Pieces,
         file: str,
         classifier: Classifier,
         details: Mapping[str, Any],
@@ -254,6 +255,28 @@ class TrainingSettings(Command):
             f"{file}.safetensors",
             lambda path: save_with_card(path, classifier, card, details),
         )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeededSettings(TrainingSettings):
+    """Of a command that trains one classifier.
+
+    Attributes:
+      seed: random seed of everything: parameters, order of samples, labels.
+      split_seed: which samples are for validation; by default --seed.
+    """
+
+    seed: int = 0
+
+    @property
+    def validation_seed(self) -> int:
+        """Which samples are for validation."""
+        return self.seed if self.split_seed is None else self.split_seed
+
+    def check(self) -> None:
+        """Check what can be checked before any data are read."""
+        check_seed(self.seed)  # of which the split's seed is by default the same
+        super().check()
 
 
 def circumstances(splits: Mapping[str, Data]) -> dict[str, Any]:
@@ -277,13 +300,6 @@ def check_seed(seed: int, name: str = "--seed") -> None:
     """Refuse a seed that some random generator would."""
     if not 0 <= seed < 2**32:
         msg = f"{name} must be 0 or more and less than 2**32; it is {seed}."
-        raise ValueError(msg)
-
-
-def check_resume(settings: Any) -> None:
-    """Refuse to go on and to start anew at once."""
-    if settings.resume and settings.overwrite:
-        msg = "--resume goes on and --overwrite starts anew: give one of them."
         raise ValueError(msg)
 
 

@@ -77,9 +77,10 @@ def load_original(
     if (card.image_shape[2], image_shape[2]) == (3, 1):
         advice = "--grey-to-rgb gives the images three channels."
     check_same(compared, str(path), "the run is to have", advice)
-    if card.forgotten:
+    if card.forgotten or card.forgotten_samples:
+        what = list(card.forgotten) or f"{len(card.forgotten_samples)} samples"
         msg = (
-            f"{path} holds a classifier that has forgotten {list(card.forgotten)}: a "
+            f"{path} holds a classifier that has forgotten {what}: a "
             "run compares methods on an original. jaxunlearn unlearn goes on from it."
         )
         raise ValueError(msg)
@@ -116,8 +117,10 @@ def train_network(
 
     Key and pixels are by default those of the original.
     """
-    own = {"key": keys(settings.seed)[0], "preprocess": settings.preprocess()}
+    own = {"preprocess": settings.preprocess()}
     own["channels"] = data.images.shape[-1]  # which was checked as they were read
+    if "key" not in options:
+        own["key"] = keys(settings.seed)[0]
     validation = splits["validation"]
     kept = np.isin(validation.labels, data.labels)
     classifier = training.fit(
@@ -168,8 +171,10 @@ def _of_folder(folder: Path) -> Source:
     original, model = folder / "original.safetensors", folder / "model.safetensors"
     if config.is_file() and original.is_file():
         second = folder / "retrained.safetensors"
-        forgotten = read_json(config).get("forget")
-        if not isinstance(forgotten, list) or not forgotten:
+        config_of = read_json(config)
+        forgotten = config_of.get("forget")
+        samples = config_of.get("samples_sha256")
+        if not isinstance(forgotten, list) or not (forgotten or samples):
             msg = f"{config} does not say which classes the run forgets: its entry forget is {forgotten!r}."  # noqa: E501
             raise ValueError(msg)
         second = second if second.is_file() else None

@@ -22,7 +22,7 @@ from jaxunlearn.cli.settings import (
     Folder,
     MethodSettings,
     Rates,
-    TrainingSettings,
+    SeededSettings,
     UnlearningMethod,
     circumstances,
     keys,
@@ -55,7 +55,7 @@ _ELSEWHERE = ("out", "overwrite", "save_classifiers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep(MethodSettings, TrainingSettings):
+class Sweep(MethodSettings, SeededSettings):
     """Forget every class by itself, or any sets of classes, each in its own copy.
 
     Attributes:

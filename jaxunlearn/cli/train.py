@@ -12,13 +12,12 @@ from jaxunlearn import parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars, consoles, library_warnings
-from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.folder import Kind, OutputFolder, check_resume
 from jaxunlearn.cli.saved import load_saved
 from jaxunlearn.cli.settings import (
     Classes,
     Folder,
-    TrainingSettings,
-    check_resume,
+    SeededSettings,
 )
 from jaxunlearn.cli.sources import given_original, train_network
 from jaxunlearn.metrics.evaluation import evaluate
@@ -54,7 +53,7 @@ TRAINING = Kind(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(TrainingSettings):
+class Train(SeededSettings):
     """Train a classifier; what was interrupted or killed goes on with --resume.
 
     Attributes:

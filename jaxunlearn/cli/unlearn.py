@@ -2,11 +2,17 @@
 
 import dataclasses
 import json
-from typing import Annotated, Literal
+import textwrap
+import warnings
+from typing import Annotated, Any, Literal
+
+import numpy as np
 
 from jaxunlearn import datasets
 from jaxunlearn.cli.console import Bars, consoles, loaded
+from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
 from jaxunlearn.cli.places import Lock, check_reachable
+from jaxunlearn.cli.samples import Forgotten, SampleSettings, samples_of_card
 from jaxunlearn.cli.saved import SavedSettings
 from jaxunlearn.cli.settings import (
     Classes,
@@ -22,10 +28,11 @@ from jaxunlearn.cli.settings import (
 )
 from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods import forget_task
+from jaxunlearn.methods.rules import NotForgotten
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.models.files import Card, save_classifier
 from jaxunlearn.serialization import to_dict
-from jaxunlearn.tasks import Data, Task, check_classes, split_by_class
+from jaxunlearn.tasks import Data, Task, check_classes, split_by_index
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,8 +94,8 @@ class OnSaved(SavedSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Unlearn(MethodSettings, OnSaved):
-    """Forget classes in a saved classifier.
+class Unlearn(SampleSettings, MethodSettings, OnSaved):
+    """Forget classes or samples in a saved classifier.
 
     Attributes:
       out: the .safetensors file to write.
@@ -103,12 +110,12 @@ class Unlearn(MethodSettings, OnSaved):
         "jaxunlearn unlearn --checkpoint b.safetensors --forget 5 --out c.safetensors",
     )
     first = (
-        *("checkpoint", "forget", "out", "method", "dataset", "data_dir"),
-        *("learning_rates", "seed", "overwrite"),
+        *("checkpoint", "forget", "forget_indices", "forget_random", "out", "method"),
+        *("dataset", "data_dir", "learning_rates", "seed", "overwrite"),
     )
 
     out: File
-    forget: Classes
+    forget: Classes = ()
     method: UnlearningMethod = "covarnav"
     seed: int = 0
     overwrite: bool = False
@@ -117,6 +124,7 @@ class Unlearn(MethodSettings, OnSaved):
         """Refuse what cannot be, and a file that cannot be written, before any work."""
         super().check()
         check_seed(self.seed)
+        self.check_forgotten([self.method])
         out = self.out
         if out.suffix != ".safetensors":
             msg = f"--out must end in .safetensors; it is {out}."
@@ -129,43 +137,69 @@ class Unlearn(MethodSettings, OnSaved):
         check_reachable(out)
 
     def run(self) -> None:
-        """Forget classes in a saved classifier, and save the result."""
+        """Forget classes or samples in a saved classifier, and save the result."""
         self.check()
         _, classifier, card = self.read(self.checkpoint)
         names = self.class_names(card)
-        forget = forget_numbers(self.forget, names, card.num_classes)
-        # Classes that it has forgotten before are neither protected nor new labels.
-        forgotten = tuple(sorted({*card.forgotten, *forget}))
-        check_classes(forgotten, card.num_classes, name="--forget")
-        train, validation, test = self.load(card, *SPLITS)
-        task = Task(
-            split_by_class(train, forget)[0],
-            split_by_class(train, forgotten)[1],
-            forgotten,
-            num_classes=card.num_classes,
-        )
+        if not self.samplewise:
+            numbers = forget_numbers(self.forget, names, card.num_classes)
+            self = dataclasses.replace(self, forget=numbers)
+        splits = dict(zip(SPLITS, self.load(card, *SPLITS), strict=True))
+        train = splits["train"]
+        forgotten = self.forgotten(train, self.seed)
+        task, made = _task(card, train, forgotten)
+        judge: Judge = SampleJudge(splits, (task.forget, task.retain))
+        if not self.samplewise:
+            judge = ClassJudge(splits, task.forget_classes)
         results, progress = consoles()
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        with Lock(self.out).held():
+        with Lock(self.out).held(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotForgotten)  # It is printed below.
             with Bars(console=progress) as shown, shown.row(self.method) as move:
                 result = forget_task(
                     self.settings_of(self.method),
                     classifier,
                     task,
-                    validation=validation,
+                    validation=splits["validation"],
                     grid=self.grid_of(self.method),
                     key=keys(self.seed)[1],
                     progress=move,
                 )
             unlearned, tuned = result.classifier, result.trace.tuned
             chosen = "".join(f", {n.replace('_', ' ')} {x:g}" for n, x in tuned.items())
-            results.print(f"before\n{evaluate(classifier, test, forgotten)}")
+            results.print(f"before\n{judge.text(classifier)}")
+            judge.start_from(classifier)
             results.print(f"after {self.method}{chosen}")
-            results.print(str(evaluate(unlearned, test, forgotten)))
-            made = {"name": self.method, "forgotten": forgotten, "class_names": names}
+            results.print(judge.text(unlearned))
+            if result.trace.caution:
+                results.print(textwrap.fill(result.trace.caution, 80))
+            if samples := forgotten.record():
+                results.print(f"SHA-256 of the samples: {samples['sha256']}.")
+            made |= {"name": self.method, "class_names": names}
             card = dataclasses.replace(card, **made)
             save_classifier(self.out, unlearned, card)
         results.print(f"Written to {self.out}.")
+
+
+def _task(card: Card, train: Data, new: Forgotten) -> tuple[Task, dict[str, Any]]:
+    """The request, and what the card says afterwards.
+
+    What was forgotten before is neither protected nor, of classes, a new label.
+    """
+    classes = tuple(sorted({*card.forgotten, *new.classes}))
+    check_classes(classes, card.num_classes, name="--forget")
+    old = list(card.forgotten_samples)
+    samples = sorted({*old, *([] if new.indices is None else new.indices.tolist())})
+    gone = np.isin(train.labels, classes)
+    gone[samples] = True
+    if gone.all():
+        msg = "Nothing is left to retain after what the checkpoint has forgotten before: forget less."  # noqa: E501
+        raise ValueError(msg)
+    retain = split_by_index(train, np.flatnonzero(gone))[1]
+    asked = classes if new.classes else ()
+    task = Task(new.split(train)[0], retain, asked, num_classes=card.num_classes)
+    made = samples_of_card(samples) if samples else {}
+    return task, made | {"forgotten": classes}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

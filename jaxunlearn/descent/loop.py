@@ -4,7 +4,6 @@ import collections
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,7 @@ def run_steps(
     first_alone: bool = False,
     ahead: bool = False,
     donate: bool = False,
-    on_chunk: Callable[[int, PyTree, PyTree], Any] | None = None,
+    on_chunk: Callable[[int, PyTree, PyTree], bool | None] | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Run `carry, output = step(carry, constants, index)` for `steps` indices.
 
@@ -54,8 +53,9 @@ def run_steps(
     first chunk is a single step. With `ahead` the next chunk is sent off before the
     outputs of one are waited for. `on_chunk(stop, carry, outputs)` is called after
     each: with the index of the next step, the carry (of the chunk sent off last), which
-    lives only until it returns, and this chunk's outputs. Outputs, also those returned,
-    of all steps, are stacked NumPy arrays.
+    lives only until it returns, and this chunk's outputs; if it returns True, no
+    further chunk is sent. Outputs, also those returned, of all steps, are stacked NumPy
+    arrays.
     """
     carry = carry if donate else own_copy(carry)
     collected, sent = [], collections.deque()
@@ -63,17 +63,16 @@ def run_steps(
     def receive():
         stop, count, parts = sent.popleft()
         outputs = _joined(jax.device_get(parts), count)
-        if on_chunk is not None:
-            on_chunk(stop, carry, outputs)
         collected.append(outputs)
+        return on_chunk is not None and on_chunk(stop, carry, outputs) is True
 
     end, head = start + steps, 1 if first_alone else chunk
     inner = range(start + head, end, chunk)
     for first, stop in itertools.pairwise(itertools.chain([start], inner, [end])):
         carry, parts = _send(step, carry, constants, first, stop, feed, chunk)
         sent.append((stop, stop - first, parts))
-        if len(sent) > ahead:
-            receive()
+        if len(sent) > ahead and receive():
+            break
     while sent:
         receive()
     return carry, _joined(collected, steps)

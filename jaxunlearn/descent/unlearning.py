@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jaxunlearn import parallel
 from jaxunlearn.checks import (
@@ -30,6 +30,7 @@ from jaxunlearn.classifier.classifier import (
     check_images,
 )
 from jaxunlearn.classifier.independence import check_independence
+from jaxunlearn.descent.budget import Budget, BudgetedStep
 from jaxunlearn.descent.leaks import FirstUpdate
 from jaxunlearn.descent.loop import (
     chunk_length,
@@ -62,11 +63,14 @@ class Trace:
       tuned: the value of the field that can be chosen on validation data, by its name.
       trials: what each value of the grid led to there, if there was a grid.
       at_edge: whether it was chosen at an end of all values that were tried.
+      caution: what to know before the result is used, in a sentence; usually "".
       proxies: images that stood in for the retained data, as `Data`, or None.
       seconds: wall time by stage: "compile", "labels", "statistics", "inversion",
         "rates" (the grid), "steps".
       samples_read: how many samples of "forget" and "retain" were read, repeats
         included.
+      drift: by path, where there was a drift budget, how much of it was used.
+      ended: why steps ended before the last, in a sentence; empty if they did not.
     """
 
     losses: Float[np.ndarray, " steps"] = dataclasses.field(
@@ -77,9 +81,12 @@ class Trace:
     tuned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     trials: tuple[Any, ...] = ()
     at_edge: bool = False
+    caution: str = ""
     proxies: Any = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     samples_read: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    drift: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    ended: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,6 +112,7 @@ def unlearn(
     progress: Progress = None,
     mesh: Mesh | None = None,
     transform: parallel.Transform = "shard_map",
+    drift_budget: tuple[PyTree, float] | Any = None,
     check: bool = True,
 ) -> Result:
     """Minimise the mean loss on `images` by `steps` updates of the parameters.
@@ -141,20 +149,27 @@ def unlearn(
         several processes all arguments are the same in each.
       transform: what runs the network on each of several devices, "shard_map" or
         "pmap".
+      drift_budget: `(moments, eps)`: steps end before the `drift` of any weight, from
+        the parameters as they are given and on the inputs behind its moment, exceeds
+        `eps`. The classifier that is returned is within it. Leaves without a moment are
+        not covered: where one moves, a `descent.CertificateWarning` says so.
       check: warn, with a `descent.LeakageWarning`, where the first update that is not
         zero lies in the subspace that a `project_to_null_space` in the optimizer
         protects: what comes after it in the chain leaks.
 
     Returns:
       The classifier with new parameters, and a trace with losses, seconds (compile,
-      steps) and samples read.
+      steps) and samples read; with a budget also the drift of every weight, and why
+      steps ended early, if so. A step that was refused has no loss in the trace, and
+      its samples count as read.
 
     Raises:
       TypeError: an argument is of the wrong type, among them images without a
         `Preprocess` that are not floats.
       ValueError: sets are empty or of different lengths, pixels not finite, labels not
         classes, rows no probabilities, steps or batch_size less than 1, a mesh of
-        several axes, an unknown transform.
+        several axes, an unknown transform, a drift budget that is not positive, or
+        smaller than its moments resolve.
       FloatingPointError: the loss, or a parameter at the end, is not finite.
 
     >>> import flax.linen as nn
@@ -185,6 +200,7 @@ def unlearn(
         raise ValueError(msg)
     size = _BATCH_SIZE if batch_size is None else check_count("batch_size", batch_size)
     size = min(n, size)
+    budget = None if drift_budget is None else Budget(drift_budget, classifier.params)
     order_key, augment_key = jax.random.split(key)
     watch = Stopwatch()
     with watch.stage("steps"):
@@ -209,18 +225,27 @@ def unlearn(
             mesh=mesh,
             transform=transform,
         )
+        if budget is not None:
+            step, carry = BudgetedStep(step), budget.start(carry)
+            constants = constants, budget.constants
         carry, constants = (parallel.place_whole(x, mesh) for x in (carry, constants))
-        first_update = FirstUpdate(*carry) if check else None
+        started = carry if budget is None else carry[0]
+        first_update = FirstUpdate(*started) if check else None
         order = minibatches(order_key, n, size)
         with reporting(progress) as report:
 
             def on_chunk(stop, carry, losses):
-                _tell(callback, stop - len(losses), losses)
+                first, made = stop - len(losses), stop
+                if budget is not None:
+                    carry, standing = carry
+                    made = int(standing.taken)
+                _tell(callback, first, losses[: made - first + 1], made - first)
                 if first_update is not None:
                     first_update(carry[0])
-                report("steps", stop, steps)
+                report("steps", stop if made == stop else steps, steps)
+                return made < stop
 
-            (params, _), history = run_steps(
+            carry, history = run_steps(
                 *(step, carry, constants),
                 steps=steps,
                 feed=functools.partial(gather_minibatches, arrays, order, mesh),
@@ -228,16 +253,26 @@ def unlearn(
                 first_alone=first_update is not None and not first_update.found,
                 on_chunk=on_chunk,
             )
-        params = parallel.from_mesh(params, mesh)
+        if budget is not None:
+            carry, standing = carry
+            standing = parallel.from_mesh(standing, mesh)
+        params = parallel.from_mesh(carry[0], mesh)
         check_parameters(params)
-    counts = {"forget": steps * size, "retain": 0}
-    record = Trace(losses=history, seconds=watch.seconds, samples_read=counts)
-    return Result(classifier.replace(params=params), record)
+        noted, read = {}, steps
+        if budget is not None:
+            made = int(standing.taken)
+            history, read = history[:made], min(made + 1, steps)
+            params, drifts = budget.settled(params)
+            noted = {"drift": drifts, "ended": budget.why(standing)}
+    counts = {"forget": read * size, "retain": 0}
+    given = {"losses": history, "seconds": watch.seconds, "samples_read": counts}
+    return Result(classifier.replace(params=params), Trace(**given, **noted))
 
 
-def _tell(callback, first, losses):
+def _tell(callback, first, losses, made):
+    """Check the losses from step `first` on, and tell of so many that were made."""
     if callback is not None:
-        finite = itertools.takewhile(math.isfinite, losses.tolist())
+        finite = itertools.takewhile(math.isfinite, losses[:made].tolist())
         for step, value in enumerate(finite, start=first):
             callback(step, value)
     check_losses(losses, first, _ADVICE)

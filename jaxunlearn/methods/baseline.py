@@ -34,6 +34,7 @@ from jaxunlearn.descent.step import (
 )
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
+from jaxunlearn.methods.requests import check_samplewise
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data, Task
 
@@ -276,6 +277,12 @@ def check_call(classifier: Any, task: Any, key: Any) -> None:
     check_classifier(classifier)
     check_type("task", task, Task, "Task(forget, retain, ...) makes one.")
     check_key(key)
+
+
+def check_whole_classes(task: Task, method: Any) -> None:
+    """Refuse samples, for a method that is `classwise`."""
+    if not task.forget_classes:
+        check_samplewise(method)
 
 
 def labelled(data: Data) -> tuple[Any, np.ndarray]:

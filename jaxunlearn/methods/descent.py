@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxunlearn import augmentation
 from jaxunlearn.checks import check_choice, check_count, check_positive
@@ -134,6 +134,13 @@ class Descent:
         """
         return RELABELLINGS[self.targets](logits, labels, forget_classes, key)
 
+    def budget_of(
+        self, statistics: Statistics, forget_classes: tuple[int, ...]
+    ) -> tuple[PyTree, float] | None:
+        """The `drift_budget` of `unlearn` for one request; here, none."""
+        del statistics, forget_classes
+        return None
+
     def optimizer(
         self, projection: optax.GradientTransformation
     ) -> optax.GradientTransformation:
@@ -163,6 +170,9 @@ class ProjectedDescent(Descent):
       protected_fraction: or this share of all directions.
       rtol: or those above this share of the largest singular value of the rows.
       damping: of the ridge, in units of the moment's trace.
+      drift_budget: steps end before the drift of any weight on the retained inputs
+        exceeds this, by their moments alone; None for as many steps as are asked for.
+        For one request at a time.
     """
 
     projection: Literal["hard", "ridge", "none"] = "hard"
@@ -171,6 +181,7 @@ class ProjectedDescent(Descent):
     protected_fraction: float | None = None
     rtol: float | None = None
     damping: float = 1e-3
+    drift_budget: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -186,6 +197,27 @@ class ProjectedDescent(Descent):
         if self.projection == "hard":
             choose_rule(**self.rule)
         check_positive("damping", self.damping)
+        if self.drift_budget is not None:
+            check_positive("drift_budget", self.drift_budget)
+            if not self.keeps_moments:
+                msg = (
+                    "drift_budget needs the moments of retained inputs, and as it is "
+                    f'set this method keeps none (projection="{self.projection}"): '
+                    'take projection="ridge", or a hard one of pooled moments (UNSC: '
+                    'subspace="pooled").'
+                )
+                raise ValueError(msg)
+
+    @property
+    def keeps_moments(self) -> bool:
+        """Whether what `Statistics.without` gives are moments."""
+        return self.projection != "none"
+
+    def budget_of(self, statistics, forget_classes):
+        """The moments of the retained inputs, and how far outputs may drift."""
+        if self.drift_budget is None:
+            return None
+        return statistics.without(forget_classes), self.drift_budget
 
     @property
     def rule(self) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from jaxunlearn.methods.baseline import check_whole_classes
 from jaxunlearn.methods.edit import Edit, change_head
 from jaxunlearn.metrics.layer_features import features
 from jaxunlearn.nullspace.linalg import singular_pairs
@@ -20,7 +21,8 @@ class EraseConcept(Edit):
 
     `U_k` are the first `k` columns, of features as they are, uncentred. The projection
     is folded into the head's kernel: the logits are those of the projected features,
-    and the network stays the same. No retained data are read.
+    and the network stays the same. No retained data are read. Refused are samples
+    without whole classes, whose directions are those of all data.
 
     Attributes:
       percent: of the directions that is dropped, rounded down; one at least.
@@ -37,6 +39,7 @@ class EraseConcept(Edit):
     tuned: ClassVar[str | None] = "percent"
     grid: ClassVar[tuple[float, ...]] = (0.5, 1.0, 1.5, 3.0, 5.0, 10.0, 20.0, 30.0)
     read: ClassVar[tuple[str, ...]] = ("forget",)
+    classwise: ClassVar[str] = "drops the directions that features of a class share"
 
     def __post_init__(self):
         if not 0 < self.percent < 100:
@@ -46,6 +49,7 @@ class EraseConcept(Edit):
     def measured(self, classifier, task, key):
         """The directions of the forget set's features, strongest first."""
         del key
+        check_whole_classes(task, self)
         rows = features(classifier, task.forget.images)
         return singular_pairs(np.asarray(rows, np.float64).T)[1]
 

@@ -1,11 +1,10 @@
 """One request or many: statistics once, new labels once, then everybody's steps."""
 
 import dataclasses
-import inspect
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -19,9 +18,17 @@ from jaxunlearn.checks import (
 from jaxunlearn.classifier.classifier import Classifier, check_classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result
-from jaxunlearn.methods.grid import Trial, check_grid, choose
+from jaxunlearn.methods.each import EachByItself
+from jaxunlearn.methods.grid import check_grid, choose
 from jaxunlearn.methods.preparation import Prepared
-from jaxunlearn.methods.requests import Requests, Sets, class_sets
+from jaxunlearn.methods.requests import Requests, Sets, check_samplewise, class_sets
+from jaxunlearn.methods.rules import (
+    ClassRule,
+    NotForgotten,
+    SampleRule,
+    SampleTrial,
+    Trial,
+)
 from jaxunlearn.methods.stacked import WAYS
 from jaxunlearn.metrics.evaluation import Evaluation, evaluate, num_classes
 from jaxunlearn.progress import Progress, reporting
@@ -55,7 +62,7 @@ class Sweep:
     requests: tuple[tuple[int, ...], ...]
     results: tuple[Result, ...]
     tuned: Mapping[str, float]
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial | SampleTrial, ...]
     at_edge: bool
     how: str
     at_once: int
@@ -219,6 +226,19 @@ def forget_task(
 
     Its trace has the value that was chosen and the trials. Over several processes all
     arguments are the same in each, and so is the result.
+
+    For samples a grid is judged by another rule (`methods.rules.SampleRule`): a model
+    retrained without them is about as right on them as on others of their classes, so
+    that accuracy on them is to come near that on validation samples, at a cost of at
+    most a point of validation accuracy. Validation samples that are among the forget
+    set do not count.
+
+    Warns:
+      NotForgotten: no value does so; the gentlest was taken. Its trace says the same.
+
+    Raises:
+      ValueError: what `forget` refuses; validation data without a sample of a forgotten
+        class; a method of whole classes, where samples are to be forgotten.
     """
     check_type("task", task, Task, "Task(forget, retain, ...) makes one.")
     _check_types(method, classifier, key, validation)
@@ -241,24 +261,26 @@ def _run(
     mesh: Mesh | None,
     progress: Progress,
 ) -> Sweep:
+    if not requests.task.forget_classes and len(requests) == 1:
+        check_samplewise(method)
     candidates = check_grid(method, grid, validation, requests.classes)
-    watch, trials, at_edge = Stopwatch(), (), False
+    watch, trials, at_edge, caution = Stopwatch(), (), False, ""
     with reporting(progress) as report:
-        kind = Prepared if hasattr(method, "statistics") else _EachByItself
+        if candidates:
+            with watch.stage("rates"):
+                rule = _rule(classifier, requests, validation, mesh)
+        kind = Prepared if hasattr(method, "statistics") else EachByItself
         run = kind(method, classifier, requests, key, how, mesh, report, watch)
-
-        def judge(candidate):
-            ends = _evaluations(run(candidate), requests.classes, validation, mesh)
-            return tuple(
-                float(np.mean([getattr(one, name) for one in ends]))
-                for name in ("retained", "forgotten")
-            )
 
         if candidates:
             with watch.stage("rates"):
-                method, trials, at_edge = choose(candidates, judge, report)
+                method, trials, at_edge = choose(
+                    candidates, lambda c: rule.judge(run(c)), report, rule
+                )
         with watch.stage("steps"):
             results = run(method, report)
+    if candidates:
+        caution = rule.caution(method, trials, results[0])
     field = getattr(method, "tuned", None)
     tuned = {} if field is None else {field: getattr(method, field)}
     costs = run.costs()
@@ -266,10 +288,19 @@ def _run(
     if len(results) == 1:
         results = [_with_costs(results[0], costs, watch.seconds)]
     noted = {"tuned": tuned, "trials": trials, "at_edge": at_edge}
-    results = tuple(_noted(r, **noted) for r in results)
+    results = tuple(_noted(r, **noted, caution=caution) for r in results)
+    if caution:
+        warnings.warn(caution, NotForgotten, stacklevel=3)
     costs["samples_read"] = {**costs["samples_read"], "steps": steps}
     own = {"requests": requests.classes, "results": results, **noted}
     return Sweep(**own, seconds=watch.seconds, **costs)
+
+
+def _rule(classifier, requests, validation, mesh) -> ClassRule | SampleRule:
+    """By which a value is chosen: for samples another one than for classes."""
+    if any(requests.classes):
+        return ClassRule(requests.classes, validation, mesh)
+    return SampleRule(classifier, requests.task.forget, validation, mesh)
 
 
 def _check_types(method, classifier, key, validation) -> None:
@@ -280,47 +311,6 @@ def _check_types(method, classifier, key, validation) -> None:
     if not callable(method) or isinstance(method, type):
         msg = f"method must be called as (classifier, task, key=key), such as UNSC(); it is {short(method)}."  # noqa: E501
         raise TypeError(msg)
-
-
-class _EachByItself:
-    """Requests of a method that has nothing to share: it is called for each."""
-
-    def __init__(self, method, classifier, requests, key, how, mesh, progress, watch):
-        del how, progress  # The method's results bring their own seconds.
-        self._given = classifier, key, mesh
-        self._requests, self._watch = requests, watch
-        taken = inspect.signature(method).parameters
-        everything = any(p.kind is p.VAR_KEYWORD for p in taken.values())
-        self._options = {n for n in ("mesh", "progress") if n in taken or everything}
-        self._measures = hasattr(method, "measured")
-        self._last: tuple[int, Any] = (-1, None)
-
-    def __call__(self, method, progress=None) -> list[Result]:
-        classifier, key, mesh = self._given
-        options = {"mesh": mesh, "progress": progress}
-        options = {name: options[name] for name in self._options}
-        results = []
-        for number, task in enumerate(self._requests.tasks()):
-            if self._measures:
-                options["measured"] = self._measured(method, number, task)
-            result = method(classifier, task, key=key, **options)
-            check_type("What method returns", result, Result)
-            results.append(result)
-        return results
-
-    def _measured(self, method, number, task):
-        """What a request's candidates share; of the last request, kept for them."""
-        classifier, key, _ = self._given
-        if self._last[0] != number:
-            self._last = (-1, None)  # Before the next is there.
-            with self._watch.stage("statistics"):
-                self._last = number, method.measured(classifier, task, key)
-        return self._last[1]
-
-    def costs(self) -> dict[str, Any]:
-        nothing = {"statistics": 0, "labels": 0}
-        how = {"how": "one by one", "at_once": 1, "step_seconds": {}, "proxies": None}
-        return {**how, "passes": nothing, "samples_read": nothing}
 
 
 def _evaluations(results, requests, data: Data, mesh) -> list[Evaluation]:

@@ -9,30 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array
 
+from jaxunlearn.methods.rules import TOLERANCE as TOLERANCE
+from jaxunlearn.methods.rules import ClassRule, Rule, Trial
+from jaxunlearn.methods.rules import trial_records as trial_records
 from jaxunlearn.progress import Report
 from jaxunlearn.tasks import Data, split_by_class
 from jaxunlearn.tasks.classes import elements
 
-# Points of Acc_r - Acc_f within which a smaller value is preferred.
-TOLERANCE = 1.0
 # How often a grid goes on beyond either end.
 DECADES = 2
-
-
-class Trial(NamedTuple):
-    """One value of the grid, and the validation accuracies (%) that it led to."""
-
-    value: float
-    retained: float
-    forgotten: float
-
-
-def trial_records(
-    tuned: Mapping[str, float], trials: Sequence[Trial]
-) -> list[dict[str, float]]:
-    """Trials as dictionaries, the value under the tuned field's name."""
-    names = (*tuned, "retained", "forgotten")
-    return [dict(zip(names, trial, strict=True)) for trial in trials]
 
 
 def check_grid(
@@ -87,70 +72,65 @@ class Choice(NamedTuple):
     """
 
     method: Any
-    trials: tuple[Trial, ...]
+    trials: tuple[Any, ...]
     at_edge: bool
 
 
 def choose(
     candidates: Sequence[Any],
-    judge: Callable[[Any], tuple[float, float]],
+    judge: Callable[[Any], tuple[float, ...]],
     report: Report,
+    rule: Rule | None = None,
 ) -> Choice:
     """The candidate of the smallest value that is nearly the best, and all trials.
 
-    The smallest whose `Acc_r - Acc_f` is within a point of the best: a smaller learning
-    rate moves the retained logits less at equal forgetting. (The largest, where a
-    method says in `gentlest = max` that larger values change less.) `judge` unlearns
-    with a candidate and returns both accuracies, or says that a loss is not finite:
-    then that value is no candidate.
+    What is best the rule says; without one, for classes, the smallest whose
+    `Acc_r - Acc_f` is within a point of the best: a smaller learning rate moves the
+    retained logits less at equal forgetting. (The largest, where a method says in
+    `gentlest = max` that larger values change less.) `judge` unlearns with a candidate
+    and returns the accuracies that the rule asks for, or says that a loss is not
+    finite: then that value is no candidate.
 
     A grid of three values or more whose end is chosen goes on beyond it, by a decade
     that repeats the spacing of its last one, until the choice lies inside; twice at
     most on either side, not where the method refuses a value, and not where all values
     of the last decade came to the same accuracies.
     """
-    tuned = candidates[0].tuned
-    tried: dict[float, Trial | None] = {}
+    tuned, rule = candidates[0].tuned, rule or ClassRule((), None)
+    gentlest = getattr(candidates[0], "gentlest", min)
+    tried: dict[float, Any] = {}
     wanted = {getattr(candidate, tuned): candidate for candidate in candidates}
     room = dict.fromkeys((0.1, 10.0), DECADES if len(wanted) > 2 else 0)
     while wanted:
         total = len(tried) + len(wanted)
         for value in list(wanted):
             report("rates", len(tried), total)
-            tried[value] = _trial(wanted.pop(value), value, judge)
+            tried[value] = _trial(rule, wanted.pop(value), value, judge)
         report("rates", total, total)
-        best = _gentlest_good(candidates[0], [t for t in tried.values() if t])
-        if best is None:
+        finite = [trial for trial in tried.values() if trial]
+        if not finite:
             msg = f"No {tuned.replace('_', ' ')} of {sorted(tried)} keeps all losses finite: extend the grid downwards."  # noqa: E501
             raise FloatingPointError(msg)
-        open_ends = [factor for factor in room if _is_open(tried, best, factor)]
+        end = rule.end(gentlest, finite)
+        open_ends = [factor for factor in room if _is_open(rule, tried, end, factor)]
         for factor in open_ends:
             if room[factor]:
                 room[factor] -= 1
                 wanted |= _beyond(candidates[0], tried, factor)
     trials = tuple(tried[value] for value in sorted(tried) if tried[value])
+    best = rule.best(gentlest, finite)
     chosen = dataclasses.replace(candidates[0], **{tuned: best.value})
     return Choice(chosen, trials, bool(open_ends))
 
 
-def _trial(candidate, value: float, judge) -> Trial | None:
+def _trial(rule: Rule, candidate, value: float, judge) -> Any:
     try:
-        return Trial(value, *judge(candidate))
+        return rule.trial(value, *judge(candidate))
     except FloatingPointError:
         return None
 
 
-def _gentlest_good(method: Any, trials: Sequence[Trial]) -> Trial | None:
-    if not trials:
-        return None
-    best = max(t.retained - t.forgotten for t in trials) - TOLERANCE
-    good = [t for t in trials if t.retained - t.forgotten >= best]
-    return getattr(method, "gentlest", min)(good, key=lambda t: t.value)
-
-
-def _last_decade(
-    tried: Mapping[float, Trial | None], factor: float
-) -> dict[float, Trial | None]:
+def _last_decade(tried: Mapping[float, Any], factor: float) -> dict[float, Any]:
     """What was tried within a decade of the lower end, or of the upper one."""
     end = min(tried) if factor < 1 else max(tried)
     # A little less than a decade, so that no value is met again.
@@ -158,12 +138,13 @@ def _last_decade(
     return {value: tried[value] for value in sorted(near)}
 
 
-def _is_open(tried, best: Trial, factor: float) -> bool:
-    """Whether the best is an end, near which the value makes a difference."""
+def _is_open(rule: Rule, tried, end: Trial | Any, factor: float) -> bool:
+    """Whether this is an end, near which the value makes a difference."""
     decade = _last_decade(tried, factor)
-    if len(tried) == 1 or best.value != (min, max)[factor > 1](tried):
+    outer = (min, max)[factor > 1](tried)
+    if end is None or len(tried) == 1 or end.value != outer:
         return False
-    return len(decade) == 1 or len({t and t[1:] for t in decade.values()}) > 1
+    return len(decade) == 1 or len({*map(rule.outcome, decade.values())}) > 1
 
 
 def _beyond(method: Any, tried: Any, factor: float) -> dict[float, Any]:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from jaxunlearn.methods.baseline import check_whole_classes
 from jaxunlearn.methods.edit import Edit, change_head
 from jaxunlearn.metrics.head import find_head
 
@@ -29,6 +30,7 @@ class MaskHead(Edit):
     bias: float = -10.0
 
     read: ClassVar[tuple[str, ...]] = ()
+    classwise: ClassVar[str] = "forbids whole classes"
 
     def __post_init__(self):
         if not (np.isfinite(self.bias) and self.bias < 0):
@@ -38,13 +40,8 @@ class MaskHead(Edit):
     def edited(self, classifier, task, key, measured):
         """The masked head, and all else as it was."""
         del key, measured
+        check_whole_classes(task, self)
         classes = np.asarray(task.forget_classes, dtype=int)
-        if not classes.size:
-            msg = (
-                "MaskHead forbids whole classes, and forget_classes is (): it has no "
-                "meaning where samples are forgotten."
-            )
-            raise ValueError(msg)
         images = task.forget.images[:1]
         if find_head(classifier, images).bias is None:
             msg = "MaskHead needs a bias in the head, which this network has not."

@@ -46,6 +46,12 @@ class Prepared:
         several = len(requests) > 1
         if several:
             mesh = _own_devices(mesh)
+        if several and getattr(method, "drift_budget", None) is not None:
+            msg = (
+                f"drift_budget is for one request at a time, and there are "
+                f"{len(requests)}: forget each by itself, or set it to None."
+            )
+            raise ValueError(msg)
         setting_key, steps_key = jax.random.split(key)
         labels_key, statistics_key = jax.random.split(setting_key)
         task, images = requests.task, requests.task.forget.images
@@ -78,6 +84,9 @@ class Prepared:
                     parts, targets, projections, strict=True
                 )
             ]
+            # Methods from elsewhere may know of none.
+            budget_of = getattr(method, "budget_of", lambda *_: None)
+            self._budget = budget_of(statistics, requests.classes[0])
             self._traces = [
                 _trace(classifier, images, request, method.batch_size)
                 for request in self._requests
@@ -94,10 +103,9 @@ class Prepared:
     def __call__(self, method: Any, progress: Progress = None) -> list[Result]:
         """Every request's steps, with the `tuned` field of this method."""
         if self._stack is None:
-            ends = [self._descend(method, progress)]
-        else:
-            with reporting(progress) as report:
-                ends = self._stack.descend(method, report)
+            return [self._descend(method, progress)]
+        with reporting(progress) as report:
+            ends = self._stack.descend(method, report)
         results = []
         parts = zip(ends, self._requests, self._traces, strict=True)
         for (params, losses), request, trace in parts:
@@ -120,7 +128,7 @@ class Prepared:
             "proxies": statistics.proxies,
         }
 
-    def _descend(self, method, progress) -> tuple[PyTree, np.ndarray]:
+    def _descend(self, method, progress) -> Result:
         """A single request's steps, whose minibatches the devices share."""
         (request,) = self._requests
         optimizer = method.optimizer(request.projection)
@@ -132,8 +140,12 @@ class Prepared:
             augment=augmentation.by_name[method.augment],
             progress=progress,
             mesh=self._mesh,
+            drift_budget=self._budget,
         )
-        return result.classifier.params, result.trace.losses
+        (before,), trace = self._traces, result.trace
+        own = ("losses", "samples_read", "drift", "ended")
+        noted = {name: getattr(trace, name) for name in own}
+        return Result(result.classifier, dataclasses.replace(before, **noted))
 
 
 def _on_host(

@@ -82,6 +82,19 @@ def _numbers(classes, class_names, num_classes, name):
     return class_numbers(asked, class_names, num_classes, name=name)
 
 
+def check_samplewise(method: Any) -> None:
+    """Refuse a method of whole classes where samples are forgotten.
+
+    Its class says in `classwise` what it does with a class.
+    """
+    if reason := getattr(method, "classwise", ""):
+        msg = (
+            f"{type(method).__name__} {reason}, and forget_classes is (): it has no "
+            "meaning where samples are forgotten."
+        )
+        raise ValueError(msg)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Requests:
     """What to forget, each from the same original.

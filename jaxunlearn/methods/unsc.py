@@ -88,5 +88,10 @@ class UNSC(ProjectedDescent):
         return super().projection_of(statistics, forget_classes)
 
     @property
+    def keeps_moments(self) -> bool:
+        """See `ProjectedDescent.keeps_moments`: not where bases are merged."""
+        return super().keeps_moments and not self._merges
+
+    @property
     def _merges(self) -> bool:
         return self.subspace == "merged" and self.projection == "hard"

@@ -1,6 +1,7 @@
 """UNSIR: impair with noise that maximises the class's loss, then repair."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,14 @@ import optax
 from jaxunlearn.checks import check_count, check_nonnegative
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.losses import cross_entropy
-from jaxunlearn.methods.baseline import Baseline, Phase, labelled, minimise, retained
+from jaxunlearn.methods.baseline import (
+    Baseline,
+    Phase,
+    check_whole_classes,
+    labelled,
+    minimise,
+    retained,
+)
 from jaxunlearn.methods.fine_tune import FineTune
 
 
@@ -43,6 +51,8 @@ class UNSIR(Baseline):
     penalty: float = 0.1
     repair_steps: int = 100
 
+    classwise: ClassVar[str] = "learns noise of whole classes"
+
     def __post_init__(self):
         super().__post_init__()
         check_count("noise_steps", self.noise_steps)
@@ -51,12 +61,7 @@ class UNSIR(Baseline):
 
     def sets(self, classifier, task, key):
         """The noise, a minibatch of it for each class, and retained samples."""
-        if not task.forget_classes:
-            msg = (
-                "UNSIR learns noise of whole classes, and forget_classes is (): it has "
-                "no meaning where samples are forgotten."
-            )
-            raise ValueError(msg)
+        check_whole_classes(task, self)
         labels = np.repeat(np.int32(task.forget_classes), self.batch_size)
         noise = self.noise(classifier, labels, task.forget.images.shape[1:], key)
         return {

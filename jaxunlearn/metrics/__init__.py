@@ -6,7 +6,24 @@ The target of a measure of forgetting is the retrained model's value.
 from jaxunlearn.metrics.accuracy import class_accuracy as class_accuracy
 from jaxunlearn.metrics.accuracy import confusion_matrix as confusion_matrix
 from jaxunlearn.metrics.accuracy import relative_change as relative_change
+from jaxunlearn.metrics.attackers import EntropyMembership as EntropyMembership
+from jaxunlearn.metrics.attackers import LossAttack as LossAttack
+from jaxunlearn.metrics.attackers import SvcMembership as SvcMembership
+from jaxunlearn.metrics.attackers import (
+    entropy_logistic_membership as entropy_logistic_membership,
+)
+from jaxunlearn.metrics.attackers import simple_loss_attack as simple_loss_attack
+from jaxunlearn.metrics.attackers import svc_membership as svc_membership
 from jaxunlearn.metrics.audits import AUDITS as AUDITS
+from jaxunlearn.metrics.barrier import LossBarrier as LossBarrier
+from jaxunlearn.metrics.barrier import loss_barrier as loss_barrier
+from jaxunlearn.metrics.boundary import Neighbourhood as Neighbourhood
+from jaxunlearn.metrics.boundary import OverUnlearning as OverUnlearning
+from jaxunlearn.metrics.boundary import over_unlearning as over_unlearning
+from jaxunlearn.metrics.challenge import ForgettingQuality as ForgettingQuality
+from jaxunlearn.metrics.challenge import (
+    forgetting_quality as forgetting_quality,
+)
 from jaxunlearn.metrics.distances import activation_distance as activation_distance
 from jaxunlearn.metrics.distances import completeness as completeness
 from jaxunlearn.metrics.distances import entropy as entropy
@@ -23,6 +40,11 @@ from jaxunlearn.metrics.gaps import (
     adaptive_unlearning_score as adaptive_unlearning_score,
 )
 from jaxunlearn.metrics.gaps import average_gap as average_gap
+from jaxunlearn.metrics.gaps import indiscernibility as indiscernibility
+from jaxunlearn.metrics.gaps import nomus as nomus
+from jaxunlearn.metrics.gaps import retention as retention
+from jaxunlearn.metrics.gaps import runtime_efficiency as runtime_efficiency
+from jaxunlearn.metrics.gaps import sape as sape
 from jaxunlearn.metrics.gaps import t_interval as t_interval
 from jaxunlearn.metrics.gaps import tow as tow
 from jaxunlearn.metrics.head import neutral_head as neutral_head
@@ -45,6 +67,8 @@ from jaxunlearn.metrics.probes import prototype_attack as prototype_attack
 from jaxunlearn.metrics.proxies import ProxyQuality as ProxyQuality
 from jaxunlearn.metrics.proxies import noise_images as noise_images
 from jaxunlearn.metrics.proxies import proxy_quality as proxy_quality
+from jaxunlearn.metrics.recovery import RecoveryRadius as RecoveryRadius
+from jaxunlearn.metrics.recovery import recovery_radius as recovery_radius
 from jaxunlearn.metrics.relearning import Relearned as Relearned
 from jaxunlearn.metrics.relearning import Relearning as Relearning
 from jaxunlearn.metrics.relearning import anamnesis_index as anamnesis_index
@@ -52,6 +76,11 @@ from jaxunlearn.metrics.relearning import relearn_steps as relearn_steps
 from jaxunlearn.metrics.representation import captured_energy as captured_energy
 from jaxunlearn.metrics.representation import principal_angles as principal_angles
 from jaxunlearn.metrics.representation import subspace_overlap as subspace_overlap
+from jaxunlearn.metrics.shadows import ShadowEnsemble as ShadowEnsemble
+from jaxunlearn.metrics.shadows import ULira as ULira
+from jaxunlearn.metrics.shadows import ensemble_logits as ensemble_logits
+from jaxunlearn.metrics.shadows import shadow_ensemble as shadow_ensemble
+from jaxunlearn.metrics.shadows import u_lira as u_lira
 from jaxunlearn.metrics.similarity import klom as klom
 from jaxunlearn.metrics.similarity import linear_cka as linear_cka
 from jaxunlearn.metrics.similarity import margins as margins

@@ -58,7 +58,25 @@ def js_divergence(p: Any, q: Any, *, variant: str = "exact") -> Float[Array, ""]
     >>> round(float(js_divergence(p, q)), 6)
     0.230645
     """
-    return _js(*_pair(p, q), variant).mean()
+    return js_by_sample(p, q, variant=variant).mean()
+
+
+def js_by_sample(p: Any, q: Any, *, variant: str = "exact") -> Float[Array, " n"]:
+    """`js_divergence` of each sample by itself.
+
+    Raises:
+      TypeError: as for `js_divergence`, like ValueError.
+
+    >>> p, q = jnp.array([[0.7, 0.2, 0.1]]), jnp.array([[0.1, 0.3, 0.6]])
+    >>> [round(float(value), 6) for value in js_by_sample(p, q)]
+    [0.230645]
+    """
+    check_choice("variant", variant, ("exact", "as-coded:bad-teaching"))
+    p, q = _pair(p, q)
+    middle = (p + q) / 2
+    if variant == "exact":
+        return (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / 2
+    return (rel_entr(middle, p) + rel_entr(middle, q)).mean(axis=1) / 2
 
 
 def total_variation_distance(p: Any, q: Any) -> Float[Array, ""]:
@@ -186,14 +204,6 @@ def entropy(p: Any) -> Float[Array, " n"]:
     """
     p = _probabilities("p", p)
     return -xlogy(p, p).sum(axis=1)
-
-
-def _js(p, q, variant):
-    check_choice("variant", variant, ("exact", "as-coded:bad-teaching"))
-    middle = (p + q) / 2
-    if variant == "exact":
-        return (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=1) / 2
-    return (rel_entr(middle, p) + rel_entr(middle, q)).mean(axis=1) / 2
 
 
 def _pair(p, q):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxunlearn.checks import check_nonnegative, check_positive
+
 
 class Interval(NamedTuple):
     """A mean over training seeds and half the width of its interval.
@@ -121,17 +123,122 @@ def adaptive_unlearning_score(
     >>> round(score, 6)
     0.518734
     """
-    given = {
-        "original_test": original_test,
-        "unlearned_test": unlearned_test,
-        "unlearned_forget": unlearned_forget,
-    }
+    _check_fractions(
+        original_test=original_test,
+        unlearned_test=unlearned_test,
+        unlearned_forget=unlearned_forget,
+    )
+    distance = abs(unlearned_test - unlearned_forget)
+    return (1 - (original_test - unlearned_test)) / (1 + distance)
+
+
+def nomus(*, test_accuracy: float, membership: float, weight: float = 0.5) -> float:
+    """Test accuracy beside the failure of a membership attack (NoMUS).
+
+        weight TA + (1 - weight) (1 - 2 |MIA - 1/2|)
+
+    Args:
+      test_accuracy: a fraction.
+      membership: accuracy of a membership attack, a fraction.
+      weight: of the test accuracy.
+
+    Raises:
+      ValueError: a number outside [0, 1].
+
+    Source: Choi and Na (arXiv 2311.02240), as ERASURE codes it. It takes 1/2 for the
+    ideal of every attack: judge it by the retrained model's score.
+
+    >>> nomus(test_accuracy=0.915, membership=0.6).__round__(6)
+    0.8575
+    """
+    given = {"test_accuracy": test_accuracy, "membership": membership}
+    _check_fractions(**given, weight=weight)
+    return weight * test_accuracy + (1 - weight) * (1 - 2 * abs(membership - 0.5))
+
+
+def retention(unlearned: float, retrained: float) -> float:
+    """An accuracy as a share of the retrained model's.
+
+        acc_u / acc_g,   NaN where the retrained model has none
+
+    Raises:
+      ValueError: a negative accuracy.
+
+    Source: Cadet et al., arXiv 2410.01276.
+
+    >>> retention(91.5, 93.2).__round__(6)
+    0.98176
+    """
+    _check_nonnegative(unlearned=unlearned, retrained=retrained)
+    return unlearned / retrained if retrained else float("nan")
+
+
+def indiscernibility(membership: float, retrained: float = 0.5) -> float:
+    """How near a membership attack comes to what it makes of the retrained model.
+
+        1 - |MIA_u - MIA_g| / max(MIA_g, 1 - MIA_g)
+
+    Args:
+      membership: accuracy of the attack on the unlearned model, a fraction.
+      retrained: on the retrained one. The default 1/2 is the published measure, which
+        is right for samples drawn at random and wrong for whole classes.
+
+    Raises:
+      ValueError: a number outside [0, 1].
+
+    Source: Cadet et al., arXiv 2410.01276.
+
+    >>> indiscernibility(0.6).__round__(6), indiscernibility(0.6, 0.8).__round__(6)
+    (0.8, 0.75)
+    """
+    _check_fractions(membership=membership, retrained=retrained)
+    return 1 - abs(membership - retrained) / max(retrained, 1 - retrained)
+
+
+def sape(a: float, b: float) -> float:
+    """The symmetric absolute percentage error, in [0, 100]; 0 where both are 0.
+
+        100 |a - b| / (|a| + |b|)
+
+    Source: Cadet et al., arXiv 2410.01276.
+
+    >>> sape(3.0, 1.0)
+    50.0
+    """
+    size = abs(a) + abs(b)
+    return 100 * abs(a - b) / size if size else 0.0
+
+
+def runtime_efficiency(retrained_seconds: float, unlearned_seconds: float) -> float:
+    """How many times faster unlearning was than retraining (RTE).
+
+        t_g / t_u
+
+    Both must be taken alike: with compilation and data loading in both or in neither.
+
+    Raises:
+      ValueError: seconds that are not positive.
+
+    Source: Cadet et al., arXiv 2410.01276.
+
+    >>> runtime_efficiency(60.0, 5.0)
+    12.0
+    """
+    check_positive("retrained_seconds", retrained_seconds)
+    check_positive("unlearned_seconds", unlearned_seconds)
+    return retrained_seconds / unlearned_seconds
+
+
+def _check_fractions(**given: float) -> None:
     for name, value in given.items():
         if not 0 <= value <= 1:
             msg = f"{name} must be a fraction in [0, 1]; it is {value}."
             raise ValueError(msg)
-    distance = abs(unlearned_test - unlearned_forget)
-    return (1 - (original_test - unlearned_test)) / (1 + distance)
+
+
+def _check_nonnegative(**given: float) -> None:
+    for name, value in given.items():
+        check_nonnegative(name, value)
 
 
 def _percent(name: str, values: Any, count: int | None) -> Float[np.ndarray, " m"]:

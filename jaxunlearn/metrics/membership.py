@@ -143,7 +143,7 @@ def threshold_attack(
         "members": members,
         "nonmembers": nonmembers,
     }
-    inside, outside, attacked, fresh = (_scores(*item) for item in given.items())
+    inside, outside, attacked, fresh = (check_scores(*item) for item in given.items())
     threshold = _best_threshold(inside, outside)
     truth = np.repeat([1, 0], [attacked.size, fresh.size])
     scores = np.concatenate([attacked, fresh])
@@ -219,7 +219,8 @@ def _balanced(members, nonmembers, threshold):
     return float((caught + spared) / 2)
 
 
-def _scores(name, values):
+def check_scores(name: str, values: Any) -> Float[np.ndarray, " n"]:
+    """One number a sample, in float64."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not values.size:
         msg = f"{name} must be scores [n], of one sample or more; their shape is {values.shape}."  # noqa: E501

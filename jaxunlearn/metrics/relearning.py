@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Bool
 
 from jaxunlearn.checks import (
     check_choice,
@@ -28,6 +29,8 @@ from jaxunlearn.metrics.head import neutral_head
 from jaxunlearn.tasks import Data, check_classes
 
 DATA = ("all", "forget", "retain")
+
+_SMOOTHING = {"exact": 0.0, "as-coded:erasure": 0.01}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,7 @@ def relearn_steps(
     forget_classes: Sequence[int],
     *,
     target: float,
+    forget: Data | None = None,
     protocol: Relearning | None = None,
     key: Any,
 ) -> Relearned:
@@ -107,7 +111,9 @@ def relearn_steps(
       train: the full training set, forgotten samples included.
       heldout: labelled samples that are not trained on; those of the forgotten classes
         are looked at.
-      forget_classes: the forgotten classes, at least one.
+      forget_classes: the forgotten classes, or `()` where samples were forgotten.
+      forget: these samples, which `train` holds too. They are then looked at in place of
+        held-out ones, and the head stays.
       target: accuracy in percent, such as 95 % of the original's.
       protocol: None is `Relearning()`.
       key: a `jax.random.key`, for the order of the samples. Use the same for all models
@@ -115,8 +121,9 @@ def relearn_steps(
 
     Raises:
       TypeError: a forget class is not an integer.
-      ValueError: no forget class, no sample of one in either set, a target outside
-        (0, 100], or a network without a head of one row a class.
+      ValueError: no forget class and no `forget`, or both; no sample of a class in either
+        set; samples to forget that `train` does not hold; a target outside (0, 100]; or
+        a network without a head of one row a class.
 
     >>> import flax.linen as nn
     >>> import jaxunlearn as ju
@@ -134,15 +141,21 @@ def relearn_steps(
     check_key(key)
     k = num_classes(classifier, train.images)
     classes = check_classes(forget_classes, k)
-    _check(classes, train, heldout, k, target)
-    if protocol.neutral_head:
+    _check(classes, train, heldout, forget, k, target)
+    if forget is None:
+        forgotten = np.isin(train.labels, classes)
+        judged = np.flatnonzero(np.isin(heldout.labels, classes))
+        weights = _class_weights(heldout.labels[judged])
+    else:
+        heldout, forgotten = forget, rows_of(train, forget)
+        judged = np.arange(len(forget))
+        weights = np.full(len(forget), 1 / len(forget), np.float32)
+    if protocol.neutral_head and classes:
         classifier = neutral_head(classifier, train.images[:1], classes)
-    forgotten = np.isin(train.labels, classes)
     chosen = {"all": np.full(len(train), True), "forget": forgotten}
     taught = np.flatnonzero(chosen.get(protocol.data, ~forgotten))
     size = min(protocol.batch_size, len(taught))
     cap = protocol.cap or max(150, math.ceil(10 * len(taught) / size))
-    judged = np.flatnonzero(np.isin(heldout.labels, classes))
     step, carry, constants = _start(classifier, train, size, protocol, key)
     curve: list[float] = []
 
@@ -152,7 +165,6 @@ def relearn_steps(
         if max(curve) >= target:
             raise _ReachedError
 
-    weights = _class_weights(heldout.labels[judged])
     arrays = jnp.asarray(heldout.images[judged]), jnp.asarray(heldout.labels[judged])
     order = minibatches(key, len(taught), size)
     feed = functools.partial(
@@ -172,15 +184,22 @@ def relearn_steps(
     return Relearned(steps, not reached.size, kept, float(target), protocol)
 
 
-def anamnesis_index(unlearned: Relearned, retrained: Relearned) -> float:
+def anamnesis_index(
+    unlearned: Relearned, retrained: Relearned, *, variant: str = "exact"
+) -> float:
     """Relearning time relative to the retrained model's: 1 is ideal.
 
         AIN = rt_u / rt_g
 
     Where either is censored it is a bound, and where both are it says nothing: NaN.
 
+    Args:
+      unlearned: what relearning of the unlearned model took.
+      retrained: what that of the retrained one took.
+      variant: "exact", or "as-coded:erasure", which adds 0.01 to either time.
+
     Raises:
-      ValueError: targets or protocols differ.
+      ValueError: targets or protocols differ, or there is no such variant.
 
     Source: Chundawat et al., arXiv 2201.05629.
 
@@ -188,6 +207,7 @@ def anamnesis_index(unlearned: Relearned, retrained: Relearned) -> float:
     >>> anamnesis_index(*times)
     0.3
     """
+    check_choice("variant", variant, _SMOOTHING)
     if (unlearned.target, unlearned.protocol) != (retrained.target, retrained.protocol):
         msg = (
             "Both models must be taught in the same way: the targets are "
@@ -197,7 +217,39 @@ def anamnesis_index(unlearned: Relearned, retrained: Relearned) -> float:
         raise ValueError(msg)
     if unlearned.censored and retrained.censored:
         return math.nan
-    return unlearned.steps / retrained.steps
+    more = _SMOOTHING[variant]
+    return (unlearned.steps + more) / (retrained.steps + more)
+
+
+def rows_of(train: Data, forget: Data) -> Bool[np.ndarray, " n"]:
+    """Which samples of the training set are to be forgotten, found by their bytes.
+
+    Of several equal samples all are meant.
+
+    Raises:
+      ValueError: the training set does not hold one of them.
+
+    >>> train = Data(np.arange(3.0).reshape(3, 1, 1, 1), [0, 1, 0])
+    >>> rows_of(train, Data(train.images[1:2], train.labels[1:2])).tolist()
+    [False, True, False]
+    """
+    wanted = set(_contents(forget))
+    found = list(_contents(train))
+    missing = len(wanted - set(found))
+    if missing or not wanted:
+        msg = (
+            f"forget holds {len(wanted)} different samples, of which train lacks "
+            f"{missing}: train is the full training set, forgotten samples included, "
+            f"and images of both are of one type (they are {forget.images.dtype} and "
+            f"{train.images.dtype})."
+        )
+        raise ValueError(msg)
+    return np.array([one in wanted for one in found])
+
+
+def _contents(data):
+    pairs = zip(data.images, data.labels.tolist(), strict=True)
+    return ((label, np.asarray(image).tobytes()) for image, label in pairs)
 
 
 class _ReachedError(Exception):
@@ -234,14 +286,17 @@ def _class_weights(labels):
     return (1 / counts[inverse] / len(classes)).astype(np.float32)
 
 
-def _check(classes, train, heldout, k, target):
-    if not classes:
+def _check(classes, train, heldout, forget, k, target):
+    if (not classes) == (forget is None):
         msg = (
-            "forget_classes is empty: relearning is measured on the forgotten classes. "
-            "Where samples were forgotten, judge them by membership instead."
+            "Relearning is measured on forgotten classes, forget_classes=[...], or on "
+            "forgotten samples, forget_classes=() and forget=Data(...); given "
+            f"{'is neither' if forget is None else 'are both'}."
         )
         raise ValueError(msg)
-    for name, data in (("train", train), ("heldout", heldout)):
+    sets = {"train": train, "heldout": heldout}
+    sets |= {} if forget is None else {"forget": forget}
+    for name, data in sets.items():
         check_labels(f"labels of {name}", data.labels, len(data), k)
         absent = sorted(set(classes) - set(data.labels.tolist()))
         if absent:

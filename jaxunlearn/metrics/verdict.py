@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 
 from jaxunlearn.checks import check_choice, check_key, check_labels
 from jaxunlearn.classifier.classifier import Classifier, check_classifier
-from jaxunlearn.metrics.audits import AUDITS, Value
+from jaxunlearn.metrics.audits import AUDITS
 from jaxunlearn.metrics.evaluation import num_classes
+from jaxunlearn.metrics.relearning import rows_of
+from jaxunlearn.metrics.rows.values import Value
 from jaxunlearn.metrics.subject import Samples, Subject
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data, check_classes
@@ -76,8 +78,11 @@ class Audit:
     def table(self) -> str:
         """The rows as text, the verdict first."""
         lines = [self.verdict, ""]
+        wide = max(24, 1 + max((len(row.name) for row in self.rows), default=0))
         heads = ("audit", "unlearned", "retrained", "gap", "floor", "", "original")
-        lines.append("{:<24}{:>10}{:>20}{:>9}{:>8}{:>9}{:>10}".format(*heads))
+        lines.append(
+            f"{{:<{wide}}}{{:>10}}{{:>20}}{{:>9}}{{:>8}}{{:>9}}{{:>10}}".format(*heads)
+        )
         for row in self.rows:
             texts = (
                 _text(row.unlearned, row.censored[0]),
@@ -88,7 +93,7 @@ class Audit:
                 _text(row.original, row.censored[1]),
             )
             lines.append(
-                f"{row.name:<24}{{:>10}}{{:>20}}{{:>9}}{{:>8}}{{:>9}}{{:>10}}".format(
+                f"{row.name:<{wide}}{{:>10}}{{:>20}}{{:>9}}{{:>8}}{{:>9}}{{:>10}}".format(
                     *texts
                 )
             )
@@ -189,6 +194,9 @@ def audit_all(
     names = _chosen(which, classes, models, forget)
     for name, data in (("train", train), ("test", test)):
         check_labels(f"labels of {name}", data.labels, len(data), k)
+    if forget is not None:
+        check_labels("labels of forget", forget.labels, len(forget), k)
+        rows_of(train, forget)
     samples = Samples(train, test, classes, forget, key)
     subject = functools.partial(Subject, samples=samples, mesh=mesh)
     before, *others = map(subject, (original, *models))
@@ -316,4 +324,4 @@ def _span(row):
     bound = any(row.censored[2:])
     if low == high:
         return _text(low, bound)
-    return f"{_text(low)} to {_text(high, bound)}"
+    return f"{_text(low, all(row.censored[2:]))} to {_text(high, bound)}"

@@ -44,6 +44,8 @@ class Card:
       size: height and width that its images were resized to, if they were.
       split_seed: which samples of it were for validation.
       forgotten: the classes that it has forgotten.
+      forgotten_samples: indices into its training split of samples that it has.
+      samples_sha256: of these, one a line in ascending order; None without any.
       class_names: one for each class, where they have any.
     """
 
@@ -56,6 +58,8 @@ class Card:
     size: tuple[int, int] | None = None
     split_seed: int = 0
     forgotten: tuple[int, ...] = ()
+    forgotten_samples: tuple[int, ...] = ()
+    samples_sha256: str | None = None
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self):

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from jaxunlearn import parallel
-from jaxunlearn.capture.grams import Moment, layer_sums, moments_of
+from jaxunlearn.capture.grams import Moment, layer_sums, moments_of, sum_shapes
 from jaxunlearn.checks import (
     check_count,
     check_labels,
@@ -247,8 +247,8 @@ def _moments(
         moments = _traced(classifier, sample, slots, count, mesh)
     else:
         mesh = parallel.mesh_for_rows(mesh)
-        given = classifier, images, sample, slots, count
-        moments = stream_grams(*given, batch_size, mesh, transform)
+        given = classifier, images, slots, count, batch_size, mesh, transform
+        moments = stream_grams(*given, shapes=sum_shapes(classifier, sample))
     if classes is None:
         moments = jax.tree.map(lambda x: x[0], moments)
     moments = [m and dataclasses.replace(m, classes=classes) for m in moments]

@@ -136,6 +136,12 @@ def shrink_to_null_space(
     Array([[0.25],
            [0.5 ]], dtype=float32)
     """
+    prepare = functools.partial(ridge, check_damping(damping))
+    return _transformation(prepare, Moment, "moments", moments)
+
+
+def check_damping(damping: float | Any) -> float:
+    """A positive and finite number, and no array."""
     if isinstance(damping, bool) or not isinstance(damping, numbers.Real):
         msg = f"damping must be a number; it is a {type(damping).__name__}. Under optax.inject_hyperparams, name it in static_args."  # noqa: E501
         raise TypeError(msg)
@@ -146,8 +152,7 @@ def shrink_to_null_space(
     if not 0 < value < math.inf:
         msg = f"damping must be positive and finite; it is {short(damping)}."
         raise ValueError(msg)
-    prepare = functools.partial(ridge, value)
-    return _transformation(prepare, Moment, "moments", moments)
+    return value
 
 
 def projectors(state: PyTree) -> dict[str, Projector]:
@@ -245,6 +250,7 @@ def drift(moments: PyTree, before: PyTree, after: PyTree) -> PyTree:
     def change(name: str, moment: Moment, old: Any, new: Any) -> Array | None:
         if _is_absent(old) or _is_absent(new):
             return None
+        moment.check(name)
         moment.check_positive(name)
         old = checked_leaf("before", name, old, moment.layout, ())
         new = checked_leaf("after", name, new, moment.layout, ())

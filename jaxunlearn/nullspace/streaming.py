@@ -4,8 +4,8 @@ Sums are compensated, one carry a device, in memory that does not grow with the 
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,21 @@ from jaxunlearn.classifier.independence import check_program
 from jaxunlearn.parallel import Transform
 
 Images = Any  # one array, or a re-iterable of batches
+
+
+class Measure(NamedTuple):
+    """What is added up over batches: two functions of a module, hence static.
+
+    `sums(subject, batch, mask)` are additive over images: of a classifier, or a tuple
+    that starts with one, and of images, or a tuple that starts with them.
+    `moments(sums)` is what they make.
+    """
+
+    sums: Callable[..., list[Any]]
+    moments: Callable[[list[Any]], list[Moment | None]]
+
+
+INPUTS = Measure(layer_sums, moments_of)
 
 
 def is_stream(images: Images) -> bool:
@@ -164,18 +179,24 @@ def _full(count: int, batch_size: int) -> np.ndarray:
 def stream_grams(
     classifier: Classifier,
     images: Images,
-    sample: Array | np.ndarray,
     slots: Any,
     count: int,
     batch_size: int,
     mesh: Mesh | None,
     transform: Transform,
+    *,
+    shapes: list[Any],
+    measure: Measure = INPUTS,
+    given: tuple[Any, ...] = (),
+    beside: Callable[[int, int], tuple[Any, ...]] | None = None,
 ) -> list[Moment | None]:
     """The moments of all images, with a leading axis of `count` slots.
 
     Every process streams its own images over its own devices, however many batches
     that takes; only what the devices hold at the end is added up over processes.
-    `slots` is that of `full_batches`.
+    `slots` is that of `full_batches`. `shapes` are those of the measure's sums;
+    `(classifier, *given)` is its subject, and `beside(first, stop)` gives what stands
+    beside the images of these numbers, padding included.
     """
     own = parallel.own_mesh(mesh)
     devices = 1 if own is None else own.size
@@ -189,18 +210,22 @@ def stream_grams(
     totals, excesses = (
         jax.tree.map(
             lambda like: parallel.zeros((count, *like.shape), like.dtype, own),
-            sum_shapes(classifier, sample),
+            shapes,
         )
         for _ in range(2)
     )
     sums = totals, excesses
-    classifier = parallel.place_whole(classifier, own)
-    add = functools.partial(_add, mesh=own, transform=transform)
+    subject = (classifier, *given) if given else classifier
+    subject = parallel.place_whole(subject, own)
+    add = functools.partial(_add, measure=measure, mesh=own, transform=transform)
     running: list[Array] = []
-    for batch, real, slot in full_batches(classifier, images, slots, size):
+    batches = full_batches(classifier, images, slots, size)
+    for number, (batch, real, slot) in enumerate(batches):
         mask = (np.arange(size) < real).astype(np.float32)
+        if beside is not None:
+            batch = (batch, *beside(number * size, (number + 1) * size))
         rows = parallel.place_rows((batch, mask), own)
-        sums, done = add(sums, (classifier, np.int32(slot)), *rows)
+        sums, done = add(sums, (subject, np.int32(slot)), *rows)
         # The next batch is made ready while this one runs, but no further one.
         running.append(done)
         if len(running) > 1:
@@ -211,16 +236,18 @@ def stream_grams(
         values = parallel.join_processes(values, mesh)
         values = _reduce(values, mesh=mesh, transform=transform)
         values = parallel.from_mesh(values, mesh)
-    return _grams(values)
+    return _grams(values, measure)
 
 
-@functools.partial(jax.jit, static_argnames=("mesh", "transform"), donate_argnums=0)
-def _add(sums, shared, images, mask, *, mesh, transform):
+@functools.partial(
+    jax.jit, static_argnames=("measure", "mesh", "transform"), donate_argnums=0
+)
+def _add(sums, shared, images, mask, *, measure, mesh, transform):
     """One batch of one slot, added to the sums (of each device); and a sign of it."""
 
     def local(sums, shared, images, mask):
-        classifier, slot = shared
-        new = layer_sums(classifier, images, mask)
+        subject, slot = shared
+        new = measure.sums(subject, images, mask)
         return _compensated(*sums, new, slot), mask.sum()
 
     if mesh is None:
@@ -258,7 +285,7 @@ def _reduce(values, *, mesh, transform):
     return parallel.map_shards(add, mesh, (0,), None, transform)(values)
 
 
-@jax.jit
-def _grams(sums):
+@functools.partial(jax.jit, static_argnums=1)
+def _grams(sums, measure):
     """Slot by slot, so that no more than one is held twice."""
-    return lax.map(moments_of, sums)
+    return lax.map(measure.moments, sums)

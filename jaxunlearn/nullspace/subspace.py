@@ -245,9 +245,9 @@ def _decomposed(like, matrices, pairs_of, rule: RankRule, mesh) -> PyTree:
     return map_leaves(record, *like)
 
 
-def host_grams(name: str, moment: Moment) -> np.ndarray:
+def host_grams(name: str, moment: Moment, side: str = "inputs") -> np.ndarray:
     """A moment's grams as `[leading axes and groups, d, d]`, checked, on the host."""
-    moment.check(name)
+    moment.check(name, side=side)
     grams = np.asarray(moment.gram).reshape(-1, *moment.gram.shape[-2:])
     if not np.all(np.isfinite(grams)):
         msg = f"{name}: its second moment is not finite. Look for NaN or overflow in the images or the network, and take the moments again."  # noqa: E501

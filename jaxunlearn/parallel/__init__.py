@@ -13,6 +13,7 @@ from jaxunlearn.parallel.hardware import (
 )
 from jaxunlearn.parallel.hardware import loops_are_slow as loops_are_slow
 from jaxunlearn.parallel.hardware import machine as machine
+from jaxunlearn.parallel.hardware import peak_memory as peak_memory
 from jaxunlearn.parallel.hardware import product_bytes as product_bytes
 from jaxunlearn.parallel.meshes import automatic as automatic
 from jaxunlearn.parallel.meshes import axis_of as axis_of

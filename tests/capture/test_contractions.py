@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -35,6 +36,9 @@ class Scale:
 
     def rows(self, x):
         return x.reshape(-1, self.size).T[:, :, None]
+
+    def outputs(self, y):
+        return self.rows(y)
 
     def sums(self, x):
         return jnp.square(x.reshape(-1, self.size)).sum(0).reshape(-1, 1, 1, 1)
@@ -73,6 +77,13 @@ def test_a_kind_put_into_the_table_is_captured(monkeypatch):
     moments = ju.second_moments(network, IMAGES)
     gram = by_path(moments)["scale"].gram
     assert relative_error(gram[:, 0, 0], np.square(inputs).sum(0)) <= 1e-6
+    # Gradients of its outputs, by hand: of log p(0) at the logits, back through `last`.
+    logits = network(IMAGES)
+    slopes = np.eye(3)[0] - np.asarray(jax.nn.softmax(logits))
+    truth = np.square(slopes @ network.params["last"].T).sum(0)
+    given = {"key": jax.random.key(0), "labels": np.zeros(5, int)}
+    gram = by_path(ju.output_moments(network, IMAGES, **given))["scale"].gram
+    assert relative_error(gram[:, 0, 0], truth) <= 1e-6
     # Every direction of a fan-in of one is protected.
     tx = optax.chain(
         optax.sgd(0.1), ju.project_to_null_space(ju.subspaces(moments, rank=1))
@@ -95,6 +106,6 @@ def test_a_kind_may_refuse_in_its_own_words(monkeypatch):
 
 @pytest.mark.parametrize("kind", CONTRACTIONS.values(), ids=CONTRACTIONS.keys())
 def test_every_kind_has_all_parts(kind):
-    parts = ("refuse", "read", "layout", "rows", "sums", "whole")
+    parts = ("refuse", "read", "layout", "rows", "outputs", "sums", "whole")
     assert all(callable(getattr(kind, part)) for part in parts)
     assert hasattr(kind, "count") or "count" in kind.__dataclass_fields__

@@ -14,6 +14,8 @@ import pytest
 
 import jaxunlearn as ju
 from jaxunlearn.metrics.audits import AUDITS, AuditKind, Value
+from jaxunlearn.metrics.rows.inputs import _median_error
+from jaxunlearn.nullspace import drift, second_moments
 
 pytestmark = pytest.mark.core
 
@@ -121,6 +123,45 @@ def test_relearning_of_every_model_and_nothing_is_changed():
 
 
 @pytest.mark.long
+def test_a_masked_head_is_near_its_original_by_every_measure_of_weights_and_inputs():
+    masked = model(bias=-30.0)
+    which = ("knn", "svc", "entropy-attack", "loss-attack", "over-unlearning")
+    result = audit(masked, (*which, "recovery", "drift", "barrier"))
+    assert result["knn"].unlearned == result["knn"].original
+    assert result["svc"].unlearned > result["svc"].original
+    assert result["entropy-attack"].unlearned <= 1
+    # A step of .03 in pixels that span ten reaches no boundary: said, and not 0.
+    assert math.isnan(result["over-unlearning"].unlearned)
+    # Only the bias has moved, which is no weight: nothing drifts.
+    retained = TRAIN.images[TRAIN.labels != 2]
+    moments = second_moments(ORIGINAL, retained)
+    for name in ("body", "head"):
+        assert result[f"drift/{name}"].unlearned == 0
+        (other,) = RETRAINED[1:]
+        expected = drift(moments, ORIGINAL.params, other.params)[name]["kernel"]
+        row = result[f"drift/{name}"]
+        assert row.retrained[1] == pytest.approx(float(expected), rel=1e-5)
+    # The loss of a linear network is convex in its head.
+    assert result["barrier/retained"].unlearned == 0
+    radius = result["recovery/forgotten"]
+    assert radius.original < radius.unlearned
+    retained = result["recovery/retained"]
+    assert retained.unlearned == pytest.approx(retained.original, rel=0.1)
+    ratio = result["recovery/ratio"].unlearned
+    assert ratio == pytest.approx(radius.unlearned / retained.unlearned)
+
+
+def test_the_error_of_a_median_is_that_of_its_order_statistics():
+    radii = np.append(np.random.default_rng(0).permutation(np.arange(1.0, 100)), np.inf)
+    # Ranks 40 to 60 of a hundred.
+    assert _median_error(radii, 100.0) == 10
+    draws = np.random.default_rng(1).exponential(size=(300, 64))
+    reach = [_median_error(d, np.inf) for d in draws]
+    spread = np.median(draws, axis=1).std()
+    assert np.mean(reach) == pytest.approx(2 * spread, rel=0.25)
+
+
+@pytest.mark.long
 def test_one_retrained_model_gives_no_floor_of_seeds():
     result = audit(model(bias=-30.0), retrained=RETRAINED[0])
     assert all(row.within is None for row in result.rows)
@@ -132,6 +173,24 @@ def test_forgotten_samples_have_audits_of_their_own():
     result = audit(ORIGINAL, None, forget_classes=(), forget=forget)
     right = np.asarray(ORIGINAL(forget.images)).argmax(axis=1) == forget.labels
     assert result["accuracy/samples"].unlearned == pytest.approx(100 * right.mean())
+    # As a new user would: without naming any.
+    names = {row.name.split("/")[0] for row in result.rows}
+    assert names == {"accuracy", "distribution", "relearn", "membership"}
+    expected = ju.metrics.js_divergence(
+        *(jax.nn.softmax(m(forget.images)) for m in (ORIGINAL, RETRAINED[0]))
+    )
+    alone = {"forget_classes": (), "forget": forget, "retrained": RETRAINED[0]}
+    one = audit(ORIGINAL, ["distribution"], **alone)
+    js = one["distribution/js-samples"].unlearned
+    assert js == pytest.approx(float(expected), rel=1e-5)
+    more = ("svc", "loss-attack", "retain-relearn", "drift", "barrier", "distance")
+    result = audit(ORIGINAL, more, forget_classes=(), forget=forget)
+    assert result["barrier/samples"].unlearned == result["drift/body"].unlearned == 0
+    # It knows them still; no minibatch is needed but the one that is always taken.
+    assert result["retain-relearn"].unlearned == 1
+    strangers = ju.Data(TEST.images[:4], TEST.labels[:4])
+    with pytest.raises(ValueError, match="of which train lacks 4"):
+        audit(ORIGINAL, None, forget_classes=(), forget=strangers)
     with pytest.raises(ValueError, match="'probe' asks what is left of whole classes"):
         audit(ORIGINAL, ["probe"], forget_classes=(), forget=forget)
     with pytest.raises(ValueError, match="give them as forget="):
@@ -173,5 +232,7 @@ def test_the_page_on_audits_runs():
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "audits.md", "exec"), {"__name__": "__main__"})  # noqa: S102
     assert "prototype" in printed.getvalue()
-    named = set(re.findall(r"`([a-z-]+)`", page.split("| audit |")[1].split("\n\n")[0]))
-    assert named == set(AUDITS)
+    lines = page.split("| audit |")[1].split("\n\n")[0].splitlines()[2:]
+    heads = [line.split("|")[1] for line in lines]
+    named = {n: "*" in head for head in heads for n in re.findall(r"`([a-z-]+)`", head)}
+    assert named == {name: kind.samplewise for name, kind in AUDITS.items()}

@@ -186,6 +186,33 @@ def test_a_masked_head_does_not_slow_relearning_unless_it_is_let(taught):
     assert quick.steps < slow.steps
 
 
+def test_the_index_of_worked_times():
+    def times(*steps):
+        how = relearning.Relearning()
+        return [relearning.Relearned(n, False, (), 95.0, how) for n in steps]
+
+    assert relearning.anamnesis_index(*times(12, 40)) == pytest.approx(0.3)
+    value = relearning.anamnesis_index(*times(1, 3), variant="as-coded:erasure")
+    assert value == pytest.approx(0.335548, abs=1e-6)
+
+
+def test_relearning_of_samples_looks_at_these_alone(taught):
+    data, classifier = taught
+    forget = ju.Data(data.images[:7], data.labels[:7])
+    how = relearning.Relearning(learning_rate=0.05, batch_size=30, cap=3, data="retain")
+    given = {"target": 100, "forget": forget, "protocol": how, "key": jax.random.key(3)}
+    result = relearning.relearn_steps(classifier, data, data, (), **given)
+    assert all(abs(a / 100 * 7 - round(a / 100 * 7)) < 1e-4 for a in result.curve)
+    # Where they stand among the training samples is found.
+    moved = np.roll(np.arange(len(data)), -7)
+    other = ju.Data(data.images[moved], data.labels[moved])
+    rows = relearning.rows_of(other, forget)
+    assert np.flatnonzero(rows).tolist() == list(range(len(data) - 7, len(data)))
+    assert relearning.relearn_steps(classifier, other, data, (), **given) == result
+    with pytest.raises(ValueError, match="given are both"):
+        relearning.relearn_steps(classifier, data, data, [2], **given)
+
+
 def test_retained_data_alone_bring_nothing_back_and_the_cap_is_said(taught):
     _, classifier = taught
     result = relearn(taught, classifier, data="retain", cap=5)

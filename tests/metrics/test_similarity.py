@@ -90,6 +90,23 @@ def test_composite_gaps_of_the_worked_accuracies():
     assert value == pytest.approx(3)
 
 
+def test_composite_scores_of_derived_values():
+    # 1/2 of .915, and 1/2 of 1 - 2 * .1
+    score = gaps.nomus(test_accuracy=0.915, membership=0.4)
+    assert score == pytest.approx(0.8575)
+    assert gaps.nomus(test_accuracy=0.9, membership=0, weight=0.25) == 0.225
+    assert gaps.retention(91.5, 93.2) == pytest.approx(915 / 932)
+    assert np.isnan(gaps.retention(1.0, 0.0))
+    # The farthest from .8 is 0, at a distance of .8.
+    assert gaps.indiscernibility(0.8, 0.8) == 1
+    assert gaps.indiscernibility(0.0, 0.8) == 0
+    assert gaps.indiscernibility(0.6, 0.8) == pytest.approx(0.75)
+    assert gaps.indiscernibility(1.0) == 0
+    assert gaps.sape(2.0, 6.0) == gaps.sape(-6.0, -2.0) == 50
+    assert gaps.sape(0.0, 0.0) == 0
+    assert gaps.runtime_efficiency(30.0, 12.0) == 2.5
+
+
 def test_an_interval_of_three_seeds():
     interval = gaps.t_interval([1.0, 2.0, 3.0])
     assert interval.mean == 2
@@ -114,6 +131,10 @@ def test_weights_move_relative_to_their_size():
         (lambda: gaps.tow((1.0, 2.0), (1.0, 2.0, 3.0)), "must be 3 numbers"),
         (lambda: gaps.tow((1.0, 2.0, 101.0), (1.0, 2.0, 3.0)), "from 0 to 100"),
         (lambda: gaps.t_interval([]), "empty"),
+        (lambda: gaps.nomus(test_accuracy=91.5, membership=0.5), "test_accuracy must"),
+        (lambda: gaps.indiscernibility(0.5, 1.5), "retrained must be a fraction"),
+        (lambda: gaps.retention(-1.0, 50.0), "unlearned must"),
+        (lambda: gaps.runtime_efficiency(1.0, 0.0), "unlearned_seconds must"),
     ],
 )
 def test_wrong_arguments_are_refused(call, sentence):

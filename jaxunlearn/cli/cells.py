@@ -1,0 +1,273 @@
+"""The models and audits of a comparison: each is made once, and kept.
+
+Where it is kept says how it was made: the name is the hash of all that decides about
+it. So a comparison that was killed goes on where it was, and another one that shares
+originals with it trains none.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxunlearn import parallel
+from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.cli.classifiers import further_metrics
+from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.pieces import Pieces
+from jaxunlearn.cli.settings import TrainingSettings, circumstances, keys
+from jaxunlearn.cli.sources import train_network
+from jaxunlearn.cli.variants import Variant
+from jaxunlearn.descent.stopwatch import Stopwatch
+from jaxunlearn.descent.unlearning import Result, Trace
+from jaxunlearn.methods import forget_task
+from jaxunlearn.methods.grid import trial_records
+from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.metrics.verdict import audit_all
+from jaxunlearn.models.files import load_classifier, versions
+from jaxunlearn.serialization import to_dict, to_json
+from jaxunlearn.tasks import Data, Task, split_by_class
+
+# To be raised when the same settings come to mean something else.
+_FORMAT = 1
+
+# Where data lie decides nothing: what they are is hashed.
+_ELSEWHERE = ("data_dir",)
+
+
+class Cell(NamedTuple):
+    """Something that was made: its name in the cache, and what is known of it."""
+
+    digest: str
+    record: dict[str, Any]
+
+
+class Cells:
+    """Makes models and audits, or finds them in the folder `settings.cache`."""
+
+    def __init__(
+        self, settings: TrainingSettings, splits: Mapping[str, Data], shown: Bars
+    ):
+        self._settings, self._splits, self._bars = settings, splits, shown
+        self._cache = Pieces(settings.cache)
+        asked = {f.name for f in dataclasses.fields(TrainingSettings)} - {*_ELSEWHERE}
+        self._training = {
+            "format": _FORMAT,
+            "jaxunlearn": versions()["jaxunlearn"],
+            "data": _fingerprint(splits),
+            **{
+                name: value
+                for name, value in to_dict(settings).items()
+                if name in asked
+            },
+        }
+
+    def original(self, seed: int) -> Cell:
+        """The classifier that is unlearned from, trained from this seed."""
+        return self._trained(f"original, seed {seed}", seed, ())
+
+    def retrained(self, seed: int, classes: tuple[int, ...]) -> Cell:
+        """Trained from the same seed, without these classes."""
+        return self._trained(f"retrained, seed {seed}", seed, classes)
+
+    def unlearned(
+        self, variant: Variant, original: Cell, classes: tuple[int, ...], seed: int
+    ) -> Cell:
+        """What a method makes of an original; `seed` is that of the unlearning.
+
+        A method that cannot, and says so in a sentence, leaves that under "refused".
+        """
+        configuration = {
+            "original": original.digest,
+            "forget": classes,
+            "method": variant.name,
+            "settings": to_dict(variant.method),
+            "grid": variant.grid,
+            "seed": seed,
+        }
+
+        def make(name, progress):
+            before = self.load(original)
+            try:
+                result = self._forget(variant, before, classes, seed, progress)
+            except (ValueError, FloatingPointError) as error:
+                return {"refused": str(error)}
+            trials = trial_records(result.trace.tuned, result.trace.trials)
+            record = self._saved(name, variant.name, result, classes, before)
+            return record | {"validation_trials": trials}
+
+        return self._made(configuration, variant.title, make)
+
+    def audits(
+        self,
+        models: Mapping[str, Cell],
+        original: Cell,
+        retrained: Sequence[Cell],
+        classes: tuple[int, ...],
+        seed: int,
+    ) -> dict[str, dict[str, Any]]:
+        """Of each model by title; what original and retrained have in common, once."""
+        shared = {
+            "original": original.digest,
+            "retrained": [cell.digest for cell in retrained],
+            "forget": classes,
+            "which": self._settings.audits(),
+            "seed": seed,
+        }
+        wanted = {t: shared | {"model": cell.digest} for t, cell in models.items()}
+        missing = {
+            title: models[title]
+            for title, configuration in wanted.items()
+            if self._cache.intact(f"audits/{_digest(configuration)}.json") is None
+        }
+        made: dict[str, Any] = {}
+        if missing:
+            begun = time.perf_counter()
+            with self._bars.row("audit", keep=False) as progress:
+                made = audit_all(
+                    {title: self.load(cell) for title, cell in missing.items()},
+                    original=self.load(original),
+                    retrained=[self.load(cell) for cell in retrained],
+                    train=self._splits["train"],
+                    test=self._splits["test"],
+                    forget_classes=classes,
+                    key=jax.random.fold_in(keys(seed)[1], 1),
+                    which=shared["which"],
+                    progress=progress,
+                )
+            self._say(f"audits of {len(missing)}", begun)
+        return {
+            title: self._cache.piece(
+                f"audits/{_digest(configuration)}.json",
+                lambda title=title, of=configuration: {
+                    "configuration": of,
+                    **to_dict(made[title]),
+                },
+            )
+            for title, configuration in wanted.items()
+        }
+
+    def load(self, cell: Cell) -> Classifier:
+        """The classifier of a cell."""
+        return load_classifier(self.file(cell))[0]
+
+    def file(self, cell: Cell) -> Path:
+        """Where the classifier of a cell is."""
+        return self._cache.work / "models" / f"{cell.digest}.safetensors"
+
+    def _trained(self, title: str, seed: int, without: tuple[int, ...]) -> Cell:
+        configuration = self._training | {"seed": seed, "without": without}
+
+        def make(name, progress):
+            train, watch = self._splits["train"], Stopwatch()
+            data = split_by_class(train, without)[1] if without else train
+            with watch.stage("steps"):
+                classifier = train_network(
+                    *(self._settings, self._splits, data, progress), key=keys(seed)[0]
+                )
+            read = {"retain": len(data)}
+            result = Result(classifier, Trace(seconds=watch.seconds, samples_read=read))
+            kind = "retrained" if without else "original"
+            return self._saved(name, kind, result, without, None)
+
+        return self._made(configuration, title, make)
+
+    def _forget(self, variant, original, classes, seed, progress) -> Result:
+        def train(data, key):
+            given = {"key": key, "preprocess": original.preprocess}
+            return train_network(self._settings, self._splits, data, progress, **given)
+
+        task = Task(
+            *split_by_class(self._splits["train"], classes),
+            classes,
+            num_classes=self._settings.num_classes(),
+            train=train,
+        )
+        return forget_task(
+            variant.method,
+            original,
+            task,
+            validation=self._splits["validation"],
+            grid=variant.grid,
+            key=keys(seed)[1],
+            progress=progress,
+        )
+
+    def _made(
+        self,
+        configuration: Mapping[str, Any],
+        title: str,
+        make: Callable[[str, Any], dict[str, Any]],
+    ) -> Cell:
+        """The model of this configuration, or what `make` makes of its name."""
+        digest = _digest(configuration)
+
+        def made() -> dict[str, Any]:
+            begun = time.perf_counter()
+            with (
+                self._bars.row(title, keep=False) as progress,
+                parallel.peak_memory() as peak,
+            ):
+                record = make(digest, progress)
+            self._say(title, begun)
+            about = {"configuration": configuration, "peak_memory": peak.get("bytes")}
+            return about | record
+
+        return Cell(digest, self._cache.piece(f"records/{digest}.json", made))
+
+    def _say(self, title: str, begun: float) -> None:
+        """What of a comparison that takes a night is done, where no bar can show it."""
+        seconds = time.perf_counter() - begun
+        self._bars.console.print(f"made {title}, {seconds:.1f} s")
+
+    def _saved(self, name, kind, result, classes, original) -> dict[str, Any]:
+        """The record of a model, after it is written."""
+        settings, classifier = self._settings, result.classifier
+        accuracies = {
+            split: evaluate(classifier, data, classes)
+            for split, data in self._splits.items()
+        }
+        test = self._splits["test"]
+        forgotten = () if original is None and kind == "original" else classes
+        settings.save(
+            self._cache,
+            f"models/{name}",
+            classifier,
+            {"accuracies": accuracies},
+            name=kind,
+            image_shape=test.images.shape[1:],
+            forgotten=forgotten,
+        )
+        kept = test.images[~np.isin(test.labels, classes)]
+        outputs = logits(classifier, kept)
+        before = None if original is None else logits(original, kept)
+        trace = result.trace
+        return {
+            **accuracies,
+            **further_metrics(accuracies["test"], outputs, before),
+            "tuned": trace.tuned,
+            "at_edge": trace.at_edge,
+            "seconds": trace.seconds,
+            "samples_read": trace.samples_read,
+            "circumstances": circumstances(self._splits),
+        }
+
+
+def _digest(configuration: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_json(configuration).encode()).hexdigest()[:24]
+
+
+def _fingerprint(splits: Mapping[str, Data]) -> str:
+    """Of all images and labels."""
+    whole = hashlib.sha256()
+    for name, data in sorted(splits.items()):
+        images = np.ascontiguousarray(data.images)
+        whole.update(f"{name} {images.shape} {images.dtype}".encode())
+        whole.update(images.data)
+        whole.update(np.ascontiguousarray(data.labels).tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,224 @@
+"""What a comparison comes to: means over training seeds, and gaps to retraining."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxunlearn.metrics.gaps import t_interval, tow
+
+# What is timed, but no cost of the method at its final setting.
+_APART = ("compile", "rates")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table of results.
+
+    Attributes:
+      heading: what stands above it.
+      form: of its numbers, as `format` takes it.
+      legend: what it is, with its unit.
+    """
+
+    heading: str
+    form: str
+    legend: str
+
+
+# The measures that tables show, in this order, where there are any.
+COLUMNS: dict[str, Column] = {
+    "accuracy/forgotten": Column("Acc_f", ".1f", "test accuracy, forgotten classes, %"),
+    "accuracy/retained": Column("Acc_r", ".1f", "test accuracy, retained classes, %"),
+    "probe": Column("probe", ".1f", "recall of a linear probe, forgotten classes, %"),
+    "class-mean": Column("mean", ".1f", "recall of the nearest class mean, %"),
+    "prototype": Column("proto", ".1f", "harmonic accuracy after that attack, %"),
+    "relearn": Column("relearn", ".0f", "minibatches until the class is back"),
+    "neighbour": Column("neighb", ".2f", "AUC of telling it from a retrained model"),
+    "membership": Column("member", ".2f", "AUC of membership of forgotten samples"),
+    "distribution/labels-forgotten": Column(
+        "labels", ".2f", "total variation of predicted labels to the retrained"
+    ),
+    "distribution/js-forgotten": Column("JS", ".3f", "JS divergence to it, nats"),
+    "tow": Column("ToW", ".3f", "tug of war on forget, retain and test accuracy"),
+    "share": Column("cost", ".3f", "seconds as a share of retraining's"),
+}
+
+
+class Place(NamedTuple):
+    """Of a training seed among all `count` of a comparison."""
+
+    index: int
+    count: int
+
+
+class Measure(NamedTuple):
+    """One number of one model: its value, and what it is judged by.
+
+    Attributes:
+      value: of the model.
+      target: that of the model retrained from the same training seed, NaN without.
+      floor: the noise of retraining, NaN where it is not known.
+      censored: whether the value is a bound from below.
+    """
+
+    value: float
+    target: float = math.nan
+    floor: float = math.nan
+    censored: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A measure of a row over training seeds.
+
+    Attributes:
+      mean, half_width: of its values, with a 95 % t-interval.
+      gap, gap_half_width: of its differences to the model retrained from the same seed;
+        None where it has no target.
+      floor: the mean of the noise floors, None where there are none.
+      within: |gap| <= floor, or None.
+      seeds: how many there are.
+      censored: whether any value is a bound from below.
+    """
+
+    mean: float
+    half_width: float
+    gap: float | None
+    gap_half_width: float | None
+    floor: float | None
+    within: bool | None
+    seeds: int
+    censored: bool
+
+    def text(self, form: str, plus_minus: str = "±") -> str:
+        """Mean and interval, as in 64.5 ± 1.2."""
+        bound = ">" if self.censored else ""
+        width = ""
+        if not math.isnan(self.half_width):
+            width = f"{plus_minus}{format(self.half_width, form)}"
+        return f"{bound}{format(self.mean, form)}{width}"
+
+    def verdict(self, form: str) -> str:
+        """The gap with its sign, or "=" where it is within the noise of retraining."""
+        if self.gap is None or math.isnan(self.gap):
+            return ""
+        return "=" if self.within else format(self.gap, f"+{form}")
+
+
+Record = Mapping[str, Any]
+Measures = Mapping[str, Measure]
+
+
+def measures_of_audit(
+    record: Record, audit: Record, retrained: Record, place: Place
+) -> dict[str, Measure]:
+    """All numbers of an unlearned model.
+
+    Of its record and audit, and of the record of the model retrained from the same
+    training seed, whose place among the audit's retrained models this is.
+    """
+    measures = {}
+    for row in audit["rows"]:
+        measures[row["name"]] = Measure(
+            *(_number(row["unlearned"]), _target(row, place), _number(row["floor"])),
+            censored=row["censored"][0],
+        )
+    near = tow(*(_accuracies(r) for r in (record, retrained)))
+    return measures | costs(record, retrained) | {"tow": Measure(near)}
+
+
+def measures_of_reference(
+    audit: Record, which: str, place: Place
+) -> dict[str, Measure]:
+    """Of "original" or "retrained" what an audit says, in this place of several."""
+    measures = {}
+    for row in audit["rows"]:
+        target = _target(row, place)
+        number = target if which == "retrained" else _number(row[which])
+        _, original, *others = row["censored"]
+        censored = original if which == "original" else any(others)
+        floor = _number(row["floor"]) if which == "original" else math.nan
+        target = math.nan if which == "retrained" else target
+        measures[row["name"]] = Measure(number, target, floor, censored)
+    return measures
+
+
+def costs(record: Record, retrained: Record) -> dict[str, Measure]:
+    """What a model cost and what it read, beside its retrained twin."""
+    spent, all_of_it = (_spent(r["seconds"]) for r in (record, retrained))
+    measures = {
+        "seconds": Measure(spent),
+        "share": Measure(spent / max(all_of_it, 1e-9)),
+        "rates_seconds": Measure(record["seconds"].get("rates", 0.0)),
+        "compile_seconds": Measure(record["seconds"].get("compile", 0.0)),
+    }
+    for name, count in record["samples_read"].items():
+        measures[f"read/{name}"] = Measure(float(count))
+    if record.get("peak_memory") is not None:
+        measures["peak_memory"] = Measure(float(record["peak_memory"]))
+    if record.get("retained_logit_change") is not None:
+        measures["retained_logit_change"] = Measure(record["retained_logit_change"])
+    return measures
+
+
+def summarise(by_seed: Sequence[Sequence[Measures]]) -> dict[str, Summary]:
+    """Over training seeds; first the mean over the models of each of them."""
+    names = dict.fromkeys(name for some in by_seed for one in some for name in one)
+    means = {name: [_mean_of(some, name) for some in by_seed] for name in names}
+    return {name: _summary(some) for name, some in means.items()}
+
+
+def mean_of_requests(requests: Iterable[Measures]) -> dict[str, Measure]:
+    """The mean over what was forgotten; the floor is that of a single request."""
+    requests = list(requests)
+    names = dict.fromkeys(name for one in requests for name in one)
+    return {name: _mean_of(requests, name) for name in names}
+
+
+def _summary(measures: Sequence[Measure]) -> Summary:
+    known = [m for m in measures if not math.isnan(m.value)] or list(measures[:1])
+    mean, width = t_interval([m.value for m in known])
+    gaps = [m.value - m.target for m in known if not math.isnan(m.target)]
+    floors = [m.floor for m in known if not math.isnan(m.floor)]
+    gap, gap_width = t_interval(gaps) if gaps else (None, None)
+    floor = float(np.mean(floors)) if floors else None
+    judged = gap is not None and floor is not None and len(gaps) > 1
+    within = abs(gap) <= floor if judged else None
+    censored = any(m.censored for m in known)
+    return Summary(mean, width, gap, gap_width, floor, within, len(known), censored)
+
+
+def _mean_of(some: Sequence[Measures], name: str) -> Measure:
+    have = [one[name] for one in some if name in one]
+    have = [m for m in have if not math.isnan(m.value)]
+    if not have:
+        return Measure(math.nan)
+    numbers = [float(np.mean([m[i] for m in have])) for i in range(3)]
+    return Measure(*numbers, any(m.censored for m in have))
+
+
+def _target(row: Mapping[str, Any], place: Place) -> float:
+    """Of the model retrained from the same seed, or the mean if one has no value."""
+    values = [_number(v) for v in row["retrained"]]
+    if len(values) == place.count:
+        return values[place.index]
+    return float(np.mean(values)) if values else math.nan
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _accuracies(record: Mapping[str, Any]) -> tuple[float, float, float]:
+    """On forgotten and retained training samples, and on all test samples, in %."""
+    train, confusion = record["train"], np.asarray(record["test"]["confusion"])
+    right = 100 * np.trace(confusion) / max(confusion.sum(), 1)
+    forgotten = _number(train["forgotten_weighted"])
+    return forgotten, _number(train["retained_weighted"]), float(right)
+
+
+def _spent(seconds: Mapping[str, float]) -> float:
+    return sum(value for name, value in seconds.items() if name not in _APART)

@@ -1,0 +1,70 @@
+"""Methods with some of their fields set otherwise, as `--methods` names them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jaxunlearn import methods
+from jaxunlearn.checks import check_choice
+from jaxunlearn.cli.flags import convert, flags_of
+from jaxunlearn.cli.settings import MethodSettings
+
+
+class Variant(NamedTuple):
+    """A row of a comparison.
+
+    Attributes:
+      title: as it was asked for, such as "unsc:targets=random".
+      name: of the method.
+      method: as it is set.
+      grid: values of its tuned field to choose from; () where that is set by hand.
+    """
+
+    title: str
+    name: str
+    method: Any
+    grid: tuple[float, ...]
+
+
+def variants(settings: MethodSettings, titles: Sequence[str]) -> list[Variant]:
+    """What these titles stand for, each another one.
+
+    Raises:
+      ValueError: there is no such method or field, a value does not fit, or two titles
+        are the same.
+
+    >>> settings = MethodSettings()
+    >>> (variant,) = variants(settings, ["unsc:targets=random,learning-rate=0.1"])
+    >>> variant.method.targets, variant.grid
+    ('random', ())
+    """
+    if not titles or len({*titles}) < len(titles):
+        msg = f"--methods takes at least one method, each once; it is {list(titles)}."
+        raise ValueError(msg)
+    return [_variant(settings, title) for title in titles]
+
+
+def _variant(settings: MethodSettings, title: str) -> Variant:
+    name, _, rest = title.partition(":")
+    check_choice("--methods", name, methods.by_name)
+    method, grid = settings.settings_of(name), settings.grid_of(name)
+    known = {flag.dest: flag for flag in flags_of(method)}
+    words = {}
+    for setting in filter(None, rest.split(",")):
+        field, equals, word = setting.partition("=")
+        field = field.strip().replace("-", "_")
+        if not equals or field not in known:
+            msg = (
+                f"--methods {title}: {setting!r} is no FIELD=VALUE of {name}, whose "
+                f"fields are {', '.join(known) or 'none'}."
+            )
+            raise ValueError(msg)
+        words[field] = word
+    try:
+        values = {field: convert(known[field], words[field]) for field in words}
+        method = dataclasses.replace(method, **values)
+    except (ValueError, TypeError) as error:
+        msg = f"--methods {title}: {error}"
+        raise ValueError(msg) from error
+    by_hand = getattr(method, "tuned", None) in values
+    return Variant(title, name, method, () if by_hand else grid)

@@ -1,0 +1,1 @@
+"""What every audit reads off a model: functions that `audits.AUDITS` names."""
