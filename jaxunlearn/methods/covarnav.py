@@ -34,7 +34,7 @@ class CovarNav(ProjectedDescent):
     Attributes:
       learning_rate: the learning rate of SGD: at .2 the default number of steps forgets
         a class of the digits and of CIFAR-10, on validation data, and Fashion-MNIST
-        does between .1 and .3 (`benchmarks/README.md`).
+        does between .1 and .3 (`benchmarks/cifar_defaults.md`).
       images_per_class: inverted images of each retained class.
       inversion_steps: steps of the inversion.
       inversion_batch_size: images optimised together.
