@@ -21,6 +21,7 @@ from jaxunlearn.capture.jaxprs import bind, evaluate, open_jaxpr
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.checks import check_choice
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.network import main_output
 
 # Images in the traces that look for the place: no size of a layer, as likely as not.
 _COUNT = 7
@@ -71,9 +72,10 @@ class Cut:
     ) -> tuple[Float[Array, "n k"], PyTree]:
         """Logits and the new state in training mode; state below stays as it is."""
         if self.training < 0:
-            return classifier.network.apply_train(
+            outputs, state = classifier.network.apply_train(
                 classifier.params, classifier.state, activation, key
             )
+            return main_output(outputs), state
         images = jax.ShapeDtypeStruct((len(activation), *image_shape), jnp.float32)
         program = _training(classifier, images)
         leaves, structure = jax.tree.flatten(classifier.state)
@@ -207,15 +209,21 @@ def _variables(eqn):
 
 
 def _inference(classifier, images) -> _Program:
-    network, images = classifier.network, _shape(images)
-    return _Program(network.apply, classifier.params, classifier.state, images)
+    def logits(params, state, images):
+        return classifier.replace(params=params, state=state).logits(images)
+
+    return _Program(logits, classifier.params, classifier.state, _shape(images))
 
 
 def _training(classifier, images) -> _Program:
-    network, images = classifier.network, _shape(images)
+    def logits(params, state, images, key):
+        given = params, state, images, key
+        outputs, state = classifier.network.apply_train(*given)
+        return main_output(outputs), state
+
     key = jax.eval_shape(functools.partial(jax.random.key, 0))
-    given = classifier.params, classifier.state, images, key
-    return _Program(network.apply_train, *given)
+    given = classifier.params, classifier.state, _shape(images), key
+    return _Program(logits, *given)
 
 
 def _shape(images):

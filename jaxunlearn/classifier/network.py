@@ -36,6 +36,11 @@ class Network:
         raise NotImplementedError
 
 
+def main_output(outputs: Any) -> Any:
+    """The logits among what a network returns in training: the first of several."""
+    return outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
+
+
 class Static:
     """A value compared by its own equality, or by identity if it has no hash.
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.classifiers import further_metrics
 from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
 from jaxunlearn.cli.pieces import Pieces
+from jaxunlearn.cli.samples import Forgotten
 from jaxunlearn.cli.settings import TrainingSettings, circumstances, keys
 from jaxunlearn.cli.sources import train_network
 from jaxunlearn.cli.variants import Variant
@@ -27,11 +28,11 @@ from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
 from jaxunlearn.methods.grid import trial_records
-from jaxunlearn.metrics.evaluation import evaluate, logits
+from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.verdict import audit_all
 from jaxunlearn.models.files import load_classifier, versions
 from jaxunlearn.serialization import to_dict, to_json
-from jaxunlearn.tasks import Data, Task, split_by_class
+from jaxunlearn.tasks import Data, Task
 
 # To be raised when the same settings come to mean something else.
 _FORMAT = 1
@@ -69,14 +70,14 @@ class Cells:
 
     def original(self, seed: int) -> Cell:
         """The classifier that is unlearned from, trained from this seed."""
-        return self._trained(f"original, seed {seed}", seed, ())
+        return self._trained(f"original, seed {seed}", seed, None)
 
-    def retrained(self, seed: int, classes: tuple[int, ...]) -> Cell:
-        """Trained from the same seed, without these classes."""
-        return self._trained(f"retrained, seed {seed}", seed, classes)
+    def retrained(self, seed: int, forgotten: Forgotten) -> Cell:
+        """Trained from the same seed, without what is to be forgotten."""
+        return self._trained(f"retrained, seed {seed}", seed, forgotten)
 
     def unlearned(
-        self, variant: Variant, original: Cell, classes: tuple[int, ...], seed: int
+        self, variant: Variant, original: Cell, forgotten: Forgotten, seed: int
     ) -> Cell:
         """What a method makes of an original; `seed` is that of the unlearning.
 
@@ -84,7 +85,7 @@ class Cells:
         """
         configuration = {
             "original": original.digest,
-            "forget": classes,
+            "forget": _said(forgotten),
             "method": variant.name,
             "settings": to_dict(variant.method),
             "grid": variant.grid,
@@ -94,11 +95,11 @@ class Cells:
         def make(name, progress):
             before = self.load(original)
             try:
-                result = self._forget(variant, before, classes, seed, progress)
+                result = self._forget(variant, before, forgotten, seed, progress)
             except (ValueError, FloatingPointError) as error:
                 return {"refused": str(error)}
             trials = trial_records(result.trace.tuned, result.trace.trials)
-            record = self._saved(name, variant.name, result, classes, before)
+            record = self._saved(name, variant.name, result, forgotten, before)
             return record | {"validation_trials": trials}
 
         return self._made(configuration, variant.title, make)
@@ -108,14 +109,14 @@ class Cells:
         models: Mapping[str, Cell],
         original: Cell,
         retrained: Sequence[Cell],
-        classes: tuple[int, ...],
+        forgotten: Forgotten,
         seed: int,
     ) -> dict[str, dict[str, Any]]:
         """Of each model by title; what original and retrained have in common, once."""
         shared = {
             "original": original.digest,
             "retrained": [cell.digest for cell in retrained],
-            "forget": classes,
+            "forget": _said(forgotten),
             "which": self._settings.audits(),
             "seed": seed,
         }
@@ -127,7 +128,8 @@ class Cells:
         }
         made: dict[str, Any] = {}
         if missing:
-            begun = time.perf_counter()
+            begun, samplewise = time.perf_counter(), not forgotten.classes
+            samples = forgotten.split(self._splits["train"])[0] if samplewise else None
             with self._bars.row("audit", keep=False) as progress:
                 made = audit_all(
                     {title: self.load(cell) for title, cell in missing.items()},
@@ -135,7 +137,8 @@ class Cells:
                     retrained=[self.load(cell) for cell in retrained],
                     train=self._splits["train"],
                     test=self._splits["test"],
-                    forget_classes=classes,
+                    forget_classes=forgotten.classes,
+                    forget=samples,
                     key=jax.random.fold_in(keys(seed)[1], 1),
                     which=shared["which"],
                     progress=progress,
@@ -160,31 +163,33 @@ class Cells:
         """Where the classifier of a cell is."""
         return self._cache.work / "models" / f"{cell.digest}.safetensors"
 
-    def _trained(self, title: str, seed: int, without: tuple[int, ...]) -> Cell:
-        configuration = self._training | {"seed": seed, "without": without}
+    def _trained(self, title: str, seed: int, without: Forgotten | None) -> Cell:
+        said = None if without is None else _said(without)
+        configuration = self._training | {"seed": seed, "without": said}
 
         def make(name, progress):
-            train, watch = self._splits["train"], Stopwatch()
-            data = split_by_class(train, without)[1] if without else train
+            data, watch = self._splits["train"], Stopwatch()
+            if without is not None:
+                data = without.split(data)[1]
             with watch.stage("steps"):
                 classifier = train_network(
                     *(self._settings, self._splits, data, progress), key=keys(seed)[0]
                 )
             read = {"retain": len(data)}
             result = Result(classifier, Trace(seconds=watch.seconds, samples_read=read))
-            kind = "retrained" if without else "original"
+            kind = "original" if without is None else "retrained"
             return self._saved(name, kind, result, without, None)
 
         return self._made(configuration, title, make)
 
-    def _forget(self, variant, original, classes, seed, progress) -> Result:
+    def _forget(self, variant, original, forgotten, seed, progress) -> Result:
         def train(data, key):
             given = {"key": key, "preprocess": original.preprocess}
             return train_network(self._settings, self._splits, data, progress, **given)
 
         task = Task(
-            *split_by_class(self._splits["train"], classes),
-            classes,
+            *forgotten.split(self._splits["train"]),
+            forgotten.classes,
             num_classes=self._settings.num_classes(),
             train=train,
         )
@@ -225,37 +230,49 @@ class Cells:
         seconds = time.perf_counter() - begun
         self._bars.console.print(f"made {title}, {seconds:.1f} s")
 
-    def _saved(self, name, kind, result, classes, original) -> dict[str, Any]:
-        """The record of a model, after it is written."""
-        settings, classifier = self._settings, result.classifier
-        accuracies = {
-            split: evaluate(classifier, data, classes)
-            for split, data in self._splits.items()
-        }
-        test = self._splits["test"]
-        forgotten = () if original is None and kind == "original" else classes
+    def _saved(self, name, kind, result, forgotten, original) -> dict[str, Any]:
+        """The record of a model, after it is written; the original's has no request."""
+        splits, settings = self._splits, self._settings
+        classifier, trace = result.classifier, result.trace
+        accuracies, further = _judged(splits, classifier, forgotten, original)
         settings.save(
             self._cache,
             f"models/{name}",
             classifier,
             {"accuracies": accuracies},
             name=kind,
-            image_shape=test.images.shape[1:],
-            forgotten=forgotten,
+            image_shape=splits["test"].images.shape[1:],
+            **({} if forgotten is None else forgotten.card()),
         )
-        kept = test.images[~np.isin(test.labels, classes)]
-        outputs = logits(classifier, kept)
-        before = None if original is None else logits(original, kept)
-        trace = result.trace
         return {
             **accuracies,
-            **further_metrics(accuracies["test"], outputs, before),
+            **further,
             "tuned": trace.tuned,
             "at_edge": trace.at_edge,
             "seconds": trace.seconds,
             "samples_read": trace.samples_read,
-            "circumstances": circumstances(self._splits),
+            "circumstances": circumstances(splits),
         }
+
+
+def _judged(splits, classifier, forgotten, original) -> tuple[dict, dict]:
+    """Accuracies by split, and what else tables show."""
+    if forgotten is None:  # Of an original nobody has said yet what it is to forget.
+        return {n: evaluate(classifier, data, ()) for n, data in splits.items()}, {}
+    judge: Judge
+    if forgotten.classes:
+        judge = ClassJudge(splits, forgotten.classes)
+    else:
+        judge = SampleJudge(splits, forgotten.split(splits["train"]))
+    if original is not None:
+        judge.start_from(original)
+    accuracies = judge.accuracies(classifier)
+    return accuracies, judge.further(classifier, accuracies["test"])
+
+
+def _said(forgotten: Forgotten) -> dict[str, Any]:
+    """What decides about a request, without the indices themselves."""
+    return forgotten.record() or {"classes": forgotten.classes}
 
 
 def _digest(configuration: Mapping[str, Any]) -> str:

@@ -1,33 +1,18 @@
 """`jaxunlearn compare`: methods, training seeds and what is forgotten, in a table."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from jaxunlearn import methods
-from jaxunlearn.cli.cells import Cell, Cells
-from jaxunlearn.cli.comparison import (
-    Measure,
-    Place,
-    Summary,
-    costs,
-    mean_of_requests,
-    measures_of_audit,
-    measures_of_reference,
-    summarise,
-)
+from jaxunlearn.cli.cells import Cells
 from jaxunlearn.cli.comparison_plot import plot_comparison
+from jaxunlearn.cli.comparison_tables import ALL, Comparison, Tables
 from jaxunlearn.cli.console import Bars, consoles
-from jaxunlearn.cli.exports import (
-    as_csv,
-    console_table,
-    latex,
-    legend,
-    markdown,
-    verdict_of,
-)
+from jaxunlearn.cli.exports import as_csv, console_table, latex, legend, markdown
 from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.samples import Forgotten, SampleSettings
 from jaxunlearn.cli.settings import (
     Folder,
     MethodSettings,
@@ -39,9 +24,8 @@ from jaxunlearn.cli.sources import given_original
 from jaxunlearn.cli.variants import variants
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.metrics.audits import AUDITS
-from jaxunlearn.metrics.evaluation import class_label
 from jaxunlearn.serialization import atomic_write, to_dict
-from jaxunlearn.tasks import Data, split_by_class
+from jaxunlearn.tasks import Data
 
 COMPARISON = Kind(
     name="comparison",
@@ -56,12 +40,11 @@ COMPARISON = Kind(
 _ELSEWHERE = ("out", "overwrite", "cache", "data_dir")
 
 Seeds = Annotated[tuple[int, ...], "SEED"]
-Tables = dict[str, tuple[dict[str, dict[str, Summary]], dict[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Compare(MethodSettings, TrainingSettings):
-    """Compare methods over training seeds and forgotten classes, beside retraining.
+class Compare(SampleSettings, MethodSettings, TrainingSettings):
+    """Compare methods over training seeds and what is forgotten, beside retraining.
 
     Everything is made once and kept in --cache under the hash of what it came from: a
     comparison that was killed goes on where it was, and a method that is added later
@@ -69,7 +52,7 @@ class Compare(MethodSettings, TrainingSettings):
 
     Attributes:
       forget: each class by itself, or sets of classes: 0 1,2 are two, of which the
-        second forgets two classes.
+        second forgets two classes. Or samples, by one of the next two.
       methods: the rows: names of methods, where need be with fields that are set
         otherwise, such as unsc:targets=random,projection=none.
       seeds: training seeds; for each an original and a retrained model start alike. A
@@ -88,8 +71,17 @@ class Compare(MethodSettings, TrainingSettings):
         "unsc:targets=random unsc:projection=none",
     )
     first = (
-        *("forget", "methods", "seeds", "dataset", "data_dir", "size", "model"),
-        *("options", "recipe.epochs", "learning_rates", "which", "unlearning_seeds"),
+        *("forget", "forget_indices", "forget_random", "methods", "seeds", "dataset"),
+        *(
+            "data_dir",
+            "size",
+            "model",
+            "options",
+            "recipe.epochs",
+            "learning_rates",
+            "which",
+            "unlearning_seeds",
+        ),
         *("audit_seed", "cache", "out", "overwrite"),
     )
 
@@ -111,8 +103,19 @@ class Compare(MethodSettings, TrainingSettings):
         """Where the comparison goes."""
         return Path(f"runs/{self.label}-compare") if self.out is None else self.out
 
-    def requests(self) -> str | list[tuple[int, ...]]:
-        """What is forgotten, as `class_sets` takes it."""
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> "Compare":
+        """Where samples are named no class, and no method that needs one."""
+        settings = dataclasses.replace(cls(), **cls.instead(given))
+        if settings.forget:
+            return settings
+        rows = (
+            n for n in cls.methods if not getattr(methods.by_name[n], "classwise", "")
+        )
+        return dataclasses.replace(settings, methods=tuple(rows))
+
+    def sets(self) -> str | list[tuple[int, ...]]:
+        """The classes to forget, as `class_sets` takes them; none of samples."""
         if self.forget == ("each",):
             return "each"
         if "each" in self.forget:
@@ -120,10 +123,24 @@ class Compare(MethodSettings, TrainingSettings):
             raise ValueError(msg)
         return [self.forget_numbers([word]) for word in self.forget]
 
+    def requests(self, splits: Mapping[str, Data]) -> list[Forgotten]:
+        """What to forget, each by itself."""
+        train = splits["train"]
+        if self.samplewise:
+            return [self.forgotten(train, seed=0)]
+        count = self.num_classes()
+        sets = class_sets(self.sets(), train, count, name="--forget")
+        requests = [Forgotten(classes) for classes in sets]
+        for request in requests:
+            request.check_splits(splits)
+        return requests
+
     def check(self) -> None:
         """Check what can be checked before any data are read."""
         super().check()
-        self.requests()
+        rows = variants(self, self.methods)
+        self.check_forgotten([variant.name for variant in rows])
+        self.sets()
         for name in ("seeds", "unlearning_seeds"):
             flag, seeds = f"--{name.replace('_', '-')}", getattr(self, name)
             if not seeds or len({*seeds}) < len(seeds):
@@ -132,14 +149,18 @@ class Compare(MethodSettings, TrainingSettings):
             for seed in seeds:
                 check_seed(seed, flag)
         check_seed(self.audit_seed, "--audit-seed")
-        for variant in variants(self, self.methods):
+        for variant in rows:
             if getattr(methods.by_name[variant.name], "from_scratch", False):
                 msg = f"{variant.title} is the measure of all others and always there: leave it out of --methods."  # noqa: E501
                 raise ValueError(msg)
 
     def audits(self) -> list[str]:
         """Names of `AUDITS`, "accuracy" among them."""
-        default = [name for name, kind in AUDITS.items() if kind.default]
+        default = [
+            name
+            for name, kind in AUDITS.items()
+            if kind.default and (kind.samplewise or not self.samplewise)
+        ]
         return sorted({"accuracy", *(default if self.which is None else self.which)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,21 +180,17 @@ class Compare(MethodSettings, TrainingSettings):
         )
         splits = self.load_splits()
         given_original(self, splits["train"].images)  # refuses what is not for it
-        count = self.num_classes()
-        sets = class_sets(self.requests(), splits["train"], count, name="--forget")
-        for classes in sets:
-            for data in splits.values():
-                split_by_class(data, classes)  # both parts must be there
+        requests = self.requests(splits)
         with folder:
             with Bars(console=progress) as shown:
-                comparison = _Comparison(self, splits, Cells(self, splits, shown))
-                tables = comparison.tables(sets, shown)
+                comparison = Comparison(self, splits, Cells(self, splits, shown))
+                tables = comparison.tables(requests, shown)
             seeds = ", ".join(map(str, self.seeds))
             title = f"{self.dataset}, {self.model}, training seeds {seeds}"
-            _write(folder, comparison, tables, title, splits)
+            _write(folder, self.to_dict(), comparison, tables, title, splits)
             folder.finish()
         for heading, (rows, verdicts) in tables.items():
-            if len(tables) == 1 or heading == _ALL:
+            if len(tables) == 1 or heading == ALL:
                 about = f"{title}, forget {heading}"
                 results.print(console_table(rows, verdicts, about))
                 results.print(legend(rows))
@@ -182,121 +199,9 @@ class Compare(MethodSettings, TrainingSettings):
         results.print(f"Written to {folder.place}; models are kept in {self.cache}.")
 
 
-# The heading of the means over all that was forgotten.
-_ALL = "mean of all"
-
-
-class _Comparison:
-    """Makes the cells in turn, and sums them up."""
-
-    def __init__(self, settings: Compare, splits: Mapping[str, Data], cells: Cells):
-        self._settings, self._cells = settings, cells
-        self._names = splits["test"].class_names
-        self.settings = settings.to_dict()
-        self._rows = variants(settings, settings.methods)
-        self.refusals: list[str] = []
-        self.made: list[dict[str, Any]] = []
-
-    def tables(self, sets: Sequence[tuple[int, ...]], shown: Bars) -> Tables:
-        """A table for each set of classes, and one of means if there are several."""
-        seeds, tables, every = self._settings.seeds, {}, []
-        with shown.row("comparison") as progress:
-            for done, classes in enumerate(sets):
-                progress("forget", done, len(sets))
-                heading = ", ".join(class_label(c, self._names) for c in classes)
-                measured, verdicts = self._of_request(classes, heading)
-                every.append(measured)
-                tables[heading] = _summaries(measured, seeds), verdicts
-            progress("forget", len(sets), len(sets))
-        if len(sets) > 1:
-            titles = [t for t in every[0] if all(t in one for one in every)]
-            means = {
-                title: {
-                    seed: [
-                        mean_of_requests(
-                            one for some in every for one in some[title].get(seed, ())
-                        )
-                    ]
-                    for seed in seeds
-                }
-                for title in titles
-            }
-            tables[_ALL] = _summaries(means, seeds), _common(tables, titles)
-        return tables
-
-    def _of_request(self, classes, heading):
-        """Measures by row and training seed, and the verdict of each row."""
-        settings, cells = self._settings, self._cells
-        originals = {seed: cells.original(seed) for seed in settings.seeds}
-        retrained = {seed: cells.retrained(seed, classes) for seed in settings.seeds}
-        measured: dict[str, dict[int, list[dict[str, Measure]]]] = {}
-        verdicts: dict[str, list[str]] = {}
-        for index, seed in enumerate(settings.seeds):
-            place = Place(index, len(settings.seeds))
-            twin = retrained[seed]
-            made = self._unlearned(originals[seed], seed, classes, heading)
-            audits = cells.audits(
-                {name: cell for name, (_, cell) in made.items()},
-                originals[seed],
-                list(retrained.values()),
-                classes,
-                settings.audit_seed,
-            )
-            for which, cell in (("original", originals[seed]), ("retrained", twin)):
-                if audits:
-                    audit = next(iter(audits.values()))
-                    own = measures_of_reference(audit, which, place)
-                    own |= costs(cell.record, twin.record)
-                    measured.setdefault(which, {})[seed] = [own]
-            for name, (title, cell) in made.items():
-                audit = audits[name]
-                given = cell.record, audit, twin.record, place
-                measured.setdefault(title, {}).setdefault(seed, []).append(
-                    measures_of_audit(*given)
-                )
-                verdicts.setdefault(title, []).append(audit["verdict"])
-        return measured, {t: verdict_of(v) for t, v in verdicts.items()}
-
-    def _unlearned(
-        self, original: Cell, seed: int, classes: tuple[int, ...], heading: str
-    ) -> dict[str, tuple[str, Cell]]:
-        """By a name of its own: the row that a model is part of, and the model."""
-        made = {}
-        for variant in self._rows:
-            for again in self._settings.unlearning_seeds:
-                cell = self._cells.unlearned(variant, original, classes, again)
-                about = {"forget": list(classes), "training_seed": seed}
-                about |= {"model": variant.title, "unlearning_seed": again}
-                self.made.append(about | {"file": cell.digest, **_told(cell)})
-                if "refused" in cell.record:
-                    said = f"{variant.title}, forget {heading}, seed {seed}: {cell.record['refused']}"  # noqa: E501
-                    self.refusals.append(said)
-                else:
-                    made[f"{variant.title}, seed {again}"] = variant.title, cell
-        return made
-
-
-def _summaries(measured, seeds) -> dict[str, dict[str, Summary]]:
-    """Only rows of which there is something."""
-    return {
-        title: summarise([by_seed[seed] for seed in seeds if seed in by_seed])
-        for title, by_seed in measured.items()
-    }
-
-
-def _common(tables: Tables, titles: Sequence[str]) -> dict[str, str]:
-    """The verdicts of every request together."""
-    each = [verdicts for _, verdicts in tables.values()]
-    common = {title: [v[title] for v in each if title in v] for title in titles}
-    return {title: verdict_of(some) for title, some in common.items() if some}
-
-
-def _told(cell: Cell) -> dict[str, Any]:
-    names = ("tuned", "at_edge", "seconds", "samples_read", "peak_memory", "refused")
-    return {name: cell.record[name] for name in names if name in cell.record}
-
-
-def _write(folder, comparison, tables: Tables, title: str, splits) -> None:
+def _write(
+    folder, settings, comparison: Comparison, tables: Tables, title: str, splits
+) -> None:
     """The tables in every form, and the plots."""
     texts = {
         "comparison.csv": as_csv(tables),
@@ -305,11 +210,11 @@ def _write(folder, comparison, tables: Tables, title: str, splits) -> None:
     }
     for name, text in texts.items():
         folder.write(name, lambda path, text=text: _write_text(path, text))
-    rows, _ = tables.get(_ALL) or next(iter(tables.values()))
+    rows, _ = tables.get(ALL) or next(iter(tables.values()))
     for name in ("comparison.svg", "comparison.pdf"):
         folder.write(name, lambda path: plot_comparison(path, rows, title))
     record = {
-        "settings": comparison.settings,
+        "settings": settings,
         "tables": [
             {"forget": heading, "rows": to_dict(rows), "verdicts": verdicts}
             for heading, (rows, verdicts) in tables.items()

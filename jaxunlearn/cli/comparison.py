@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxunlearn.metrics.gaps import t_interval, tow
+from jaxunlearn.metrics.verdict import AuditRow, verdict_of_rows
 
 # What is timed, but no cost of the method at its final setting.
 _APART = ("compile", "rates")
@@ -31,6 +32,7 @@ class Column:
 # The measures that tables show, in this order, where there are any.
 COLUMNS: dict[str, Column] = {
     "accuracy/forgotten": Column("Acc_f", ".1f", "test accuracy, forgotten classes, %"),
+    "accuracy/samples": Column("forget", ".1f", "accuracy on the forgotten samples, %"),
     "accuracy/retained": Column("Acc_r", ".1f", "test accuracy, retained classes, %"),
     "probe": Column("probe", ".1f", "recall of a linear probe, forgotten classes, %"),
     "class-mean": Column("mean", ".1f", "recall of the nearest class mean, %"),
@@ -43,7 +45,7 @@ COLUMNS: dict[str, Column] = {
     ),
     "distribution/js-forgotten": Column("JS", ".3f", "JS divergence to it, nats"),
     "tow": Column("ToW", ".3f", "tug of war on forget, retain and test accuracy"),
-    "share": Column("cost", ".3f", "seconds as a share of retraining's"),
+    "share": Column("cost", ".2f", "seconds as a share of retraining's"),
 }
 
 
@@ -101,7 +103,7 @@ class Summary:
             width = f"{plus_minus}{format(self.half_width, form)}"
         return f"{bound}{format(self.mean, form)}{width}"
 
-    def verdict(self, form: str) -> str:
+    def against(self, form: str) -> str:
         """The gap with its sign, or "=" where it is within the noise of retraining."""
         if self.gap is None or math.isnan(self.gap):
             return ""
@@ -171,6 +173,23 @@ def summarise(by_seed: Sequence[Sequence[Measures]]) -> dict[str, Summary]:
     return {name: _summary(some) for name, some in means.items()}
 
 
+def verdict(
+    row: Mapping[str, Summary],
+    original: Mapping[str, Summary],
+    retrained: Mapping[str, Summary],
+) -> str:
+    """That of an audit, on the means over training seeds."""
+    rows = {}
+    for name, mine in row.items():
+        if None in (mine.gap, mine.floor) or name not in original:
+            continue
+        before, target = original[name], retrained[name]
+        censored = mine.censored, before.censored, target.censored
+        values = mine.mean, before.mean, (target.mean,), mine.gap, mine.floor
+        rows[name] = AuditRow(name, *values, mine.within, censored, 0.0)
+    return verdict_of_rows(rows)
+
+
 def mean_of_requests(requests: Iterable[Measures]) -> dict[str, Measure]:
     """The mean over what was forgotten; the floor is that of a single request."""
     requests = list(requests)
@@ -214,6 +233,9 @@ def _number(value: float | None) -> float:
 
 def _accuracies(record: Mapping[str, Any]) -> tuple[float, float, float]:
     """On forgotten and retained training samples, and on all test samples, in %."""
+    if "forgotten_samples" in record:  # Where samples and not classes are forgotten.
+        names = ("forgotten_samples", "retained_samples", "test_samples")
+        return tuple(_number(record[name]) for name in names)
     train, confusion = record["train"], np.asarray(record["test"]["confusion"])
     right = 100 * np.trace(confusion) / max(confusion.sum(), 1)
     forgotten = _number(train["forgotten_weighted"])

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -35,7 +35,7 @@ def console_table(rows: Rows, verdicts: Mapping[str, str], title: str) -> Table:
     names = [name for name in columns_of(rows) if name in _SHOWN]
     shown = table(title, ["model"], [COLUMNS[name].heading for name in names])
     first = shown.columns[0]
-    first.no_wrap, first.min_width, first.max_width = False, 17, 24
+    first.no_wrap, first.min_width, first.max_width = False, 19, 24
     first.overflow = "fold"
     for title, row in rows.items():
         cells = (_short(row.get(name), COLUMNS[name].form) for name in names)
@@ -113,23 +113,15 @@ def _short(summary: Summary | None, form: str) -> str:
     text = dataclasses.replace(summary, half_width=math.nan).text(form)
     if width > 0:
         text += f"±{width:.1g}" if width < 10 else f"±{width:.0f}"
-    return f"{text}\n{summary.verdict(form)}".rstrip()
+    return f"{text}\n{summary.against(form)}".rstrip()
 
 
 def _cell(summary: Summary | None, form: str) -> str:
     if summary is None:
         return ""
-    gap, value = summary.verdict(form), summary.text(form, " ± ")
+    gap, value = summary.against(form), summary.text(form, " ± ")
     return f"{value} ({gap})" if gap else value
 
 
 def _plain(value: Any) -> Any:
     return "" if value is None or value != value else value
-
-
-def verdict_of(verdicts: Sequence[str]) -> str:
-    """One for all training seeds, or how many have which."""
-    counts = {v: verdicts.count(v) for v in dict.fromkeys(verdicts)}
-    if len(counts) == 1:
-        return verdicts[0]
-    return ", ".join(f"{v} ({n} of {len(verdicts)})" for v, n in counts.items())

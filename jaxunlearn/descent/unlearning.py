@@ -69,6 +69,7 @@ class Trace:
         "rates" (the grid), "steps".
       samples_read: how many samples of "forget" and "retain" were read, repeats
         included.
+      multiply_adds: by stage, of the weights, where the method counts them.
       drift: by path, where there was a drift budget, how much of it was used.
       ended: why steps ended before the last, in a sentence; empty if they did not.
     """
@@ -85,6 +86,7 @@ class Trace:
     proxies: Any = None
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     samples_read: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    multiply_adds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     drift: Mapping[str, float] = dataclasses.field(default_factory=dict)
     ended: str = ""
 

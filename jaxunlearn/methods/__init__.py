@@ -35,7 +35,9 @@ from jaxunlearn.methods.relabel import (
 )
 from jaxunlearn.methods.relabel import retained_probabilities as retained_probabilities
 from jaxunlearn.methods.relabel import runner_up_labels as runner_up_labels
+from jaxunlearn.methods.reset_and_distill import ResetAndDistill as ResetAndDistill
 from jaxunlearn.methods.retrain import Retrain as Retrain
+from jaxunlearn.methods.rules import NotForgotten as NotForgotten
 from jaxunlearn.methods.scrub import SCRUB as SCRUB
 from jaxunlearn.methods.ssd import SSD as SSD
 from jaxunlearn.methods.unprojected import Unprojected as Unprojected
@@ -45,6 +47,7 @@ from jaxunlearn.methods.unsir import UNSIR as UNSIR
 by_name: dict[str, type] = {
     "covarnav": CovarNav,
     "unsc": UNSC,
+    "reset-and-distill": ResetAndDistill,
     "unprojected": Unprojected,
     "retrain": Retrain,
     "fine-tune": FineTune,

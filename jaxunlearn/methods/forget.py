@@ -125,6 +125,7 @@ def forget(
 
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> import jaxunlearn as ju
     >>> def logits(params, state, images):
     ...     return images.reshape(len(images), -1) @ params["kernel"]
@@ -190,6 +191,7 @@ def sweep(
 
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> import jaxunlearn as ju
     >>> def logits(params, state, images):
     ...     return images.reshape(len(images), -1) @ params["kernel"]

@@ -132,8 +132,9 @@ def shadow_ensemble(
     Shadows come in pairs on complementary random halves, so that exactly half of them
     saw any sample. The half of each is cut into `forget_sets`, and the method unlearns
     every one by itself from that shadow. A sample's confidences are those of the models
-    that unlearned its set, and of the shadows that never saw it. The latter are plain
-    models, as a retrained one is: a mark that unlearning leaves counts as evidence.
+    that unlearned its set and, for shadows that never saw it, of models that unlearned
+    another. As many samples went into both, so that exact unlearning gives 1/2; what
+    unlearning does to all samples alike is no evidence.
 
     Args:
       train: `(data, key) -> Classifier`, of one network.
@@ -191,12 +192,14 @@ def shadow_ensemble(
         for rows, own in zip(seen, keys, strict=True)
     ]
     ensemble = functools.partial(ensemble_logits, batch_size=batch_size)
-    before = _scaled(ensemble(shadows, data.images), data.labels)
-    after = before.copy()
+    values = _scaled(ensemble(shadows, data.images), data.labels)
     if method is not None:
         for i, (shadow, rows, own) in enumerate(zip(shadows, seen, keys, strict=True)):
-            order = generator(jax.random.fold_in(own, 1))
-            sets = np.array_split(order.permutation(np.flatnonzero(rows)), forget_sets)
+            draw = generator(jax.random.fold_in(own, 1))
+            sets, others = (
+                np.array_split(draw.permutation(np.flatnonzero(part)), forget_sets)
+                for part in (rows, ~rows)
+            )
             models = []
             for number, chosen in enumerate(sets):
                 forget = np.isin(np.arange(len(data)), chosen)
@@ -204,15 +207,13 @@ def shadow_ensemble(
                 task = Task(*parts, num_classes=num_classes, train=train)
                 drawn = jax.random.fold_in(own, number + 2)
                 models.append(method(shadow, task, key=drawn).classifier)
-            for chosen, z in zip(sets, ensemble(models, data.images), strict=True):
-                after[i, chosen] = _scaled(z[chosen], data.labels[chosen])
+            outputs = ensemble(models, data.images)
+            for judged, z in zip(map(np.union1d, sets, others), outputs, strict=True):
+                values[i, judged] = _scaled(z[judged], data.labels[judged])
     # Of each sample exactly half of the shadows are of either kind, in their order.
-    pick = np.argsort(~seen, axis=0, kind="stable")
-    half = count // 2
-    return ShadowEnsemble(
-        np.take_along_axis(after, pick[:half], axis=0),
-        np.take_along_axis(before, pick[half:], axis=0),
-    )
+    order = np.argsort(~seen, axis=0, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=0)
+    return ShadowEnsemble(*np.split(ordered, 2))
 
 
 def half_splits(n: int, count: int, key: Any) -> Bool[np.ndarray, "count n"]:

@@ -215,7 +215,9 @@ def audit_all(
                 rows[title] += _rows(name, values, spent)
         report("audit", len(names), len(names))
     return {
-        title: Audit(tuple(own), _verdict({row.name: row for row in own}), classes)
+        title: Audit(
+            tuple(own), verdict_of_rows({row.name: row for row in own}), classes
+        )
         for title, own in rows.items()
     }
 
@@ -281,7 +283,7 @@ def _row(name, values, seconds) -> AuditRow:
     return AuditRow(name, *pair, numbers, gap, floor, within, censored, seconds)
 
 
-def _verdict(rows) -> str:
+def verdict_of_rows(rows: Mapping[str, AuditRow]) -> str:
     """What the rows come to, by the side of the noise floor on which they lie."""
     forgotten = rows.get("accuracy/forgotten") or rows.get("accuracy/samples")
     if forgotten is not None and _side(forgotten) == "original":

@@ -1,5 +1,6 @@
 """New weights in closed form, from moments alone: no steps, no images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -72,7 +73,20 @@ def reset_toward(
     Array([[0.75],
            [0.5 ]], dtype=float32)
     """
-    damping = check_damping(damping)
+    given = params, fresh, moments, output_moments
+    return resets_toward(*given, dampings=[damping])[0]
+
+
+def resets_toward(
+    params: PyTree,
+    fresh: PyTree,
+    moments: PyTree,
+    output_moments: PyTree | None = None,
+    *,
+    dampings: Sequence[float],
+) -> list[PyTree]:
+    """`reset_toward` by each of several dampings, after one decomposition."""
+    dampings = [check_damping(damping) for damping in dampings]
     if output_moments is None:
         output_moments = jax.tree.map(
             lambda _: None, moments, is_leaf=leaf_test(Moment)
@@ -98,19 +112,33 @@ def reset_toward(
             with linalg.float64():
                 matrices.append(np.asarray(layout.to_matrix(leaf), np.float64))
         groups = [
-            _reset(damping, C[g], None if B is None else B[g], Wo, W0)
+            _resets(dampings, C[g], None if B is None else B[g], Wo, W0)
             for g, (Wo, W0) in enumerate(zip(*matrices, strict=True))
         ]
         dtype = jnp.result_type(old)
-        return layout.from_matrix(jnp.asarray(np.stack(groups), dtype))
+        return _Resets(
+            layout.from_matrix(jnp.asarray(np.stack(one), dtype))
+            for one in zip(*groups, strict=True)
+        )
 
     trees = {"params": params, "fresh": fresh, "output_moments": output_moments}
     changed = map_leaves(reset, Moment, "moments", moments, **trees)
-    return jax.tree.map(
-        lambda new, old: old if new is None else new,
-        *(changed, params),
-        is_leaf=_is_absent,
-    )
+    return [
+        jax.tree.map(
+            lambda new, old, number=number: old if new is None else new[number],
+            *(changed, params),
+            is_leaf=_is_reset,
+        )
+        for number in range(len(dampings))
+    ]
+
+
+class _Resets(tuple):
+    """A leaf by each damping."""
+
+
+def _is_reset(node: Any) -> bool:
+    return _is_absent(node) or isinstance(node, _Resets)
 
 
 def _means(name: str, moment: Moment, side: str) -> Float[np.ndarray, "g w w"]:
@@ -122,15 +150,15 @@ def _means(name: str, moment: Moment, side: str) -> Float[np.ndarray, "g w w"]:
     return grams / np.where(means > 0, means, 1)[:, None, None]
 
 
-def _reset(damping, C, B, Wo, W0) -> Float[np.ndarray, "d o"]:
+def _resets(dampings, C, B, Wo, W0) -> list[Float[np.ndarray, "d o"]]:
     """Of one group; `C` and `B` have mean eigenvalues of one."""
     values, U = linalg.eigenpairs(C)
     energies, change = values[:, None], U.T @ (Wo - W0)
     if B is not None:
         values, V = linalg.eigenpairs(B)
         energies, change = energies * values, change @ V
-    change = U @ (energies / (energies + damping) * change)
-    return W0 + (change if B is None else change @ V.T)
+    parts = (U @ (energies / (energies + rho) * change) for rho in dampings)
+    return [W0 + (part if B is None else part @ V.T) for part in parts]
 
 
 def project_change(

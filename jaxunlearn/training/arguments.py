@@ -25,7 +25,7 @@ from jaxunlearn.classifier.classifier import (
     freeze,
 )
 from jaxunlearn.classifier.function import UNTRAINABLE, Function
-from jaxunlearn.classifier.network import REFUSALS
+from jaxunlearn.classifier.network import REFUSALS, main_output
 from jaxunlearn.metrics.evaluation import num_classes
 from jaxunlearn.tasks import Data
 from jaxunlearn.training.recipe import Recipe
@@ -148,11 +148,6 @@ def _init(network, key, image_shape):
 def _training_outputs(classifier, images, key):
     state, images = classifier.state, classifier.prepare(images)
     return classifier.network.apply_train(classifier.params, state, images, key)[0]
-
-
-def main_output(outputs: Any) -> Any:
-    """The logits among what a network returns in training: the first of several."""
-    return outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
 
 
 def _check_outputs(outputs, shape):

@@ -11,9 +11,9 @@ from jaxtyping import Array, PyTree
 from jaxunlearn import parallel
 from jaxunlearn.augmentation import augment
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.classifier.network import main_output
 from jaxunlearn.descent.losses import cross_entropy
 from jaxunlearn.descent.step import update_params
-from jaxunlearn.training.arguments import main_output
 from jaxunlearn.training.recipe import Recipe
 
 

@@ -21,9 +21,10 @@ from jaxunlearn.cli.comparison import (
     measures_of_audit,
     measures_of_reference,
     summarise,
+    verdict,
 )
 from jaxunlearn.cli.comparison_plot import plot_comparison
-from jaxunlearn.cli.exports import latex, markdown, verdict_of
+from jaxunlearn.cli.exports import latex, markdown
 from jaxunlearn.cli.settings import MethodSettings
 from jaxunlearn.cli.variants import variants
 
@@ -52,7 +53,7 @@ def test_a_row_is_the_mean_over_training_seeds_with_a_t_interval():
     assert probe.gap_half_width == pytest.approx(high)
     assert probe.floor == pytest.approx(4.0)
     assert probe.within is False
-    assert probe.verdict(".1f") == "+10.7"
+    assert probe.against(".1f") == "+10.7"
 
 
 def test_unlearning_seeds_are_averaged_before_the_interval():
@@ -107,9 +108,27 @@ def test_a_model_is_paired_with_the_retrained_one_of_its_seed():
     assert retrained.censored
 
 
-def test_verdicts_of_seeds_are_counted():
-    assert verdict_of(["a", "a"]) == "a"
-    assert verdict_of(["a", "b", "a"]) == "a (2 of 3), b (1 of 3)"
+@pytest.mark.parametrize(
+    ("accuracy", "probe", "said"),
+    [
+        (60.0, 70.0, "not forgotten"),
+        (0.5, 69.0, "output-level only"),
+        (0.5, 52.0, "within the noise of retraining"),
+        (0.5, 40.0, "over-forgotten"),
+        (0.5, 56.0, "between the original and retraining"),
+    ],
+)
+def test_the_verdict_is_that_of_the_means(accuracy, probe, said):
+    def row(*pairs):
+        names = "accuracy/forgotten", "probe"
+        one = {n: Measure(*p, 2.0) for n, p in zip(names, pairs, strict=True)}
+        return summarise([[one], [one]])
+
+    targets = 0.0, 51.0
+    mine = row((accuracy, targets[0]), (probe, targets[1]))
+    original = row((68.0, targets[0]), (70.0, targets[1]))
+    retrained = row(*((target, target) for target in targets))
+    assert verdict(mine, original, retrained) == said
 
 
 def _rows():

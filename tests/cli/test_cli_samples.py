@@ -209,6 +209,7 @@ def test_the_numbers_of_a_run_are_those_of_its_classifiers(tiny):
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::jaxunlearn.methods.NotForgotten")
 def test_the_page_on_samples_runs(capsys):
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     exec(compile(code, PAGE.name, "exec"), {"__name__": "__main__"})  # noqa: S102

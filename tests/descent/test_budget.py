@@ -131,6 +131,7 @@ def test_a_weight_without_a_moment_that_moves_is_warned_of_once():
     assert result.trace.drift.keys() == {"first"}
 
 
+@pytest.mark.long
 def test_projected_steps_leave_the_rest_as_it_is():
     """Where a projection comes last nothing else moves, and nothing is warned of."""
     moments = {**problem()[3], "last": None}
@@ -141,12 +142,14 @@ def test_projected_steps_leave_the_rest_as_it_is():
     assert 0 < result.trace.drift["first"] <= 0.05
 
 
+@pytest.mark.long
 def test_several_devices_end_at_the_same_step():
     result, one = run(eps=0.05, mesh=jax.make_mesh((2,), ("i",))), run(eps=0.05)
     assert len(result.trace.losses) == len(one.trace.losses)
     assert worst(result) <= 0.05
 
 
+@pytest.mark.long
 def test_moments_by_class_are_each_within_the_budget():
     classifier, images, labels, _ = problem()
     by_class = ju.class_moments(classifier, images, labels, num_classes=4)

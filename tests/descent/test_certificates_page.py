@@ -5,9 +5,12 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[2] / "docs" / "certificates.md"
 
 
+@pytest.mark.long
 def test_the_page_runs_and_its_descent_ends_by_the_budget():
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
     printed = io.StringIO()

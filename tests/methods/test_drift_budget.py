@@ -33,6 +33,7 @@ def problem():
     return classifier, data, ju.Task(forget, retain, [3], num_classes=4)
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize(
     "options",

@@ -99,9 +99,8 @@ def test_shadows_tell_memory_from_retraining():
     exact = shadows.shadow_ensemble(
         memorising, DATA, method=retraining, forget_sets=3, **given
     )
-    np.testing.assert_array_equal(exact.never_seen, kept.never_seen)
     assert abs(exact.unlearned.mean() - exact.never_seen.mean()) < 0.5
-    assert shadows.u_lira(exact.unlearned, exact.never_seen).accuracy < 0.65
+    assert abs(shadows.u_lira(exact.unlearned, exact.never_seen).accuracy - 0.5) < 0.1
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from networks import Case
 from oracles import by_path, double, relative_error
 
 import jaxunlearn as ju
+from jaxunlearn.capture.grams import layouts
 from jaxunlearn.capture.layout import View
 from jaxunlearn.nullspace import Moment
 
@@ -40,13 +41,25 @@ WEIGHTS = {"conv/kernel", "blocks/layer/kernel", "head/kernel"}
 
 @functools.cache
 def mixed():
-    """A classifier in float64, fresh parameters, and both moments of 9 images."""
+    """Parameters in float64, fresh ones, and moments of drawn rows on both sides."""
+    rng = np.random.default_rng(0)
+
+    def drawn(side):
+        def moment(layout):
+            width = layout.fan_in if side == "inputs" else layout.fan_out
+            rows = rng.normal(size=(layout.groups, 9, width)) * np.arange(1, width + 1)
+            gram = jnp.asarray(rows.swapaxes(1, 2) @ rows)
+            return Moment(gram, jnp.asarray(9.0), layout, side=side)
+
+        return moment
+
     with jax.enable_x64(True):
         classifier = MIXED.classifier(np.float64)
         fresh = MIXED.classifier(np.float64, seed=3).params
-        images = MIXED.images(9, np.float64)
-        moments = ju.second_moments(classifier, images)
-        outputs = ju.output_moments(classifier, images, key=jax.random.key(0))
+        read = layouts(classifier, MIXED.images(1, np.float64))
+        moments, outputs = (
+            jax.tree.map(drawn(side), read) for side in ("inputs", "outputs")
+        )
     return classifier.params, fresh, moments, outputs
 
 
@@ -182,7 +195,7 @@ def test_a_reset_of_what_does_not_fit_is_refused(change, error, words):
 
 def test_moments_by_class_are_refused():
     params, fresh, moments, _ = mixed()
-    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), moments)
+    stacked = jax.tree.map(lambda x: np.stack([x, x]), moments)
     for function in (ju.project_change, ju.reset_toward):
         with pytest.raises(ValueError, match="leading class axis.*sum_classes"):
             function(params, fresh, stacked, damping=1.0)

@@ -141,7 +141,8 @@ SMALL = Case("small", Small, _small, (4, 3, 2))
 @functools.cache
 def small():
     classifier, images = SMALL.classifier(), np.asarray(SMALL.images(23))
-    return classifier, images, ju.output_moments(classifier, images, key=KEY)
+    with quick_compilation():
+        return classifier, images, ju.output_moments(classifier, images, key=KEY)
 
 
 def drawn(classifier, images, exclude=()):
@@ -188,6 +189,7 @@ def test_the_batch_size_does_not_matter(batch_size):
     assert_close(ju.output_moments(classifier, stream, **options), whole)
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("devices", [2, 4])
 def test_the_number_of_devices_does_not_matter(devices):
@@ -197,6 +199,7 @@ def test_the_number_of_devices_does_not_matter(devices):
     assert_close(ju.output_moments(classifier, images, **options), whole)
 
 
+@pytest.mark.long
 def test_inside_shard_map_gradients_are_those_of_the_shard():
     """Under the check of what varies over devices, whose transpose sums over them."""
     classifier, images, _ = small()
@@ -242,6 +245,7 @@ def test_excluded_logits_are_masked_out():
             assert relative_error(moment.gram, gram) <= 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_of_one_row_the_gradient_of_a_weight_is_its_input_by_the_output_gradient():
     """K-FAC's identity `dW = x gT`; so is that of a convolution with one position."""
