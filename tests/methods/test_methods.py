@@ -40,7 +40,7 @@ TARGETS = ("runner-up", "nearest-retained", "retained-probabilities", "random", 
 # What keeps a method quick; all others run with their defaults.
 QUICK = {
     "covarnav": {"steps": STEPS, "images_per_class": 8, "inversion_steps": 100},
-    "unsc": {"steps": STEPS},
+    "unsc": {"steps": STEPS, "learning_rate": 0.1},
     "unprojected": {"steps": STEPS, "learning_rate": 0.01},
 }
 SECONDS = {
