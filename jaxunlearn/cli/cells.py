@@ -31,6 +31,8 @@ from jaxunlearn.methods.grid import trial_records
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.verdict import audit_all
 from jaxunlearn.models.files import load_classifier, versions
+from jaxunlearn.nullspace.closed_forms import project_change
+from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.serialization import to_dict, to_json
 from jaxunlearn.tasks import Data, Task
 
@@ -92,12 +94,17 @@ class Cells:
             "seed": seed,
         }
 
+        if variant.damping is not None:
+            configuration["projected"] = variant.damping
+
         def make(name, progress):
             before = self.load(original)
             try:
                 result = self._forget(variant, before, forgotten, seed, progress)
             except (ValueError, FloatingPointError) as error:
                 return {"refused": str(error)}
+            if variant.damping is not None:
+                result = self._projected(result, before, forgotten, variant.damping)
             trials = trial_records(result.trace.tuned, result.trace.trials)
             record = self._saved(name, variant.name, result, forgotten, before)
             return record | {"validation_trials": trials}
@@ -202,6 +209,21 @@ class Cells:
             key=keys(seed)[1],
             progress=progress,
         )
+
+    def _projected(self, result, original, forgotten, damping: float) -> Result:
+        """Its change, corrected by retained moments; the state is the original's."""
+        watch = Stopwatch()
+        with watch.stage("statistics"):
+            retained = forgotten.split(self._splits["train"])[1]
+            moments = second_moments(original, retained.images)
+            both = original.params, result.classifier.params
+            params = project_change(*both, moments, damping=damping)
+        watch.add(result.trace.seconds)
+        read = dict(result.trace.samples_read)
+        read["retain"] = read.get("retain", 0) + len(retained)
+        costs = {"seconds": watch.seconds, "samples_read": read}
+        trace = dataclasses.replace(result.trace, **costs)
+        return Result(original.replace(params=params), trace)
 
     def _made(
         self,
