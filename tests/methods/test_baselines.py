@@ -56,6 +56,7 @@ SMALL = {
     "kodge": methods.Kodge(),
     "projected-gradient": methods.ProjectedGradient(steps=40),
     "erase-concept": methods.EraseConcept(),
+    "layerwise-teacher": methods.LayerwiseTeacher(),
     "last-layers-reset": methods.LastLayersReset(steps=40),
     "mask-head": methods.MaskHead(),
 }
