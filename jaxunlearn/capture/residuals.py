@@ -80,8 +80,22 @@ class Residuals(NamedTuple):
     rows: Float[Array, ""] | Any
 
 
-def places(classifier, images) -> tuple[list[Place], dict[str, str]]:
-    """The weights in the order of their use; and those left out, with the reason.
+class Places(NamedTuple):
+    """The weights of a network that have an input.
+
+    Attributes:
+      chosen: in the order of their use.
+      left: why others are not among them, by path.
+      last: the path of the one that is used last.
+    """
+
+    chosen: tuple[Place, ...]
+    left: dict[str, str]
+    last: str
+
+
+def find_places(classifier, images) -> Places:
+    """The weights that a single product uses, once for each image.
 
     A bias is the one leaf beside a weight in the parameters that is added somewhere and
     has an entry for each output.
@@ -98,7 +112,8 @@ def places(classifier, images) -> tuple[list[Place], dict[str, str]]:
     names = [path_name(path) for path, _ in pairs]
     found, left = layers(captured, len(pairs)), {}
     chosen: list[Place] = []
-    for index in dict.fromkeys(use.leaf for use in captured.uses.values()):
+    order = [*dict.fromkeys(use.leaf for use in captured.uses.values())]
+    for index in order:
         layer = found[index]
         if reason := _why_not(captured, layer):
             left[names[index]] = reason
@@ -116,7 +131,7 @@ def places(classifier, images) -> tuple[list[Place], dict[str, str]]:
         bias = beside[0] if len(beside) == 1 else None
         place = names[index], index, bias, layer.layout, use.product.count
         chosen.append(Place(*place))
-    return chosen, left
+    return Places(tuple(chosen), left, names[order[-1]] if order else "")
 
 
 def _why_not(captured: Capture, layer: Layer | str) -> str:

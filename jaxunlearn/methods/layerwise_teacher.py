@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from jaxunlearn.capture.residuals import (
     Place,
     Residuals,
+    find_places,
     outputs_by_class,
-    places,
     residual_sums,
 )
 from jaxunlearn.checks import check_choice, check_nonnegative, check_positive
@@ -30,7 +30,6 @@ from jaxunlearn.methods.edit import Edit
 from jaxunlearn.methods.multiply_adds import Costs
 from jaxunlearn.methods.relabel import retained_probabilities
 from jaxunlearn.metrics.evaluation import logits
-from jaxunlearn.metrics.head import find_head
 from jaxunlearn.nullspace.targets import (
     TargetMoments,
     change_toward,
@@ -123,13 +122,9 @@ class LayerwiseTeacher(Edit):
         del key
         check_whole_classes(task, self)
         data = retained(task, self)
-        weights, left = places(classifier, data.images)
-        head = find_head(classifier, data.images)
-        if not weights or weights[-1].index != head.kernel:
-            reason = next(reversed(left.values()), "it has no input")
-            msg = f"LayerwiseTeacher solves for the head, which it cannot do here: {reason}."  # noqa: E501
-            raise ValueError(msg)
-        chosen, classes = tuple(weights), np.arange(task.num_classes)
+        chosen, left, last = find_places(classifier, data.images)
+        _check_head(chosen, left, last, task.num_classes)
+        classes = np.arange(task.num_classes)
         labels = (data.labels[:, None] == classes).astype(np.float32)
         means: Any = None
         for rows, mask in _batches(len(data), chosen):
@@ -245,6 +240,21 @@ class LayerwiseTeacher(Edit):
             if self._refreshes(number, teacher):
                 spent["layers"] += retain * costs.forward()
         return spent
+
+
+def _check_head(chosen, left, last, num_classes) -> None:
+    """Refuse a network whose last weight does not give the logits, or is left out."""
+    if chosen and chosen[-1].path == last:
+        layout = chosen[-1].layout
+        if layout.groups == 1 and layout.fan_out == num_classes:
+            return
+        reason = (
+            f"it has {layout.groups * layout.fan_out} outputs, of {num_classes} classes"  # noqa: E501
+        )
+    else:
+        reason = left.get(last, "no weight has an input")
+    msg = f"LayerwiseTeacher solves for the head, which it cannot do with {last or 'this network'}: {reason}."  # noqa: E501
+    raise ValueError(msg)
 
 
 def _batches(

@@ -9,7 +9,7 @@ from jax import lax
 
 import jaxunlearn as ju
 from jaxunlearn import methods
-from jaxunlearn.capture.residuals import Residuals, places
+from jaxunlearn.capture.residuals import Residuals, find_places
 from jaxunlearn.methods import layerwise_teacher
 from jaxunlearn.nullspace.targets import (
     TargetMoments,
@@ -189,13 +189,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.long] * (n in ("grouped", "several")))
-        for n in CASES
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
 def test_every_layer_solves_the_normal_equations(name):
     """Under the layers before it as they are by then, from the front."""
     kind, forgotten, weights = CASES[name]
@@ -214,6 +209,13 @@ def two_layers():
     classifier, task = problem(deep)
     single = jax.tree.map(lambda x: x.astype(jnp.float32), classifier.params)
     return classifier.replace(params=single), task
+
+
+def test_two_layers_solve_the_normal_equations_in_single_precision(two_layers):
+    classifier, task = two_layers
+    found = METHOD(classifier, task, key=KEY).classifier.params
+    given = classifier, task, CASES["dense"][2]
+    assert_near(found, explicit(*given, METHOD.mu, METHOD.damping), 1e-4)
 
 
 def test_a_later_layer_makes_good_what_earlier_ones_moved(two_layers):
@@ -240,6 +242,7 @@ def test_without_weight_on_the_forgotten_nothing_changes(two_layers):
     assert_near(near.params, classifier.params, 1e-4)
 
 
+@pytest.mark.long
 def test_neither_batches_nor_repetition_change_the_result(two_layers, monkeypatch):
     classifier, task = two_layers
     whole, again = (METHOD(classifier, task, key=KEY).classifier for _ in range(2))
@@ -322,6 +325,10 @@ def _joined(task):
     return (np.concatenate([getattr(s, n) for s in sets]) for n in ("images", "labels"))
 
 
+def draw_more():
+    return draw(np.random.default_rng(0), {"kernel": (32, K + 1), "bias": (K + 1,)})
+
+
 def test_what_cannot_be_solved_is_refused(two_layers):
     classifier, task = two_layers
     alone = ju.Task(task.forget, None, [4], num_classes=K)
@@ -335,6 +342,9 @@ def test_what_cannot_be_solved_is_refused(two_layers):
     classifier = ju.freeze(ju.Function(tied, jnp.eye(K)))
     with pytest.raises(ValueError, match="head, which it cannot.*several places"):
         METHOD(classifier, task, key=KEY)
+    more = ju.Function(lambda p, s, x: linear(p, s, x)[:, :K], draw_more())
+    with pytest.raises(ValueError, match="with kernel: it has 6 outputs, of 5 cl"):
+        METHOD(ju.freeze(more), task, key=KEY)
     for wrong in ({"mu": -1.0}, {"damping": 0.0}, {"drift_budget": 0.0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
             METHOD.replace(**wrong)
@@ -355,7 +365,7 @@ def test_costs_and_samples_are_told(two_layers):
 
 def test_weights_are_found_in_order_with_their_biases():
     classifier, task = problem(Convolutional)
-    found, left = places(classifier, task.forget.images)
+    found, left, last = find_places(classifier, task.forget.images)
     names = [p.path for p in found], [p.bias is not None for p in found]
     assert names == (
         ["Conv_0/kernel", "Conv_1/kernel", "head/kernel"],
@@ -363,6 +373,7 @@ def test_weights_are_found_in_order_with_their_biases():
     )
     assert [p.positions for p in found] == [4, 4, 1]
     assert not left
+    assert last == "head/kernel"
 
 
 @pytest.mark.long
