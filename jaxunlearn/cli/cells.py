@@ -5,6 +5,7 @@ it. So a comparison that was killed goes on where it was, and another one that s
 originals with it trains none.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -17,7 +18,7 @@ import numpy as np
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.console import Bars, classes_left_out
 from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
 from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.cli.samples import Forgotten
@@ -178,7 +179,8 @@ class Cells:
             data, watch = self._splits["train"], Stopwatch()
             if without is not None:
                 data = without.split(data)[1]
-            with watch.stage("steps"):
+            quiet = classes_left_out() if without else contextlib.nullcontext()
+            with watch.stage("steps"), quiet:
                 classifier = train_network(
                     *(self._settings, self._splits, data, progress), key=keys(seed)[0]
                 )
@@ -192,7 +194,10 @@ class Cells:
     def _forget(self, variant, original, forgotten, seed, progress) -> Result:
         def train(data, key):
             given = {"key": key, "preprocess": original.preprocess}
-            return train_network(self._settings, self._splits, data, progress, **given)
+            with classes_left_out():
+                return train_network(
+                    *(self._settings, self._splits, data, progress), **given
+                )
 
         task = Task(
             *forgotten.split(self._splits["train"]),
