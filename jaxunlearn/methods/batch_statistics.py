@@ -27,9 +27,9 @@ def refresh_statistics(
 
     A network in training mode moves its state from `s` to `s'`, `b` the statistics of
     the batch and `m` its momentum. What a few images make of states of 0 and of large
-    numbers tells the momentum of a leaf, what each batch makes of 0 then tells `b`. A leaf of
-    integers or keys, and one that only grows, such as a counter, stays. Whole batches
-    count, all of one size; parameters do not change.
+    numbers tells the momentum of a leaf; what each batch makes of 0 then tells `b`. A
+    leaf of integers or keys, and one that only grows, such as a counter, stays. Whole
+    batches count, all of one size; parameters do not change.
 
     Args:
       classifier: of any network that has `apply_train`.

@@ -29,7 +29,7 @@ from jaxunlearn.descent.step import check_losses, check_parameters, update_param
 def distil_above(
     classifier: Classifier,
     cut: Cut,
-    activations: Float[Array, "n ..."],
+    activations: Float[Array, "n ..."] | Float[np.ndarray, "n ..."],
     targets: Float[np.ndarray, "n k"],
     optimizer: optax.GradientTransformation,
     *,

@@ -113,14 +113,14 @@ class Allotment:
         """Refuse a budget that leaves too few steps, and say what would do."""
         if self._suffices():
             return
-        method = self.method
-        enough = method.budget
-        while not dataclasses.replace(
-            self, method=method.replace(budget=enough)
-        )._suffices():
-            enough *= 1.02
-        exponent = 1 - math.floor(math.log10(enough))
-        enough = math.ceil(enough * 10**exponent) / 10**exponent
+        method, enough = self.method, self.method.budget
+        while True:
+            # The next number of two digits.
+            digit = 10.0 ** (math.floor(math.log10(enough)) - 1)
+            enough = round(digit * (math.floor(enough / digit + 1e-6) + 1), 12)
+            raised = method.replace(budget=enough)
+            if dataclasses.replace(self, method=raised)._suffices():
+                break
         advice = "" if self.cut.at_images else ", or give fewer dampings"
         msg = (
             f"budget is {method.budget:g} passes over the retained data, and with "

@@ -210,12 +210,8 @@ def test_forgotten_images_are_never_read(result, original):
     task = ju.Task(poison, RETAIN, [FORGOTTEN], num_classes=CLASSES)
     before = jax.tree.map(np.array, (original.params, original.state))
     same = QUICK(original, task, key=KEY)
-    for one, two in zip(
-        jax.tree.leaves(result.classifier),
-        jax.tree.leaves(same.classifier),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one, two)
+    both = result.classifier, same.classifier
+    jax.tree.map(np.testing.assert_array_equal, *both)
     np.testing.assert_array_equal(result.trace.losses, same.trace.losses)
     after = original.params, original.state
     jax.tree.map(np.testing.assert_array_equal, before, after)
