@@ -113,7 +113,7 @@ class Allotment:
         """Refuse a budget that leaves too few steps, and say what would do."""
         if self._suffices():
             return
-        method, enough = self.method, self.method.budget
+        method, enough = self.method, max(self.method.budget, 0.01)
         while True:
             # The next number of two digits.
             digit = 10.0 ** (math.floor(math.log10(enough)) - 1)

@@ -1,7 +1,8 @@
 """ResetAndDistill, and the parts that it is made of, each against a slow twin."""
 
-import dataclasses
+import re
 import types
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -306,7 +307,7 @@ def test_no_layers_is_training_from_scratch_by_the_same_teacher(original):
     )
     rows = np.flatnonzero(work.targets.any(axis=1))
     np.testing.assert_allclose(work.targets[rows], expected[rows], atol=1e-6)
-    everything = dataclasses.replace(work.allotment.cut)
+    everything = work.allotment.cut
     assert everything.at_images
     portion = work.allotment.distillation()
     schedule = optax.cosine_decay_schedule(0.1, portion.steps)
@@ -365,3 +366,10 @@ def test_a_network_without_a_place_is_trained_whole_and_says_so():
     with quick_compilation():
         result = QUICK(classifier, TASK, key=KEY)
     assert "all of the network is trained from a draw" in result.trace.caution
+
+
+@pytest.mark.long
+def test_the_page_runs():
+    page = (Path(__file__).parents[2] / "docs" / "reset-and-distill.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(code, "reset-and-distill.md", "exec"), {})  # noqa: S102
