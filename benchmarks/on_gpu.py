@@ -47,6 +47,12 @@ ENTRIES = [
         4,
     ),
     ("sweep", "benchmarks/sweep.py", 5),
+    (
+        "vmapped-training",
+        "benchmarks/vmapped_training.py "
+        "--networks mlp smallcnn smallcnn-fashion vit allcnn resnet18",
+        5,
+    ),
     ("large", "benchmarks/planning.py --large --batch 64", 4),
     ("plan", "benchmarks/planning.py", 5),
     ("stacking", "benchmarks/stacking.py", 2),

@@ -5,6 +5,7 @@ it. So a comparison that was killed goes on where it was, and another one that s
 originals with it trains none.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -17,7 +18,7 @@ import numpy as np
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.console import Bars, classes_left_out
 from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
 from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.cli.samples import Forgotten
@@ -28,9 +29,12 @@ from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
 from jaxunlearn.methods.grid import trial_records
+from jaxunlearn.methods.multiply_adds import Costs
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.verdict import audit_all
 from jaxunlearn.models.files import load_classifier, versions
+from jaxunlearn.nullspace.closed_forms import project_change
+from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.serialization import to_dict, to_json
 from jaxunlearn.tasks import Data, Task
 
@@ -92,12 +96,17 @@ class Cells:
             "seed": seed,
         }
 
+        if variant.damping is not None:
+            configuration["projected"] = variant.damping
+
         def make(name, progress):
             before = self.load(original)
             try:
                 result = self._forget(variant, before, forgotten, seed, progress)
             except (ValueError, FloatingPointError) as error:
                 return {"refused": str(error)}
+            if variant.damping is not None:
+                result = self._projected(result, before, forgotten, variant.damping)
             trials = trial_records(result.trace.tuned, result.trace.trials)
             record = self._saved(name, variant.name, result, forgotten, before)
             return record | {"validation_trials": trials}
@@ -171,12 +180,16 @@ class Cells:
             data, watch = self._splits["train"], Stopwatch()
             if without is not None:
                 data = without.split(data)[1]
-            with watch.stage("steps"):
+            quiet = classes_left_out() if without else contextlib.nullcontext()
+            with watch.stage("steps"), quiet:
                 classifier = train_network(
                     *(self._settings, self._splits, data, progress), key=keys(seed)[0]
                 )
-            read = {"retain": len(data)}
-            result = Result(classifier, Trace(seconds=watch.seconds, samples_read=read))
+            read = {"retain": len(data) * self._settings.recipe.epochs}
+            costs = {"seconds": watch.seconds, "samples_read": read}
+            each = Costs(classifier, data.images).step()
+            costs["multiply_adds"] = {"steps": each * read["retain"]}
+            result = Result(classifier, Trace(**costs))
             kind = "original" if without is None else "retrained"
             return self._saved(name, kind, result, without, None)
 
@@ -185,7 +198,10 @@ class Cells:
     def _forget(self, variant, original, forgotten, seed, progress) -> Result:
         def train(data, key):
             given = {"key": key, "preprocess": original.preprocess}
-            return train_network(self._settings, self._splits, data, progress, **given)
+            with classes_left_out():
+                return train_network(
+                    *(self._settings, self._splits, data, progress), **given
+                )
 
         task = Task(
             *forgotten.split(self._splits["train"]),
@@ -202,6 +218,21 @@ class Cells:
             key=keys(seed)[1],
             progress=progress,
         )
+
+    def _projected(self, result, original, forgotten, damping: float) -> Result:
+        """Its change, corrected by retained moments; the state is the original's."""
+        watch = Stopwatch()
+        with watch.stage("statistics"):
+            retained = forgotten.split(self._splits["train"])[1]
+            moments = second_moments(original, retained.images)
+            both = original.params, result.classifier.params
+            params = project_change(*both, moments, damping=damping)
+        watch.add(result.trace.seconds)
+        read = dict(result.trace.samples_read)
+        read["retain"] = read.get("retain", 0) + len(retained)
+        costs = {"seconds": watch.seconds, "samples_read": read}
+        trace = dataclasses.replace(result.trace, **costs)
+        return Result(original.replace(params=params), trace)
 
     def _made(
         self,
@@ -251,6 +282,7 @@ class Cells:
             "at_edge": trace.at_edge,
             "seconds": trace.seconds,
             "samples_read": trace.samples_read,
+            "multiply_adds": trace.multiply_adds,
             "circumstances": circumstances(splits),
         }
 

@@ -54,7 +54,8 @@ class Compare(SampleSettings, MethodSettings, TrainingSettings):
       forget: each class by itself, or sets of classes: 0 1,2 are two, of which the
         second forgets two classes. Or samples, by one of the next two.
       methods: the rows: names of methods, where need be with fields that are set
-        otherwise, such as unsc:targets=random,projection=none.
+        otherwise, such as unsc:targets=random,projection=none; with +projected at its
+        end, the change that a method made is corrected by the retained moments.
       seeds: training seeds; for each an original and a retrained model start alike. A
         row is the mean over them, and the spread of the retrained is its noise.
       unlearning_seeds: of the methods, over which each training seed's mean is taken.
@@ -67,8 +68,7 @@ class Compare(SampleSettings, MethodSettings, TrainingSettings):
 
     examples = (
         "jaxunlearn compare --forget 3 --methods covarnav unsc last-layers-reset",
-        "jaxunlearn compare --forget each --seeds 0 1 2 3 4 --methods unsc "
-        "unsc:targets=random unsc:projection=none",
+        "jaxunlearn compare --forget each --methods unsc unsc:projection=none",
     )
     first = (
         *("forget", "forget_indices", "forget_random", "methods", "seeds", "dataset"),

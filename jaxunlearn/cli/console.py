@@ -119,6 +119,18 @@ def library_warnings(console: Console) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+@contextlib.contextmanager
+def classes_left_out() -> Iterator[None]:
+    """Training in which it is the purpose, and no warning, that a class is missing."""
+    logger = logging.getLogger("jaxunlearn.training")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def table(title: str | None, names: Iterable[str], numbers: Iterable[str]) -> Table:
     """A table without rows: columns of names on the left, of numbers on the right."""
     empty = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -134,16 +146,18 @@ def metric_cells(
 ) -> Iterator[tuple[str, str]]:
     """Heading and text of every metric, means over records as JSON files hold them.
 
-    Beside a metric stands the original's, where the records have it.
+    Beside a metric stand the original's and the retrained network's, where the records
+    have them.
     """
     for name, metric in metrics.items():
         # An accuracy on test data, or an entry of its own.
         values = [record["test"].get(name, record.get(name)) for record in records]
         mean = None if None in values else np.mean(values)
         yield f"{metric.heading} {metric.unit}".strip(), metric.text(mean)
-        if name in records[0].get("before", {}):
-            before = [record["before"][name] for record in records]
-            yield "before", metric.text(np.mean(before))
+        for other in ("before", "retrained"):
+            if name in (records[0].get(other) or ()):
+                beside = [record[other][name] for record in records]
+                yield other, metric.text(np.mean(beside))
 
 
 def comparison(

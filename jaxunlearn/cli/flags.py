@@ -25,6 +25,9 @@ from jaxunlearn.serialization import describe
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: ""}
 
+# On, off, or as the command sees fit.
+_SWITCHES = (bool, bool | None)
+
 
 class Command:
     """A command: a frozen dataclass of flags, and `run`.
@@ -217,7 +220,7 @@ def _parser(
 
 def _add(group: Any, flag: Flag, width: int) -> None:
     text, metavar = flag.help.replace("%", "%%"), flag.metavar
-    if flag.kind is bool:
+    if flag.kind in _SWITCHES:
         off = (*flag.path[:-1], f"no-{flag.path[-1]}")
         for name, value in ((flag.path, True), (off, False)):
             group.add_argument(
@@ -225,7 +228,7 @@ def _add(group: Any, flag: Flag, width: int) -> None:
                 action="store_const",
                 const=value,
                 dest=flag.dest,
-                help=argparse.SUPPRESS if value is flag.default else text,
+                help=text if value is not bool(flag.default) else argparse.SUPPRESS,
             )
         return
     if len(flag.name) + len(metavar) + 5 > width:
@@ -252,7 +255,7 @@ def _help(
 def convert(flag: Flag, words: Any) -> Any:
     """What a flag's words mean; commas part numbers and choices as blanks do."""
     optional = types.NoneType in typing.get_args(flag.kind)
-    if flag.kind is bool and not isinstance(words, str):
+    if flag.kind in _SWITCHES and not isinstance(words, str):
         return words
     if optional and words in ("None", ["None"]):
         return None

@@ -19,6 +19,13 @@ _DPI = 120
 # Neither grey nor white, as the edges of images may be.
 _FRAME = (0.6, 0.7, 0.85)
 
+# Told apart without colours, too: where requests start, where they end, the target.
+_LOOKS = (
+    {"color": "0.45", "marker": "o", "linestyle": "", "fillstyle": "none"},
+    {"color": "C0", "marker": "o", "linestyle": "", "zorder": 3},
+    {"color": "C1", "marker": "_", "linestyle": "", "ms": 14, "mew": 2, "zorder": 2},
+)
+
 
 def plot_classes(path: Path, data: Data, *, title: str, most: int = 96) -> None:
     """A contact sheet of the first images of each class."""
@@ -126,6 +133,49 @@ def plot_accuracies(
     axes.set_xlabel("class (shaded: forgotten)")
     axes.set_ylabel("test accuracy, %")
     figure.legend(loc="outside upper center", ncols=5, frameon=False)
+    _save(figure, path)
+
+
+def plot_requests(
+    path: Path,
+    accuracies: Mapping[str, Mapping[str, Sequence[float]]],
+    labels: Sequence[str],
+    *,
+    title: str,
+) -> None:
+    """Accuracies of many requests as dots, by the suffix of the path a picture or PDF.
+
+    `accuracies[classifier][metric]` has one for each request: metrics, by the text of
+    their axes, are one below the other, and the first classifier is where requests
+    start from.
+    """
+    from matplotlib.figure import Figure
+
+    first, *others = accuracies
+    metrics = list(accuracies[first])
+    longest = max(map(len, labels))
+    inches = min(max(6.0, 0.3 * len(labels) + 1.2), _LARGEST)
+    size = (inches, 1.2 + 2.1 * len(metrics) + 0.07 * longest * (longest > 3))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
+    places = np.arange(len(labels))
+    looks = dict(zip(accuracies, _LOOKS, strict=False))
+    for axes, metric in zip(panels, metrics, strict=True):
+        ends = [accuracies[name][metric] for name in (first, others[0])]
+        axes.vlines(places, *ends, color="0.75", linewidth=1, zorder=1)
+        for name, look in looks.items():
+            axes.plot(places, accuracies[name][metric], label=name, **look)
+        # A difference of a point is to look like one.
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, high - 10), high)
+        axes.set_ylabel(metric)
+        axes.grid(axis="y", color="0.9")
+    panels[-1].set_xticks(places, labels, parse_math=False, rotation=90 * (longest > 3))
+    panels[-1].set_xlim(-0.6, len(labels) - 0.4)
+    panels[-1].set_xlabel("forgotten")
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    lines = panels[0].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=5, frameon=False)
     _save(figure, path)
 
 

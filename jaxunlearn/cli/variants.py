@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxunlearn import methods
-from jaxunlearn.checks import check_choice
+from jaxunlearn.checks import check_choice, check_positive
 from jaxunlearn.cli.flags import convert, flags_of
 from jaxunlearn.cli.settings import MethodSettings
 
@@ -18,16 +18,25 @@ class Variant(NamedTuple):
       name: of the method.
       method: as it is set.
       grid: values of its tuned field to choose from; () where that is set by hand.
+      damping: of `project_change`, by which its change is corrected; None: it is not.
     """
 
     title: str
     name: str
     method: Any
     grid: tuple[float, ...]
+    damping: float | None = None
+
+
+# Of a change that is projected without a damping of its own, as of the ridge.
+_DAMPING = 1e-3
 
 
 def variants(settings: MethodSettings, titles: Sequence[str]) -> list[Variant]:
     """What these titles stand for, each another one.
+
+    METHOD, METHOD:FIELD=VALUE,FIELD=VALUE, and either with +projected or
+    +projected=DAMPING at its end.
 
     Raises:
       ValueError: there is no such method or field, a value does not fit, or two titles
@@ -45,7 +54,9 @@ def variants(settings: MethodSettings, titles: Sequence[str]) -> list[Variant]:
 
 
 def _variant(settings: MethodSettings, title: str) -> Variant:
-    name, _, rest = title.partition(":")
+    own, projected, word = title.partition("+projected")
+    damping = _damping(title, word) if projected else None
+    name, _, rest = own.partition(":")
     check_choice("--methods", name, methods.by_name)
     method, grid = settings.settings_of(name), settings.grid_of(name)
     known = {flag.dest: flag for flag in flags_of(method)}
@@ -67,4 +78,16 @@ def _variant(settings: MethodSettings, title: str) -> Variant:
         msg = f"--methods {title}: {error}"
         raise ValueError(msg) from error
     by_hand = getattr(method, "tuned", None) in values
-    return Variant(title, name, method, () if by_hand else grid)
+    return Variant(title, name, method, () if by_hand else grid, damping)
+
+
+def _damping(title: str, word: str) -> float:
+    if not word:
+        return _DAMPING
+    try:
+        number = float(word.removeprefix("="))
+        check_positive("damping", number)
+    except ValueError as error:
+        msg = f"--methods {title}: +projected takes a positive damping, as in +projected=0.001; it is {word!r}."  # noqa: E501
+        raise ValueError(msg) from error
+    return number

@@ -32,6 +32,9 @@ class CovarNav(ProjectedDescent):
     (inversion weights, rank rule, optimizer, steps) is chosen here and listed below.
 
     Attributes:
+      learning_rate: the learning rate of SGD: at .2 the default number of steps forgets
+        a class of the digits and of CIFAR-10, on validation data, and Fashion-MNIST
+        does between .1 and .3 (`benchmarks/cifar_defaults.md`).
       images_per_class: inverted images of each retained class.
       inversion_steps: steps of the inversion.
       inversion_batch_size: images optimised together.
@@ -50,6 +53,7 @@ class CovarNav(ProjectedDescent):
     'runner-up'
     """
 
+    learning_rate: float = 0.2
     targets: Targets = "runner-up"
     images_per_class: int = 32
     inversion_steps: int = 500

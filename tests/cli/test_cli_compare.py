@@ -166,6 +166,8 @@ def test_the_same_results_are_the_same_picture(tmp_path):
         ("unsc:steps=many", "must be an integer; it is 'many'"),
         ("unsc:steps=0", "--methods unsc:steps=0: steps must be"),
         ("unsc:targets=wrong", "targets must be one of"),
+        ("unsc+projected=0", "takes a positive damping"),
+        ("unsc+projected=x", "takes a positive damping"),
     ],
 )
 def test_a_method_that_does_not_exist_is_refused(title, said):
@@ -183,6 +185,9 @@ def test_a_variant_sets_fields_of_every_type():
     assert first.method.damping == 0.01
     assert second.method.distil is True
     assert first.grid == MethodSettings().learning_rates
+    assert first.damping is None
+    (projected,) = variants(MethodSettings(), ["ssd:alpha=2+projected=0.01"])
+    assert (projected.method.alpha, projected.damping) == (2.0, 0.01)
     (fixed,) = variants(MethodSettings(), ["unsc:learning_rate=0.2"])
     assert (fixed.grid, fixed.method.learning_rate) == ((), 0.2)
 
@@ -255,13 +260,17 @@ def test_a_method_added_later_finds_all_models(compared, monkeypatch):
     monkeypatch.setattr(cells, "train_network", refuse)
     before = {path.name for path in (compared / "cache/models").iterdir()}
     where = "--cache", str(compared / "cache"), "--out", str(compared / "more")
-    methods = "--methods", "mask-head", "kodge", "mask-head:bias=-20"
+    methods = "--methods", "mask-head", "kodge", "mask-head+projected"
     assert cli.main([*QUICK, *where, *methods]) == 0
     after = {path.name for path in (compared / "cache/models").iterdir()}
     # Of the new row one for each training seed, each with its card.
     assert len(after - before) == 4
     ours, theirs = (_rows_of(compared / name) for name in ("out", "more"))
     assert theirs["kodge"] == ours["kodge"]
+    # Biases have no moment: what it did to one is taken back.
+    before, after = theirs["original"], theirs["mask-head+projected"]
+    for name in ("accuracy/forgotten", "accuracy/retained", "class-mean"):
+        assert after[name]["mean"] == pytest.approx(before[name]["mean"], abs=1e-9)
 
 
 @pytest.mark.long

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxunlearn.cli.plots import plot_accuracies, plot_classes, plot_sheet
+from jaxunlearn.cli.plots import (
+    plot_accuracies,
+    plot_classes,
+    plot_requests,
+    plot_sheet,
+)
 from jaxunlearn.tasks import Data
 
 
@@ -79,6 +84,37 @@ def test_forgotten_classes_are_shaded(tmp_path):
 
     assert shaded([]) < 0.01
     assert shaded([1, 2]) == pytest.approx(2 * shaded([1]), rel=0.1)
+
+
+def requests(path, count=4, *, others=("unsc",), after=20.0):
+    metrics = {"Acc_r, %": [95.0] * count, "Acc_f, %": [90.0] * count}
+    shown = {"original": metrics}
+    shown |= {name: {m: [after] * count for m in metrics} for name in others}
+    labels = [str(c) for c in range(count)]
+    plot_requests(path, shown, labels, title="digits, $a$")
+    return pixels(path) if path.suffix == ".png" else None
+
+
+def test_requests_are_dots_of_each_classifier(tmp_path):
+    blue, orange = [0.12, 0.47, 0.71], [1, 0.5, 0.05]
+    one = requests(tmp_path / "a.png")
+    two = requests(tmp_path / "a.png", others=("unsc", "retrained"))
+    assert share(one, blue) > 0
+    assert share(one, orange) == 0
+    assert share(two, orange) > 0
+    # Twice as many dots, but for the one in the legend.
+    dots = [share(requests(tmp_path / "b.png", n), blue) for n in (4, 8)]
+    assert dots[1] == pytest.approx(dots[0] * (2 * 8 + 1) / (2 * 4 + 1), rel=0.1)
+
+
+def test_pictures_of_requests_grow_up_to_a_page(tmp_path):
+    few, many = (requests(tmp_path / "a.png", n).shape for n in (4, 300))
+    assert few[1] < many[1] < 120 * 45
+
+
+def test_requests_are_written_as_a_vector_picture(tmp_path):
+    requests(tmp_path / "a.pdf")
+    assert (tmp_path / "a.pdf").read_bytes()[:5] == b"%PDF-"
 
 
 def sheet(tmp_path, images, *, marked=None, title="a title", **options):

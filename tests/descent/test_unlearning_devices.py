@@ -137,7 +137,7 @@ def test_devices_hold_their_share_and_add_up_gradients(monkeypatch):
 @pytest.mark.parametrize(
     "method",
     [
-        ju.UNSC(steps=4, batch_size=8),
+        ju.UNSC(learning_rate=0.1, steps=4, batch_size=8),
         ju.CovarNav(steps=4, images_per_class=8, inversion_steps=5),
         ju.Unprojected(steps=4),
     ],

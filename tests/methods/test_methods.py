@@ -40,7 +40,7 @@ TARGETS = ("runner-up", "nearest-retained", "retained-probabilities", "random", 
 # What keeps a method quick; all others run with their defaults.
 QUICK = {
     "covarnav": {"steps": STEPS, "images_per_class": 8, "inversion_steps": 100},
-    "unsc": {"steps": STEPS},
+    "unsc": {"steps": STEPS, "learning_rate": 0.1},
     "unprojected": {"steps": STEPS, "learning_rate": 0.01},
 }
 SECONDS = {
@@ -304,9 +304,11 @@ def few(toy, n=6) -> Task:
 
 def test_a_ridge_of_little_damping_is_nearly_the_hard_projection(toy):
     task = few(toy)
-    hard = UNSC(steps=STEPS, subspace="pooled", energy=None, rtol=1e-3)
-    ridge = UNSC(steps=STEPS, projection="ridge", damping=1e-5)
-    free = UNSC(steps=STEPS, projection="none")
+    hard = UNSC(
+        learning_rate=0.1, steps=STEPS, subspace="pooled", energy=None, rtol=1e-3
+    )
+    ridge = UNSC(learning_rate=0.1, steps=STEPS, projection="ridge", damping=1e-5)
+    free = UNSC(learning_rate=0.1, steps=STEPS, projection="none")
     a, b, c = (
         step(toy.classifier, m(toy.classifier, task, key=KEY))["head"]["kernel"]
         for m in (hard, ridge, free)
@@ -360,7 +362,7 @@ def test_surviving_gradient_is_the_share_of_the_squared_norm(toy):
 @pytest.mark.long
 @pytest.mark.core
 def test_merged_subspaces_are_truncated_for_each_class_and_then_merged(toy):
-    method = UNSC(steps=STEPS, energy=0.8, merge_energy=0.9)
+    method = UNSC(learning_rate=0.1, steps=STEPS, energy=0.8, merge_energy=0.9)
     retain = toy.task.retain
     trees = [
         subspaces(
@@ -374,7 +376,7 @@ def test_merged_subspaces_are_truncated_for_each_class_and_then_merged(toy):
 
 
 def test_pooled_subspaces_are_truncated_once(toy):
-    method = UNSC(steps=STEPS, energy=0.8, subspace="pooled")
+    method = UNSC(learning_rate=0.1, steps=STEPS, energy=0.8, subspace="pooled")
     moments = ju.second_moments(toy.classifier, toy.task.retain.images)
     check_protected(toy, method, subspaces(moments, energy=0.8))
 
@@ -421,7 +423,9 @@ def test_an_nnx_module_goes_through_and_comes_back(toy):
     module = Nearest(nnx.Rngs(0))
     before = jax.tree.map(np.array, nnx.state(module))
     classifier = ju.freeze(module, preprocess=PREPROCESS)
-    result = UNSC(steps=STEPS, energy=0.9)(classifier, toy.task, key=KEY)
+    result = UNSC(learning_rate=0.1, steps=STEPS, energy=0.9)(
+        classifier, toy.task, key=KEY
+    )
     unlearned = ju.thaw(result.classifier)
     assert type(unlearned) is Nearest
     unlearned.eval()
@@ -551,7 +555,13 @@ def test_samples_are_forgotten_and_their_classes_are_not(toy):
     parts = np.split(np.arange(128), [4])
     forget, retain = (Data(data.images[part], data.labels[part]) for part in parts)
     task = Task(forget, retain, num_classes=CLASSES)
-    method = UNSC(steps=STEPS, energy=0.8, subspace="pooled", targets="runner-up")
+    method = UNSC(
+        learning_rate=0.1,
+        steps=STEPS,
+        energy=0.8,
+        subspace="pooled",
+        targets="runner-up",
+    )
     result = method(toy.classifier, task, key=KEY)
     predicted = logits(result.classifier, forget.images).argmax(1)
     assert np.all(predicted != forget.labels)
@@ -563,7 +573,7 @@ def test_samples_are_forgotten_and_their_classes_are_not(toy):
     [("random", True), ("retained-probabilities", True), ("true", False)],
 )
 def test_every_kind_of_target_is_descended_on(toy, kind, forgets):
-    result = toy.result(UNSC(steps=STEPS, targets=kind))
+    result = toy.result(UNSC(learning_rate=0.1, steps=STEPS, targets=kind))
     assert result.trace.losses[-1] < result.trace.losses[0]
     assert toy.judge(result.classifier).forgotten == pytest.approx(
         0 if forgets else 100, abs=5
@@ -772,7 +782,7 @@ def test_of_equals_the_gentlest_is_taken():
 @pytest.mark.core
 def test_a_grid_of_rates_is_one_program_and_skips_what_diverges(toy):
     """On the toy itself: statistics are taken once, and only the rate changes."""
-    method = UNSC(steps=STEPS, energy=0.9)
+    method = UNSC(learning_rate=0.1, steps=STEPS, energy=0.9)
     given = {"key": KEY, "validation": toy.validation}
 
     def unlearned(grid):
@@ -826,7 +836,7 @@ def test_any_method_goes_through_the_grid_for_one_and_many_requests(toy):
 @pytest.mark.long
 def test_one_request_of_many_is_the_method_alone(toy):
     """To the bit, its trace too."""
-    method = UNSC(steps=STEPS)
+    method = UNSC(learning_rate=0.1, steps=STEPS)
     (result,) = ju.forget(method, toy.classifier, sample(128, 0), [[3]], key=KEY)
     assert_equal(result.classifier, toy.result(method).classifier)
     assert result.trace.samples_read == toy.result(method).trace.samples_read

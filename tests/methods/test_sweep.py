@@ -324,7 +324,7 @@ def test_float64_images_of_numpy_are_taken_without_a_warning(requests, targets):
     model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
     variables = model.init(jax.random.key(0), images.astype(np.float32))
     classifier, data = ju.freeze(model, variables), ju.Data(images, np.arange(12) % 3)
-    method = ju.UNSC(steps=2, targets=targets)
+    method = ju.UNSC(learning_rate=0.1, steps=2, targets=targets)
     results = ju.forget(method, classifier, data, requests, key=jax.random.key(1))
     assert len(results) == len(requests if requests != "each" else range(3))
     assert all(np.isfinite(result.trace.losses).all() for result in results)
