@@ -57,6 +57,8 @@ SMALL = {
     "projected-gradient": methods.ProjectedGradient(steps=40),
     "erase-concept": methods.EraseConcept(),
     "last-layers-reset": methods.LastLayersReset(steps=40),
+    # Of 240 samples, moments and trials cost more than the training.
+    "reset-and-distill": methods.ResetAndDistill(budget=40.0, batch_size=16),
     "mask-head": methods.MaskHead(),
 }
 GRID = np.geomspace(1e-3, 1, 13)
@@ -303,6 +305,7 @@ def test_arguments_of_another_type_are_refused(method, original):
 
 READING = ["fine-tune", "neg-grad-plus", "random-labels", "fisher", "ssd", "scrub"]
 READING += ["bad-teacher", "unsir", "kodge", "projected-gradient", "last-layers-reset"]
+READING += ["reset-and-distill"]
 
 
 @pytest.mark.parametrize("name", READING)

@@ -18,7 +18,11 @@ REFUSING = {
     "erase-concept": "EraseConcept drops the directions that features of a class share",
 }
 QUICK = {"fine-tune", "retrain", *REFUSING}
-SHORT = {"covarnav": {"inversion_steps": 2}, "scrub": {"steps": 4, "rounds": 3}}
+SHORT = {
+    "covarnav": {"inversion_steps": 2},
+    "scrub": {"steps": 4, "rounds": 3},
+    "reset-and-distill": {"budget": 60.0},
+}
 
 
 def method_of(name):
