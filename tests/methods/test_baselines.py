@@ -56,6 +56,7 @@ SMALL = {
     "kodge": methods.Kodge(),
     "projected-gradient": methods.ProjectedGradient(steps=40),
     "erase-concept": methods.EraseConcept(),
+    "layerwise-teacher": methods.LayerwiseTeacher(),
     "last-layers-reset": methods.LastLayersReset(steps=40),
     # Of 240 samples, moments and trials cost more than the training.
     "reset-and-distill": methods.ResetAndDistill(budget=40.0, batch_size=16),

@@ -16,6 +16,8 @@ REFUSING = {
     "mask-head": "MaskHead forbids whole classes",
     "unsir": "UNSIR learns noise of whole classes",
     "erase-concept": "EraseConcept drops the directions that features of a class share",
+    "layerwise-teacher": "LayerwiseTeacher aims at the means of the classes that are "
+    "retained",
 }
 QUICK = {"fine-tune", "retrain", *REFUSING}
 SHORT = {
