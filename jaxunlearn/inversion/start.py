@@ -1,11 +1,14 @@
 """Where an inversion begins: augmented images in place of noise."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxunlearn import parallel
 from jaxunlearn.augmentation import random_brightness, random_crop, random_flip
 from jaxunlearn.checks import as_array, check_count, check_finite, check_key, check_type
 from jaxunlearn.classifier.classifier import Classifier
@@ -46,7 +49,7 @@ def augmented_images(
     Raises:
       TypeError: images are no array or of another type, `count` is no integer.
       ValueError: no images, not finite, or out of the pixels' range; bounds that are
-        upside down, infinite or beyond the pixels.
+        upside down, infinite or beyond the pixels; more than memory holds.
 
     >>> import flax.linen as nn
     >>> import jaxunlearn as ju
@@ -66,6 +69,10 @@ def augmented_images(
         msg = "images are empty: give at least one to start from."
         raise ValueError(msg)
     check_finite(given)
+    needed, free = 16 * count * math.prod(given.shape[1:]), parallel.free_memory()
+    if needed > free:
+        msg = f"count is {count}, and so many images take {needed:,} bytes while they are made, of which {free:,} are free: ask for fewer."  # noqa: E501
+        raise ValueError(msg)
     if bounds is None and classifier.preprocess is None:
         bounds = (float(given.min()), float(given.max()))
     low, high = bounds_of(classifier, bounds)

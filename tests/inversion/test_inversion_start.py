@@ -107,6 +107,7 @@ def test_brightness_is_one_factor_an_image():
             {"images": drawn() + np.nan},
         ),
         (ValueError, "count must be at least 1; it is 0", {"count": 0}),
+        (ValueError, "count is .* images take .* bytes", {"count": 2**60}),
         (TypeError, r"key must be one jax.random.key\(seed\)", {"key": 0}),
         (ValueError, "bounds must both be finite", {"bounds": (0.0, np.inf)}),
         (ValueError, "bounds must be .low, high.", {"bounds": (1.0, 0.0)}),
