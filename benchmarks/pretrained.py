@@ -27,8 +27,6 @@ from jaxunlearn.models.files import versions
 from jaxunlearn.parallel import device_kind
 from jaxunlearn.serialization import to_dict
 
-GRID = (0.01, 0.03, 0.1, 0.3)
-
 
 class ResNet8(nn.Module):
     """The image classification reference of MLPerf Tiny; layers named as its weights.
@@ -132,7 +130,7 @@ class Study:
         again = relearn_steps(
             *(classifier, self.train, self.test, self.classes),
             target=self.target,
-            protocol=Relearning(batch_size=64, cap=100),
+            protocol=Relearning(batch_size=64, cap=30),
             key=self.key,
         )
         return {
@@ -147,19 +145,19 @@ class Study:
 
 def methods_of(arguments) -> dict:
     """By name: the method, and the rates among which validation data choose."""
-    how = {"steps": arguments.steps, "batch_size": 64}
+    grid, how = arguments.rates, {"steps": arguments.steps, "batch_size": 64}
     proxies = how | {
         "images_per_class": arguments.images_per_class,
         "inversion_steps": arguments.inversion_steps,
     }
     return {
-        "CovarNav": (ju.CovarNav(**proxies), GRID),
-        "CovarNav from forget images": (ju.CovarNav(**proxies, start="forget"), GRID),
-        "augmented forget images": (ju.CovarNav(**proxies, stand_in="augmented"), GRID),
-        "uniform noise": (ju.CovarNav(**proxies, stand_in="uniform"), GRID),
-        "true images": (ju.CovarNav(**proxies, stand_in="retained"), GRID),
-        "UNSC": (ju.UNSC(**how), GRID),
-        "unprojected": (ju.Unprojected(**how), (0.0003, 0.001, 0.003)),
+        "CovarNav": (ju.CovarNav(**proxies), grid),
+        "CovarNav, forget start": (ju.CovarNav(**proxies, start="forget"), grid),
+        "as they are": (ju.CovarNav(**proxies, stand_in="augmented"), grid),
+        "uniform noise": (ju.CovarNav(**proxies, stand_in="uniform"), grid),
+        "true images": (ju.CovarNav(**proxies, stand_in="retained"), grid),
+        "UNSC": (ju.UNSC(**how), grid),
+        "unprojected": (ju.Unprojected(**how), [x / 30 for x in grid]),
         "mask-head": (MaskHead(), None),
     }
 
@@ -174,14 +172,16 @@ def main() -> None:
     parser.add_argument("--images-per-class", type=int, default=16)
     parser.add_argument("--inversion-steps", type=int, default=200)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rates", type=float, nargs="+", default=(0.01, 0.03, 0.1))
+    parser.add_argument("--methods", nargs="*", help="names, as they are printed")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     study, records = Study(arguments), []
     wanted = {"original": None} | methods_of(arguments)
-    for name, how in wanted.items():
+    for name in ["original", *(arguments.methods or list(wanted)[1:])]:
         found, record = study.original, {"method": name}
-        if how is not None:
-            found, record = study.run(name, *how)
+        if wanted[name] is not None:
+            found, record = study.run(name, *wanted[name])
         record |= study.judge(found) | {"settings": to_dict(vars(arguments))}
         record["settings"] |= {"weights": arguments.weights.name, "data_dir": None}
         records.append(record | {"device": device_kind(), "versions": versions()})

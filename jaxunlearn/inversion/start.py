@@ -31,9 +31,10 @@ def augmented_images(
     """So many images out of given ones, for `invert` to start from.
 
     Images are drawn in random order, each as often as the next or once more. Each is
-    shifted by up to an eighth of its side down and right (`random_crop`), mirrored
-    every other time (`random_flip`) and made darker or brighter by up to a fifth
-    (`random_brightness`), then cut off at the bounds. Black is the lower bound.
+    shifted by up to an eighth of its side (`random_crop`), mirrored left to right every
+    other time and turned upside down every other time (`random_flip`), made darker or
+    brighter by up to a fifth (`random_brightness`), and cut off at the bounds. Black is
+    the lower bound. They are to span what layers see, not to look like their class.
 
     Args:
       classifier: the one that is to be inverted.
@@ -79,13 +80,16 @@ def augmented_images(
     if not np.isfinite(high - low):
         msg = f"bounds must both be finite, as black is the lower one; they are {(float(low), float(high))}."  # noqa: E501
         raise ValueError(msg)
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 5)
     order = np.resize(np.asarray(jax.random.permutation(keys[0], len(given))), count)
     drawn = np.asarray(given)[order]
     pixels = jnp.asarray(drawn, jnp.float32) / (255 if drawn.dtype == np.uint8 else 1)
     above = pixels - low
     above = random_crop(keys[1], above, round(_SHIFT * min(given.shape[1:3])))
-    above = random_brightness(keys[2], random_flip(keys[3], above), _SPREAD)
+    for number in (2, 3):
+        # Mirrored left to right, then with rows for columns upside down.
+        above = random_flip(keys[number], above).transpose(0, 2, 1, 3)
+    above = random_brightness(keys[4], above, _SPREAD)
     return np.asarray(jnp.clip(above + low, low, high))
 
 

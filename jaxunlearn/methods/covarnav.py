@@ -45,7 +45,7 @@ class CovarNav(ProjectedDescent):
       inversion_steps: steps of the inversion.
       inversion_batch_size: images optimised together.
       start: what the inversion starts from. "noise", or "forget": the forget images,
-        shifted, mirrored and made darker or brighter (`jaxunlearn.augmented_images`).
+        shifted, flipped and made darker or brighter (`jaxunlearn.augmented_images`).
         "auto" is "noise" where the network has BatchNorm, whose statistics images can
         match, and "forget" where it has none and noise would remain noise to all but
         the last layers (`benchmarks/inversion.md`). Several requests share their
