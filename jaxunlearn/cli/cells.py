@@ -29,6 +29,7 @@ from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
 from jaxunlearn.methods.grid import trial_records
+from jaxunlearn.methods.multiply_adds import Costs
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.verdict import audit_all
 from jaxunlearn.models.files import load_classifier, versions
@@ -184,8 +185,11 @@ class Cells:
                 classifier = train_network(
                     *(self._settings, self._splits, data, progress), key=keys(seed)[0]
                 )
-            read = {"retain": len(data)}
-            result = Result(classifier, Trace(seconds=watch.seconds, samples_read=read))
+            read = {"retain": len(data) * self._settings.recipe.epochs}
+            costs = {"seconds": watch.seconds, "samples_read": read}
+            each = Costs(classifier, data.images).step()
+            costs["multiply_adds"] = {"steps": each * read["retain"]}
+            result = Result(classifier, Trace(**costs))
             kind = "original" if without is None else "retrained"
             return self._saved(name, kind, result, without, None)
 
@@ -278,6 +282,7 @@ class Cells:
             "at_edge": trace.at_edge,
             "seconds": trace.seconds,
             "samples_read": trace.samples_read,
+            "multiply_adds": trace.multiply_adds,
             "circumstances": circumstances(splits),
         }
 
