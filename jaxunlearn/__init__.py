@@ -35,6 +35,7 @@ from jaxunlearn.descent import unlearn as unlearn
 from jaxunlearn.inversion import ImageAdam as ImageAdam
 from jaxunlearn.inversion import ImagePrior as ImagePrior
 from jaxunlearn.inversion import InversionError as InversionError
+from jaxunlearn.inversion import augmented_images as augmented_images
 from jaxunlearn.inversion import invert as invert
 from jaxunlearn.methods import SCRUB as SCRUB
 from jaxunlearn.methods import SSD as SSD
