@@ -35,6 +35,7 @@ from jaxunlearn.descent import unlearn as unlearn
 from jaxunlearn.inversion import ImageAdam as ImageAdam
 from jaxunlearn.inversion import ImagePrior as ImagePrior
 from jaxunlearn.inversion import InversionError as InversionError
+from jaxunlearn.inversion import augmented_images as augmented_images
 from jaxunlearn.inversion import invert as invert
 from jaxunlearn.methods import SCRUB as SCRUB
 from jaxunlearn.methods import SSD as SSD
@@ -56,6 +57,7 @@ from jaxunlearn.methods import MaskHead as MaskHead
 from jaxunlearn.methods import NegGradPlus as NegGradPlus
 from jaxunlearn.methods import ProjectedGradient as ProjectedGradient
 from jaxunlearn.methods import RandomLabels as RandomLabels
+from jaxunlearn.methods import ResetAndDistill as ResetAndDistill
 from jaxunlearn.methods import Retrain as Retrain
 from jaxunlearn.methods import SalUn as SalUn
 from jaxunlearn.methods import Sweep as Sweep

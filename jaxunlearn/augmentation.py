@@ -1,4 +1,4 @@
-"""Random crops and flips of minibatches, for training and for unlearning."""
+"""Random crops, flips and brightness: for training, unlearning and inversion."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Num
+from jaxtyping import Array, Float, Num
 
 from jaxunlearn.checks import as_array, as_integer, short
 
@@ -89,6 +89,21 @@ def augment(
     crop_key, flip_key = jax.random.split(key)
     images = random_crop(crop_key, images, crop_padding)
     return random_flip(flip_key, images) if flip else images
+
+
+def random_brightness(
+    key: Array, images: Float[Array | np.ndarray, "n h w c"], spread: float
+) -> Float[Array, "n h w c"]:
+    """Each image times a factor of its own, even in `[1 - spread, 1 + spread]`.
+
+    Black, which is 0, stays black; nothing is cut off at white.
+
+    >>> random_brightness(jax.random.key(0), jnp.ones((2, 8, 8, 1)), 0.0).sum()
+    Array(128., dtype=float32)
+    """
+    images = jnp.asarray(images)
+    shape, ends = (images.shape[0], 1, 1, 1), (1 - spread, 1 + spread)
+    return images * jax.random.uniform(key, shape, images.dtype, *ends)
 
 
 def crop_and_flip(

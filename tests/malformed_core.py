@@ -108,6 +108,10 @@ CALLS = {
     ju.subspaces: (moments, {"rank": 1, "mesh": None}),
     ju.shrink_to_null_space: (moments, {"damping": 0.1}),
     ju.drift: (moments, lambda: classifier().params, lambda: classifier().params, {}),
+    ju.augmented_images: (
+        *(classifier, lambda: IMAGES, lambda: 3),
+        {"key": KEY, "bounds": (0.0, 1.0)},
+    ),
     ju.noise_images: (
         *(lambda: KEY, lambda: "uniform", lambda: 2, lambda: (4, 4, 3)),
         {"preprocess": None},

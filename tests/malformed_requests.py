@@ -94,7 +94,8 @@ LIKELY = {
     "inversion_rate": ["0.1", 0],
     "prior": [{"l2": 1.0}, ju.ImagePrior(l2=1.0)],
     "jitter": ["1", -1],
-    "stand_in": ["uniform", "retained"],
+    "stand_in": ["uniform", "retained", "augmented"],
+    "start": ["forget", "auto", "images", None],
 }
 
 
@@ -134,7 +135,9 @@ def calling(kind, **few):
 
 FIELDS = "learning_rate steps batch_size augment"
 RULES = "projection energy rank damping"
-INVERSION = "images_per_class inversion_steps inversion_rate prior jitter stand_in"
+INVERSION = (
+    "images_per_class inversion_steps inversion_rate prior jitter stand_in start"
+)
 COVARNAV = {"steps": 1, "inversion_steps": 1, "images_per_class": 1}
 ARGUMENTS = {
     unlearn: "classifier images targets optimizer key steps batch_size loss augment "

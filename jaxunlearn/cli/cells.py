@@ -5,6 +5,7 @@ it. So a comparison that was killed goes on where it was, and another one that s
 originals with it trains none.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -17,7 +18,7 @@ import numpy as np
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.console import Bars, classes_left_out
 from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
 from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.cli.samples import Forgotten
@@ -28,6 +29,7 @@ from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
 from jaxunlearn.methods.grid import trial_records
+from jaxunlearn.methods.multiply_adds import Costs
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.verdict import audit_all
 from jaxunlearn.models.files import load_classifier, versions
@@ -178,12 +180,16 @@ class Cells:
             data, watch = self._splits["train"], Stopwatch()
             if without is not None:
                 data = without.split(data)[1]
-            with watch.stage("steps"):
+            quiet = classes_left_out() if without else contextlib.nullcontext()
+            with watch.stage("steps"), quiet:
                 classifier = train_network(
                     *(self._settings, self._splits, data, progress), key=keys(seed)[0]
                 )
-            read = {"retain": len(data)}
-            result = Result(classifier, Trace(seconds=watch.seconds, samples_read=read))
+            read = {"retain": len(data) * self._settings.recipe.epochs}
+            costs = {"seconds": watch.seconds, "samples_read": read}
+            each = Costs(classifier, data.images).step()
+            costs["multiply_adds"] = {"steps": each * read["retain"]}
+            result = Result(classifier, Trace(**costs))
             kind = "original" if without is None else "retrained"
             return self._saved(name, kind, result, without, None)
 
@@ -192,7 +198,10 @@ class Cells:
     def _forget(self, variant, original, forgotten, seed, progress) -> Result:
         def train(data, key):
             given = {"key": key, "preprocess": original.preprocess}
-            return train_network(self._settings, self._splits, data, progress, **given)
+            with classes_left_out():
+                return train_network(
+                    *(self._settings, self._splits, data, progress), **given
+                )
 
         task = Task(
             *forgotten.split(self._splits["train"]),
@@ -273,6 +282,7 @@ class Cells:
             "at_edge": trace.at_edge,
             "seconds": trace.seconds,
             "samples_read": trace.samples_read,
+            "multiply_adds": trace.multiply_adds,
             "circumstances": circumstances(splits),
         }
 

@@ -8,7 +8,7 @@ import jax
 
 from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.console import Bars, classes_left_out
 from jaxunlearn.cli.folder import OutputFolder
 from jaxunlearn.cli.images import load_images, save_images
 from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
@@ -145,7 +145,7 @@ class RunClassifiers:
         key = jax.random.fold_in(keys(self._settings.seed)[1], 2)
         given = {"key": key, "preprocess": self._original.preprocess}
         watch = Stopwatch()
-        with watch.stage("steps"):
+        with watch.stage("steps"), classes_left_out():
             classifier = train_network(
                 *(self._settings, self._splits, self._task.retain, progress),
                 **given,
@@ -190,7 +190,8 @@ class RunClassifiers:
 
         def train(data, key):
             given = {"key": key, "preprocess": like, "mesh": self._mesh}
-            return train_network(settings, self._splits, data, progress, **given)
+            with classes_left_out():
+                return train_network(settings, self._splits, data, progress, **given)
 
         return forget_task(
             method,

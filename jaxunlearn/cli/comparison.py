@@ -45,6 +45,9 @@ COLUMNS: dict[str, Column] = {
     ),
     "distribution/js-forgotten": Column("JS", ".3f", "JS divergence to it, nats"),
     "tow": Column("ToW", ".3f", "tug of war on forget, retain and test accuracy"),
+    "multiply_adds": Column(
+        "MACs", ".2f", "multiply-adds as a share of retraining's, where counted"
+    ),
     "share": Column("cost", ".2f", "seconds as a share of retraining's"),
 }
 
@@ -157,6 +160,9 @@ def costs(record: Record, retrained: Record) -> dict[str, Measure]:
         "rates_seconds": Measure(record["seconds"].get("rates", 0.0)),
         "compile_seconds": Measure(record["seconds"].get("compile", 0.0)),
     }
+    counted = [sum(r.get("multiply_adds", {}).values()) for r in (record, retrained)]
+    if all(counted):
+        measures["multiply_adds"] = Measure(counted[0] / counted[1])
     for name, count in record["samples_read"].items():
         measures[f"read/{name}"] = Measure(float(count))
     if record.get("peak_memory") is not None:

@@ -119,6 +119,18 @@ def library_warnings(console: Console) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+@contextlib.contextmanager
+def classes_left_out() -> Iterator[None]:
+    """Training in which it is the purpose, and no warning, that a class is missing."""
+    logger = logging.getLogger("jaxunlearn.training")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def table(title: str | None, names: Iterable[str], numbers: Iterable[str]) -> Table:
     """A table without rows: columns of names on the left, of numbers on the right."""
     empty = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -1,10 +1,8 @@
 """`jaxunlearn sweep`: forget every class by itself, or any sets, in one program."""
 
-import contextlib
 import dataclasses
-import logging
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +11,14 @@ from rich.table import Table
 
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.classifiers import further_metrics
-from jaxunlearn.cli.console import Bars, consoles, legend, metric_cells, table
+from jaxunlearn.cli.console import (
+    Bars,
+    classes_left_out,
+    consoles,
+    legend,
+    metric_cells,
+    table,
+)
 from jaxunlearn.cli.folder import Kind, OutputFolder
 from jaxunlearn.cli.plots import plot_requests
 from jaxunlearn.cli.settings import (
@@ -211,21 +216,10 @@ def _retrained(settings: Sweep, splits, sets, original, progress) -> list[Classi
     for classes in sets:
         progress("networks", len(made), len(sets))
         kept = split_by_class(splits["train"], classes)[1]
-        with _quiet(logging.getLogger("jaxunlearn.training")):
+        with classes_left_out():
             made.append(train_network(settings, splits, kept, None, **given))
     progress("networks", len(made), len(sets))
     return made
-
-
-@contextlib.contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Without warnings: that a class has no samples, each time, is the purpose."""
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _save(

@@ -105,7 +105,7 @@ def checked_arguments(
     hint = f"The network has {classes} logits."
     values = check_labels("labels", values, len(values), classes, hint).astype(np.int32)
     _check_references(classifier, references, classes, sample)
-    present = _traced_terms.eval_shape(
+    present = traced_terms.eval_shape(
         classifier, sample, values[:1], references, tuple(TERMS.items())
     )
     if prior.feature != 0:
@@ -167,7 +167,7 @@ def _shape(image_shape, count) -> tuple[int, ...]:
 
 
 @functools.partial(jax.jit, static_argnums=4)
-def _traced_terms(classifier, images, labels, references, table):
+def traced_terms(classifier, images, labels, references, table):
     """Traced once for each network and table; nothing is computed."""
     del table
     return term_values(classifier, images, labels, references)

@@ -95,8 +95,10 @@ def invert(
         d^2` and `d^2` floats at every step: leave out those of large fan-in.
       student: another classifier of the same pixels and classes. Images are drawn to
         where it disagrees.
-      start: images to begin from, in pixel space. None: uniform noise in the box, or
-        standard normal noise where there is none.
+      start: images to begin from, in pixel space, one for each label; real ones, of
+        whatever class, make better proxies at a small rate (`augmented_images` makes
+        many out of few). None: uniform noise in the box, or standard normal noise where
+        there is none.
       batch_size: images optimised together, over whose statistics `feature` and
         `moment` are taken, at most (on several devices rounded up to a multiple of
         them). All batches are of one size; the last one is filled up with further

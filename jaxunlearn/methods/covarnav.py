@@ -1,14 +1,16 @@
 """CovarNav: forget without any retained data."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from jaxunlearn.checks import check_choice, check_count
+from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.inversion import ImageAdam, ImagePrior, invert
+from jaxunlearn.inversion import ImageAdam, ImagePrior, augmented_images, invert
+from jaxunlearn.inversion.start import has_batch_norm
 from jaxunlearn.inversion.step import ScheduleName
 from jaxunlearn.methods.descent import ProjectedDescent, Targets
 from jaxunlearn.methods.statistics import PooledMoments, Statistics
@@ -16,7 +18,11 @@ from jaxunlearn.metrics.proxies import noise_images
 from jaxunlearn.progress import Progress
 from jaxunlearn.tasks import Data, Task
 
-StandIn = Literal["inverted", "retained", "uniform", "gaussian", "matched"]
+StandIn = Literal["inverted", "augmented", "retained", "uniform", "gaussian", "matched"]
+Start = Literal["auto", "noise", "forget"]
+
+# Adam's rate by what an inversion starts from: real images are to stay near.
+RATES = {"noise": ImageAdam.learning_rate, "forget": 0.01}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,14 +44,23 @@ class CovarNav(ProjectedDescent):
       images_per_class: inverted images of each retained class.
       inversion_steps: steps of the inversion.
       inversion_batch_size: images optimised together.
-      inversion_rate: Adam's learning rate, in units of the bounds' width.
+      start: what the inversion starts from. "noise", or "forget": the forget images,
+        shifted, flipped and made darker or brighter (`jaxunlearn.augmented_images`).
+        "auto" is "noise" where the network has BatchNorm, whose statistics images can
+        match, and "forget" where it has none and noise would remain noise to all but
+        the last layers (`benchmarks/inversion.md`). Several requests share their
+        images, which start from noise: the one's forget images are retained images of
+        the other.
+      inversion_rate: Adam's learning rate, in units of the bounds' width. None is .1
+        from noise and .01 from the forget images.
       inversion_schedule: of that rate: "cosine", "multi-step" or "constant".
       prior: weights of the terms of the inversion.
       jitter: rolls by up to so many pixels, capped at `side // 16`.
       stand_in: what stands in for retained data. "inverted" is the method; the others
         tell how good that is: "retained" are equally many true images of each class,
-        the ceiling, for which retained data are read; "uniform", "gaussian" and
-        "matched" are noise, the floor (`jaxunlearn.noise_images`).
+        the ceiling, for which retained data are read; "augmented" are the forget images
+        that "forget" starts from, as they are, a floor; "uniform", "gaussian" and
+        "matched" are noise, the other floor (`jaxunlearn.noise_images`).
 
     Source: arXiv 2311.12999.
 
@@ -58,7 +73,8 @@ class CovarNav(ProjectedDescent):
     images_per_class: int = 32
     inversion_steps: int = 500
     inversion_batch_size: int = 256
-    inversion_rate: float = 0.1
+    start: Start = "auto"
+    inversion_rate: float | None = None
     inversion_schedule: ScheduleName = "cosine"
     prior: ImagePrior = ImagePrior()
     jitter: int = 2
@@ -79,6 +95,7 @@ class CovarNav(ProjectedDescent):
             msg = f"jitter must be 0 or more pixels; it is {self.jitter}."
             raise ValueError(msg)
         check_choice("stand_in", self.stand_in, StandIn.__args__)
+        check_choice("start", self.start, Start.__args__)
         for name in ("moment", "competition"):
             if getattr(self.prior, name):
                 msg = (
@@ -87,11 +104,19 @@ class CovarNav(ProjectedDescent):
                     "it out."
                 )
                 raise ValueError(msg)
-        self.image_adam()
+        self.image_adam("noise")
 
-    def image_adam(self) -> ImageAdam:
-        """The optimizer of the inversion."""
-        return ImageAdam(self.inversion_rate, self.inversion_schedule)
+    def image_adam(self, start: str) -> ImageAdam:
+        """The optimizer of an inversion from "noise" or "forget"."""
+        given = self.inversion_rate
+        rate = RATES[start] if given is None else given
+        return ImageAdam(rate, self.inversion_schedule)
+
+    def start_of(self, classifier: Classifier, image_shape: tuple[int, ...]) -> str:
+        """From "noise" or "forget", where "auto" is looked up in the network."""
+        if self.start != "auto":
+            return self.start
+        return "noise" if has_batch_norm(classifier, image_shape) else "forget"
 
     def statistics(
         self, classifier, task, *, key, mesh=None, progress=None, requests=None
@@ -101,13 +126,17 @@ class CovarNav(ProjectedDescent):
         They are of every class where there are several requests, each of which leaves
         out those of its own classes: unlike by itself, where the others are optimised
         without them.
+
+        Raises:
+          ValueError: `start` is "forget" and there are several requests.
         """
         given = {"key": key, "mesh": mesh, "progress": progress}
         if self.projection == "none":
             return super().statistics(classifier, task, **given, requests=requests)
+        method = self if requests is None else self._shared()
         watch = Stopwatch()
         with watch.stage("inversion"):
-            proxies = self.proxies(classifier, task, **given)
+            proxies = method.proxies(classifier, task, **given)
         with watch.stage("statistics"):
             data = classifier, proxies, task.num_classes, requests
             without = PooledMoments(*data, mesh=mesh, progress=progress)
@@ -119,6 +148,19 @@ class CovarNav(ProjectedDescent):
             seconds=watch.seconds,
             mesh=mesh,
         )
+
+    def _shared(self) -> "CovarNav":
+        """For several requests at once, of which none may see another's images."""
+        forget_images = {"start": self.start == "forget"}
+        forget_images["stand_in"] = self.stand_in == "augmented"
+        for name in [name for name, seen in forget_images.items() if seen]:
+            msg = (
+                f'{name} is "{getattr(self, name)}" and there are several requests, '
+                "which share their proxies: one's forget images are retained images of "
+                'another. Forget one after the other, or take start="noise".'
+            )
+            raise ValueError(msg)
+        return dataclasses.replace(self, start="noise")
 
     def proxies(
         self, classifier, task: Task, *, key, progress: Progress = None, mesh=None
@@ -134,6 +176,8 @@ class CovarNav(ProjectedDescent):
         if self.stand_in == "inverted":
             made = self._inverted(classifier, task, labels, key, progress, mesh)
             return Data(made, labels)
+        if self.stand_in == "augmented":
+            return Data(_augmented(classifier, task, len(labels), key), labels)
         if self.stand_in == "retained":
             return _drawn(task, retained, self.images_per_class, key)
         if classifier.preprocess is None:
@@ -149,24 +193,40 @@ class CovarNav(ProjectedDescent):
         )
 
     def _inverted(self, classifier, task, labels, key, progress, mesh):
-        images = task.forget.images
-        bounds = None
-        if classifier.preprocess is None:
-            bounds = (float(images.min()), float(images.max()))
+        shape = task.forget.images.shape[1:]
+        start = self.start_of(classifier, shape)
+        real = start == "forget"
         return invert(
             classifier,
             labels,
-            image_shape=images.shape[1:],
+            image_shape=shape,
             key=key,
             prior=self.prior,
             steps=self.inversion_steps,
-            optimizer=self.image_adam(),
+            optimizer=self.image_adam(start),
             jitter=self.jitter,
-            bounds=bounds,
+            bounds=_bounds(classifier, task),
+            start=_augmented(classifier, task, len(labels), key) if real else None,
             batch_size=self.inversion_batch_size,
             mesh=mesh,
             progress=progress,
         )
+
+
+def _bounds(classifier, task) -> tuple[float, float] | None:
+    """The range of the forget images where nothing else says what pixels are."""
+    images = task.forget.images
+    if classifier.preprocess is not None:
+        return None
+    return float(images.min()), float(images.max())
+
+
+def _augmented(classifier, task, count, key) -> Any:
+    """So many images out of those to forget."""
+    key, bounds = jax.random.fold_in(key, 1), _bounds(classifier, task)
+    return augmented_images(
+        classifier, task.forget.images, count, key=key, bounds=bounds
+    )
 
 
 def _drawn(task: Task, classes: list[int], count: int, key) -> Data:

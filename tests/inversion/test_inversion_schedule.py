@@ -52,7 +52,7 @@ def test_rates_are_positive(rate):
 
 
 def test_covarnav_inverts_at_the_default_rate():
-    assert ju.CovarNav().image_adam() == ImageAdam()
+    assert ju.CovarNav().image_adam("noise") == ImageAdam()
 
 
 def test_an_unknown_schedule_is_refused():

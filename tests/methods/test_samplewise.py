@@ -20,7 +20,11 @@ REFUSING = {
     "retained",
 }
 QUICK = {"fine-tune", "retrain", *REFUSING}
-SHORT = {"covarnav": {"inversion_steps": 2}, "scrub": {"steps": 4, "rounds": 3}}
+SHORT = {
+    "covarnav": {"inversion_steps": 2},
+    "scrub": {"steps": 4, "rounds": 3},
+    "reset-and-distill": {"budget": 60.0},
+}
 
 
 def method_of(name):
