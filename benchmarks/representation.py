@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--audits", nargs="+", default=list(AUDITS))
     own = parser.parse_args()
     place = {"size": (14, 14), "data_dir": os.environ.get("TFDS_DATA_DIR")}
     train, validation, test = (
@@ -157,7 +158,7 @@ def main():
             test=test,
             forget_classes=[forgotten],
             key=jax.random.key(5),
-            which=AUDITS,
+            which=own.audits,
         )
         for title, audit in audits.items():
             head = {"network": own.network, "class": forgotten, "title": title}
