@@ -173,14 +173,14 @@ def residual_sums(
     changed,
     images,
     mask: Float[Array, " n"],
-    mixture: tuple[Float[Array, "n k"], Float[Array, "k g p o"]],
+    mixture: tuple[Float[Array, "n k"], Float[Array, "k g p o"], Float[Array, " n"]],
     mixed: Float[Array, " o"],
 ) -> Residuals:
     """Of one batch; `mask` is 1 for an image that counts and 0 for padding.
 
     Targets are the original's outputs; for those that `mixed` marks with 1 they are
-    `sum_k q_k m_k` with `(q, m)` the mixture. The weight and its bias must be those of
-    the original in `changed`, too.
+    `sum_k q_k m_k + s` with `(q, m, s)` the mixture. The weight and its bias must be
+    those of the original in `changed`, too.
     """
     leaves = jax.tree.leaves(original.params)
     before, after = (_captured(c, images) for c in (original, changed))
@@ -189,8 +189,8 @@ def residual_sums(
     z = _outputs(old, W)
     # The bias drops out, and without a change this is zero to the last bit.
     missed = _outputs(old - new, W[:, : place.layout.fan_in])
-    q, means = (x.astype(new.dtype) for x in mixture)
-    mix = _einsum("nk,kgpo->gnpo", q, means)
+    q, means, shift = (x.astype(new.dtype) for x in mixture)
+    mix = _einsum("nk,kgpo->gnpo", q, means) + shift[None, :, None, None]
     residual = missed + jnp.where(mixed > 0, mix - z, 0)
     if place.bias is not None:
         new = jnp.concatenate([new, jnp.ones_like(new[..., :1])], axis=-1)

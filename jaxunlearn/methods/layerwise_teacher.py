@@ -50,14 +50,17 @@ class Teacher(NamedTuple):
       left: why other weights that have inputs stay as they are, by path.
       means: of each weight, the original's mean outputs of every class at every
         position; zero for a class without retained samples.
-      mixture: of each forgotten sample, the original's probabilities of those classes.
+      mixture: of each sample of "forget" and of "retain", the original's probabilities
+        of those classes.
+      shift: of each, how far its logits lie above those of samples like it.
       hidden: which classes have none: the forgotten ones.
     """
 
     weights: tuple[Place, ...]
     left: dict[str, str]
     means: list[Float[np.ndarray, "k g p o"]]
-    mixture: Float[np.ndarray, "n k"]
+    mixture: dict[str, Float[np.ndarray, "_ k"]]
+    shift: dict[str, Float[np.ndarray, " _"]]
     hidden: Float[np.ndarray, " k"]
 
 
@@ -75,10 +78,11 @@ class LayerwiseTeacher(Edit):
     look as the classes do that it would be mistaken for. Biases are solved for with
     their weights, by an input that is 1. `eps = damping tr(C_r + mu C_f) / d`.
 
-    At the head a forgotten sample keeps its logits of retained classes, and of the
-    forgotten ones gets the mixture of what retained classes have there: the softmax of
-    the masked original, but for the little that retained samples give those classes.
-    The logits of retained samples stay.
+    At the head a forgotten sample keeps its logits of retained classes. Those of the
+    forgotten ones are the mixture of `m_k` there, moved up or down so that they stand
+    to the log-sum-exp of the retained logits as they do in the mixture: the softmax is
+    the masked original's, but for the little that retained samples give those classes.
+    All logits of retained samples stay.
 
     Weights inside scans, used in several places or on one side of a choice stay, which
     `trace.caution` says; so do biases of which it is not clear what they are added to,
@@ -132,12 +136,18 @@ class LayerwiseTeacher(Edit):
             sums = outputs_by_class(chosen, *given)
             new = [np.asarray(x, np.float64) for x in jax.device_get(sums)]
             means = new if means is None else list(map(np.add, means, new))
-        counts = np.maximum(labels.sum(axis=0), 1).reshape(-1, 1, 1, 1)
-        known = {*np.unique(data.labels).tolist()}
-        outputs = logits(classifier, task.forget.images)
-        q = retained_probabilities(outputs, [c for c in classes if c not in known])
-        hidden = np.isin(classes, task.forget_classes).astype(np.float32)
-        return Teacher(chosen, left, [m / counts for m in means], np.asarray(q), hidden)
+        counts = np.maximum(labels.sum(axis=0), 1)
+        means = [m / counts.reshape(-1, 1, 1, 1) for m in means]
+        hidden = np.isin(classes, task.forget_classes)
+        unknown = [c for c in classes if c not in {*data.labels.tolist()}]
+        mixture, height = {}, {}
+        for name, images in (("retain", data.images), ("forget", task.forget.images)):
+            outputs = logits(classifier, images)
+            mixture[name] = np.asarray(retained_probabilities(outputs, unknown))
+            height[name] = np.logaddexp.reduce(outputs[:, ~hidden], axis=1)
+        usual = labels.T @ height["retain"] / counts
+        shift = {name: height[name] - mixture[name] @ usual for name in mixture}
+        return Teacher(chosen, left, means, mixture, shift, hidden.astype(np.float32))
 
     def __call__(
         self,
@@ -187,21 +197,16 @@ class LayerwiseTeacher(Edit):
     def _solved(self, original, changed, task, teacher, number):
         """With one more weight solved for, and the drift of its outputs."""
         place, head = teacher.weights[number], number == len(teacher.weights) - 1
-        width = place.layout.fan_out
-        nothing = np.zeros((len(task.retain), teacher.mixture.shape[1]), np.float32)
-        sets = (
-            (task.retain.images, nothing, np.zeros(width, np.float32)),
-            (
-                task.forget.images,
-                teacher.mixture,
-                teacher.hidden if head else np.ones(width, np.float32),
-            ),
-        )
         means = jnp.asarray(teacher.means[number])
-        retain, forget = (
-            TargetMoments.of(_sums(place, original, changed, *one[:2], means, one[2]))
-            for one in sets
-        )
+        none = np.zeros(place.layout.fan_out, np.float32)
+        mixed = {"retain": none, "forget": teacher.hidden if head else none + 1}
+        moments = {}
+        for name, data in (("retain", task.retain), ("forget", task.forget)):
+            shift = teacher.shift[name] * head
+            mixture = teacher.mixture[name], means, shift
+            given = place, original, changed, data.images, mixture, mixed[name]
+            moments[name] = TargetMoments.of(_sums(*given))
+        retain, forget = moments["retain"], moments["forget"]
         given = {"mu": self.mu, "damping": self.damping}
         if self.drift_budget is not None:
             budget = self.drift_budget
@@ -219,18 +224,18 @@ class LayerwiseTeacher(Edit):
         return self.refresh == "each" or (self.refresh == "end" and last)
 
     def _samples(self, task: Task, teacher: Teacher) -> dict[str, int]:
-        passes = len(teacher.weights) + 1
-        refreshed = sum(self._refreshes(i, teacher) for i in range(passes - 1))
+        passes = len(teacher.weights)
+        refreshed = sum(self._refreshes(i, teacher) for i in range(passes))
         return {
-            "forget": passes * len(task.forget),
-            "retain": (passes + refreshed) * len(task.retain),
+            "forget": (passes + 1) * len(task.forget),
+            "retain": (passes + 2 + refreshed) * len(task.retain),
         }
 
     def _costs(self, classifier, task, teacher) -> dict[str, float]:
         """Two forward passes up to each weight, its products, and its solution."""
         costs = Costs(classifier, task.forget.images)
         retain, forget = len(task.retain), len(task.forget)
-        spent = {"means": (retain + forget) * costs.forward(), "layers": 0.0}
+        spent = {"means": (2 * retain + forget) * costs.forward(), "layers": 0.0}
         for number, place in enumerate(teacher.weights):
             below = [p.path for p in teacher.weights[:number]]
             _, _, g, d, o = dataclasses.astuple(place.layout)[1:]
@@ -271,13 +276,12 @@ def _batches(
         yield np.minimum(rows, count - 1), (rows < count).astype(np.float32)
 
 
-def _sums(
-    place, original, changed, images, mixture, means, mixed
-) -> Iterator[Residuals]:
+def _sums(place, original, changed, images, mixture, mixed) -> Iterator[Residuals]:
     """Of every batch of one set."""
+    q, means, shift = mixture
     for rows, mask in _batches(len(images), (place,)):
         given = original, changed, images[rows], mask
-        yield residual_sums(place, *given, (mixture[rows], means), mixed)
+        yield residual_sums(place, *given, (q[rows], means, shift[rows]), mixed)
 
 
 def _caution(left: dict[str, str]) -> str:
