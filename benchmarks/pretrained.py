@@ -13,6 +13,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -61,14 +62,13 @@ class ResNet8(nn.Module):
 def load(path: Path) -> ju.Classifier:
     """The classifier of a file with names such as `conv2d_0.kernel`."""
     kinds = {"kernel": "kernel", "bias": "bias", "gamma": "scale", "beta": "bias"}
-    statistics = {"moving_mean": "mean", "moving_variance": "var"}
+    kinds |= {"moving_mean": "mean", "moving_variance": "var"}
     variables = {"params": {}, "batch_stats": {}}
     for name, array in load_file(path).items():
         layer, kind = name.split(".")
-        collection = variables["batch_stats" if kind in statistics else "params"]
-        collection.setdefault(layer, {})[(kinds | statistics)[kind]] = array
-    preprocess = ju.Preprocess(0.5, 0.5)
-    return ju.freeze(ResNet8(), variables, preprocess=preprocess)
+        leaves = variables["batch_stats" if "moving" in kind else "params"]
+        leaves.setdefault(layer, {})[kinds[kind]] = jnp.asarray(array)
+    return ju.freeze(ResNet8(), variables, preprocess=ju.Preprocess(0.5, 0.5))
 
 
 def some(data: ju.Data, count: int) -> ju.Data:

@@ -52,13 +52,16 @@ class Normalised(nn.Module):
         return nn.Dense(2)(x)
 
 
-@pytest.mark.parametrize("momenta", [(0.9, 0.999), (0.0, 0.5)])
+@pytest.mark.parametrize(
+    "momenta", [(0.9, 0.999), pytest.param((0.0, 0.5), marks=pytest.mark.long)]
+)
 def test_statistics_are_those_of_the_images_whatever_the_momentum(momenta):
     rng = np.random.default_rng(0)
     images = rng.normal(2, 3, size=(23, 2, 2, 1)).astype(np.float32)
     model = Normalised(momenta)
     classifier = ju.freeze(model, model.init(KEY, images))
-    refreshed = refresh_statistics(classifier, images, key=KEY, batch_size=10)
+    with quick_compilation():
+        refreshed = refresh_statistics(classifier, images, key=KEY, batch_size=10)
 
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), classifier.params)
     seen: dict[str, list] = {"BatchNorm_0": [], "BatchNorm_1": []}
@@ -181,6 +184,7 @@ def test_distilling_is_plain_descent_on_what_is_above(original):
         jax.tree.map(np.testing.assert_array_equal, *same)
 
 
+@pytest.mark.long
 def test_it_costs_at_most_its_budget_and_says_so_beforehand(result, original):
     told, spent = QUICK.multiply_adds(original, TASK), result.trace.multiply_adds
     budget = QUICK.budget * len(RETAIN) * Costs(original, RETAIN.images).step()
@@ -195,6 +199,7 @@ def test_it_costs_at_most_its_budget_and_says_so_beforehand(result, original):
     assert result.trace.samples_read["forget"] == 0
 
 
+@pytest.mark.long
 def test_the_forgotten_class_is_gone_and_what_is_below_the_cut_has_moved(
     result, original
 ):
@@ -206,6 +211,7 @@ def test_the_forgotten_class_is_gone_and_what_is_below_the_cut_has_moved(
     np.testing.assert_array_equal(before["bias"], after["bias"])
 
 
+@pytest.mark.long
 def test_forgotten_images_are_never_read(result, original):
     poison = ju.Data(np.full_like(FORGET.images, 0.123), FORGET.labels)
     task = ju.Task(poison, RETAIN, [FORGOTTEN], num_classes=CLASSES)
