@@ -57,6 +57,7 @@ from jaxunlearn.methods import MaskHead as MaskHead
 from jaxunlearn.methods import NegGradPlus as NegGradPlus
 from jaxunlearn.methods import ProjectedGradient as ProjectedGradient
 from jaxunlearn.methods import RandomLabels as RandomLabels
+from jaxunlearn.methods import ResetAndDistill as ResetAndDistill
 from jaxunlearn.methods import Retrain as Retrain
 from jaxunlearn.methods import SalUn as SalUn
 from jaxunlearn.methods import Sweep as Sweep

@@ -20,6 +20,7 @@ from jaxunlearn.methods.gradient_ascent import GradientAscent as GradientAscent
 from jaxunlearn.methods.gradient_ascent import NegGradPlus as NegGradPlus
 from jaxunlearn.methods.kodge import Kodge as Kodge
 from jaxunlearn.methods.last_layers_reset import LastLayersReset as LastLayersReset
+from jaxunlearn.methods.layerwise_teacher import LayerwiseTeacher as LayerwiseTeacher
 from jaxunlearn.methods.mask_head import MaskHead as MaskHead
 from jaxunlearn.methods.projected_gradient import (
     ProjectedGradient as ProjectedGradient,
@@ -47,6 +48,7 @@ from jaxunlearn.methods.unsir import UNSIR as UNSIR
 by_name: dict[str, type] = {
     "covarnav": CovarNav,
     "unsc": UNSC,
+    "layerwise-teacher": LayerwiseTeacher,
     "reset-and-distill": ResetAndDistill,
     "unprojected": Unprojected,
     "retrain": Retrain,

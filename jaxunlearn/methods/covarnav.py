@@ -51,7 +51,7 @@ class CovarNav(ProjectedDescent):
         the last layers (`benchmarks/inversion.md`). Several requests share their
         images, which start from noise: the one's forget images are retained images of
         the other.
-      inversion_rate: Adam's learning rate, in units of the bounds' width. None is .1
+      inversion_rate: Adam's learning rate, in units of the bounds' width. By default .1
         from noise and .01 from the forget images.
       inversion_schedule: of that rate: "cosine", "multi-step" or "constant".
       prior: weights of the terms of the inversion.

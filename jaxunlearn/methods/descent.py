@@ -171,7 +171,7 @@ class ProjectedDescent(Descent):
       rtol: or those above this share of the largest singular value of the rows.
       damping: of the ridge, in units of the moment's trace.
       drift_budget: steps end before the drift of any weight on the retained inputs
-        exceeds this, by their moments alone; None for as many steps as are asked for.
+        exceeds this, by their moments alone; by default all steps are made.
         For one request at a time.
     """
 

@@ -29,20 +29,20 @@ from jaxunlearn.descent.step import check_losses, check_parameters, update_param
 def distil_above(
     classifier: Classifier,
     cut: Cut,
-    activations: Float[Array, "n ..."],
+    activations: Float[Array, "n ..."] | Float[np.ndarray, "n ..."],
     targets: Float[np.ndarray, "n k"],
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
     batch_size: int,
-    image_shape: tuple[int, ...],
     key: Array,
     report: Callable[[str, int, int], Any] = lambda stage, done, total: None,
 ) -> tuple[Classifier, np.ndarray]:
     """The classifier after `steps` updates of what is above the cut, and the losses.
 
     The loss is the cross-entropy to the targets, in training mode: batch statistics and
-    dropout above the cut are on, and running statistics move.
+    dropout above the cut are on, and running statistics move. Activations are held on
+    the device, and minibatches are of two or more.
     """
     names = leaf_paths(classifier.params)
     trained = tuple(i for i, name in enumerate(names) if name in cut.above)
@@ -63,7 +63,7 @@ def distil_above(
 
     row_bytes = 4 * size * int(np.prod(activations.shape[1:])) + 1
     (params, _, network_state), losses = run_steps(
-        _Step(cut, tuple(image_shape), trained, update.run),
+        _Step(cut, trained, update.run),
         (params, state, classifier.state),
         (classifier.replace(state=None), draw, update.consts),
         steps=steps,
@@ -80,7 +80,6 @@ class _Step:
     """One update on a minibatch. Static, and equal to its equals."""
 
     cut: Cut
-    image_shape: tuple[int, ...]
     trained: tuple[int, ...]
     update: Callable[..., Any]
 
@@ -92,9 +91,7 @@ class _Step:
 
         def loss(params):
             whole = _with(classifier, self.trained, params, state)
-            logits, new = self.cut.logits_in_training(
-                whole, activations, key, self.image_shape
-            )
+            logits, new = self.cut.logits_in_training(whole, activations, key)
             return optax.softmax_cross_entropy(logits, targets).mean(), new
 
         update = functools.partial(self.update, update_consts)
@@ -135,11 +132,14 @@ def match_confidence(outputs: Float[np.ndarray, "n k"], confidence: float) -> fl
 
         mean_x max_c softmax(outputs / T)_c = confidence,   1/20 <= T <= 20
 
+    A confidence above .9999 counts as that: no temperature gives 1. Where none in the
+    range does, it is the nearer end.
+
     >>> outputs = np.log([[0.9, 0.1], [0.8, 0.2]])
     >>> round(match_confidence(outputs, 0.85), 6)
     1.0
     """
-    outputs = np.asarray(outputs, np.float64)
+    outputs, confidence = np.asarray(outputs, np.float64), min(confidence, 0.9999)
 
     def mean(log_temperature: float) -> float:
         scaled = outputs / math.exp(log_temperature)

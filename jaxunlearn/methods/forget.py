@@ -290,7 +290,9 @@ def _run(
     if len(results) == 1:
         results = [_with_costs(results[0], costs, watch.seconds)]
     noted = {"tuned": tuned, "trials": trials, "at_edge": at_edge}
-    results = tuple(_noted(r, **noted, caution=caution) for r in results)
+    results = tuple(
+        _noted(r, **noted, caution=caution or r.trace.caution) for r in results
+    )
     if caution:
         warnings.warn(caution, NotForgotten, stacklevel=3)
     costs["samples_read"] = {**costs["samples_read"], "steps": steps}

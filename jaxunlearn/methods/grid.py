@@ -94,10 +94,12 @@ def choose(
     A grid of three values or more whose end is chosen goes on beyond it, by a decade
     that repeats the spacing of its last one, until the choice lies inside; twice at
     most on either side, not where the method refuses a value, and not where all values
-    of the last decade came to the same accuracies.
+    of the last decade came to the same accuracies. So does one of which every value
+    diverged, towards gentler ones.
     """
     tuned, rule = candidates[0].tuned, rule or ClassRule((), None)
     gentlest = getattr(candidates[0], "gentlest", min)
+    gentler = 0.1 if gentlest is min else 10.0
     tried: dict[float, Any] = {}
     wanted = {getattr(candidate, tuned): candidate for candidate in candidates}
     room = dict.fromkeys((0.1, 10.0), DECADES if len(wanted) > 2 else 0)
@@ -108,6 +110,11 @@ def choose(
             tried[value] = _trial(rule, wanted.pop(value), value, judge)
         report("rates", total, total)
         finite = [trial for trial in tried.values() if trial]
+        if not finite and room[gentler]:
+            room[gentler] -= 1
+            wanted |= _beyond(candidates[0], tried, gentler)
+            if wanted:
+                continue
         if not finite:
             msg = f"No {tuned.replace('_', ' ')} of {sorted(tried)} keeps all losses finite: extend the grid downwards."  # noqa: E501
             raise FloatingPointError(msg)

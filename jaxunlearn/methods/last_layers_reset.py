@@ -24,6 +24,11 @@ class LastLayersReset(Baseline):
     know, bit for bit. Weights are drawn from a truncated normal of variance 1 / fan-in,
     and their biases are 0.
 
+    Against `ResetAndDistill`: `distil=True` has its teacher, and a step of
+    `batch_size` images goes through the whole network, three times its forward pass.
+    The cost of `budget` passes over `n` retained samples, a third of one for the
+    teacher included, are `steps = (budget - 1 / 3) * n / batch_size`.
+
     Attributes:
       layers: how many of the weights that have inputs, in the order of their use.
       distil: descend on the original's probabilities, without the forgotten classes,

@@ -67,6 +67,11 @@ class Relearning:
         check_positive("learning_rate", self.learning_rate)
 
 
+def default_cap(samples: int, batch_size: int) -> int:
+    """Minibatches in ten epochs, as in arXiv 2201.05629, and at least 150."""
+    return max(150, math.ceil(10 * samples / batch_size))
+
+
 @dataclasses.dataclass(frozen=True)
 class Relearned:
     """What relearning took.
@@ -155,7 +160,7 @@ def relearn_steps(
     chosen = {"all": np.full(len(train), True), "forget": forgotten}
     taught = np.flatnonzero(chosen.get(protocol.data, ~forgotten))
     size = min(protocol.batch_size, len(taught))
-    cap = protocol.cap or max(150, math.ceil(10 * len(taught) / size))
+    cap = protocol.cap or default_cap(len(taught), size)
     step, carry, constants = _start(classifier, train, size, protocol, key)
     curve: list[float] = []
 

@@ -59,7 +59,8 @@ class Audit:
     Attributes:
       rows: `AuditRow`s, in the order of `AUDITS`.
       verdict: "not forgotten", "output-level only", "over-forgotten", "between the
-        original and retraining", or "within the noise of retraining".
+        original and retraining", "retained accuracy lost", or "within the noise of
+        retraining".
       forget_classes: what was forgotten.
     """
 
@@ -296,6 +297,9 @@ def verdict_of_rows(rows: Mapping[str, AuditRow]) -> str:
         return "over-forgotten"
     if left:
         return "between the original and retraining"
+    retained = rows.get("accuracy/retained")
+    if retained is not None and retained.gap < -retained.floor:
+        return "retained accuracy lost"
     return "within the noise of retraining"
 
 

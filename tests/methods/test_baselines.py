@@ -56,7 +56,10 @@ SMALL = {
     "kodge": methods.Kodge(),
     "projected-gradient": methods.ProjectedGradient(steps=40),
     "erase-concept": methods.EraseConcept(),
+    "layerwise-teacher": methods.LayerwiseTeacher(),
     "last-layers-reset": methods.LastLayersReset(steps=40),
+    # Of 240 samples, moments and trials cost more than the training.
+    "reset-and-distill": methods.ResetAndDistill(budget=40.0, batch_size=16),
     "mask-head": methods.MaskHead(),
 }
 GRID = np.geomspace(1e-3, 1, 13)
@@ -303,6 +306,7 @@ def test_arguments_of_another_type_are_refused(method, original):
 
 READING = ["fine-tune", "neg-grad-plus", "random-labels", "fisher", "ssd", "scrub"]
 READING += ["bad-teacher", "unsir", "kodge", "projected-gradient", "last-layers-reset"]
+READING += ["reset-and-distill"]
 
 
 @pytest.mark.parametrize("name", READING)

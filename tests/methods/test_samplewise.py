@@ -16,9 +16,15 @@ REFUSING = {
     "mask-head": "MaskHead forbids whole classes",
     "unsir": "UNSIR learns noise of whole classes",
     "erase-concept": "EraseConcept drops the directions that features of a class share",
+    "layerwise-teacher": "LayerwiseTeacher aims at the means of the classes that are "
+    "retained",
 }
 QUICK = {"fine-tune", "retrain", *REFUSING}
-SHORT = {"covarnav": {"inversion_steps": 2}, "scrub": {"steps": 4, "rounds": 3}}
+SHORT = {
+    "covarnav": {"inversion_steps": 2},
+    "scrub": {"steps": 4, "rounds": 3},
+    "reset-and-distill": {"budget": 60.0},
+}
 
 
 def method_of(name):

@@ -9,7 +9,7 @@ from counting import compilations
 import jaxunlearn as ju
 from jaxunlearn import parallel
 from jaxunlearn.methods import stacked, statistics
-from jaxunlearn.methods.grid import TOLERANCE
+from jaxunlearn.methods.grid import TOLERANCE, choose
 
 K, KEY = 4, jax.random.key(3)
 # Of unequal sizes, one of them less than a minibatch.
@@ -276,6 +276,23 @@ def test_one_rate_is_chosen_for_all_on_validation_data(mlp, data):
     assert swept.tuned == {"learning_rate": swept.trials[near.index(True)].value}
     with pytest.raises(FloatingPointError, match="extend the grid downwards"):
         ju.sweep(mlp, data, SETS, unsc(), key=KEY, validation=data, rates=[1e30])
+
+
+@pytest.mark.parametrize("finite", [25.0, 1e-3])
+def test_a_grid_of_which_all_diverge_goes_on_to_gentler_values(finite):
+    def judge(method):
+        if method.learning_rate > finite:
+            raise FloatingPointError
+        return 90.0, 90.0 - method.learning_rate
+
+    candidates = [unsc(learning_rate=rate) for rate in (300.0, 1000.0, 2000.0)]
+    if finite < 1:  # Two decades are as far as it goes.
+        with pytest.raises(FloatingPointError, match="extend the grid downwards"):
+            choose(candidates, judge, lambda *_: None)
+        return
+    choice = choose(candidates, judge, lambda *_: None)
+    assert choice.method.learning_rate == 20.0
+    assert [trial.value for trial in choice.trials] == [3.0, 10.0, 20.0]
 
 
 def test_a_request_that_diverges_is_named(mlp, data):

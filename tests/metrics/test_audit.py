@@ -15,6 +15,7 @@ import pytest
 import jaxunlearn as ju
 from jaxunlearn.metrics.audits import AUDITS, AuditKind, Value
 from jaxunlearn.metrics.rows.inputs import _median_error
+from jaxunlearn.metrics.verdict import AuditRow, verdict_of_rows
 from jaxunlearn.nullspace import drift, second_moments
 
 pytestmark = pytest.mark.core
@@ -236,3 +237,20 @@ def test_the_page_on_audits_runs():
     heads = [line.split("|")[1] for line in lines]
     named = {n: "*" in head for head in heads for n in re.findall(r"`([a-z-]+)`", head)}
     assert named == {name: kind.samplewise for name, kind in AUDITS.items()}
+
+
+def test_a_model_that_lost_its_retained_classes_is_not_within_the_noise():
+    def row(name, unlearned, original, retrained):
+        gap = unlearned - retrained
+        given = unlearned, original, (retrained, retrained), gap, 2.0, abs(gap) <= 2
+        return AuditRow(name, *given, (False,) * 4, 0.0)
+
+    rows = [
+        row("accuracy/forgotten", 0.0, 90.0, 0.0),
+        row("accuracy/retained", 85.0, 92.0, 92.0),
+        row("probe", 50.0, 70.0, 51.0),
+    ]
+    named = {one.name: one for one in rows}
+    assert verdict_of_rows(named) == "retained accuracy lost"
+    named["accuracy/retained"] = row("accuracy/retained", 95.0, 92.0, 92.0)
+    assert verdict_of_rows(named) == "within the noise of retraining"
