@@ -49,6 +49,6 @@ class MaskHead(Edit):
         return change_head(
             classifier,
             images,
-            lambda kernel: kernel.at[..., classes].set(0),
-            lambda bias: bias.at[classes].set(self.bias),
+            lambda kernel: jnp.asarray(kernel).at[..., classes].set(0),
+            lambda bias: jnp.asarray(bias).at[classes].set(self.bias),
         )

@@ -98,6 +98,7 @@ def _averaged(leaf, columns, classes, write):
     """Columns of the forgotten classes become the mean of the others."""
     retained = np.setdiff1d(np.arange(columns.shape[-1]), classes)
     mean = columns[..., retained].mean(axis=-1, keepdims=True)
+    columns = jnp.asarray(columns)  # Parameters may be NumPy arrays.
     return write(columns.at[..., classes].set(mean)).astype(leaf.dtype)
 
 
