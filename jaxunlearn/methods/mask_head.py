@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.methods.baseline import check_whole_classes
