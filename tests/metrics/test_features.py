@@ -232,3 +232,13 @@ def test_retained_data_alone_bring_nothing_back_and_the_cap_is_said(taught):
 def test_wrong_protocols_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         relearning.Relearning(**options)
+
+
+def test_heads_of_numpy_parameters_are_edited_too():
+    model = ju.models.create("smallcnn", num_classes=3, width=1)
+    images = np.random.default_rng(0).random((4, 8, 8, 1)).astype(np.float32)
+    variables = jax.tree.map(np.asarray, model.init(jax.random.key(0), images))
+    neutral = head.neutral_head(ju.freeze(model, variables), images, [1])(images)
+    np.testing.assert_allclose(
+        neutral[:, 1], neutral[:, [0, 2]].mean(axis=1), rtol=1e-4
+    )
