@@ -84,12 +84,13 @@ def neutral_head(
     head = find_head(classifier, images)
     leaves, structure = jax.tree.flatten(classifier.params)
     classes = np.asarray(forget_classes, dtype=int)
-    kernel, read = leaves[head.kernel], head.layout
+    # Parameters may be NumPy arrays.
+    kernel, read = jnp.asarray(leaves[head.kernel]), head.layout
     leaves[head.kernel] = _averaged(
         kernel, read.to_matrix(kernel), classes, read.from_matrix
     )
     if head.bias is not None:
-        bias = leaves[head.bias]
+        bias = jnp.asarray(leaves[head.bias])
         leaves[head.bias] = _averaged(bias, bias, classes, lambda same: same)
     return classifier.replace(params=jax.tree.unflatten(structure, leaves))
 
@@ -98,7 +99,6 @@ def _averaged(leaf, columns, classes, write):
     """Columns of the forgotten classes become the mean of the others."""
     retained = np.setdiff1d(np.arange(columns.shape[-1]), classes)
     mean = columns[..., retained].mean(axis=-1, keepdims=True)
-    columns = jnp.asarray(columns)  # Parameters may be NumPy arrays.
     return write(columns.at[..., classes].set(mean)).astype(leaf.dtype)
 
 
