@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxunlearn.classifier.classifier import Classifier
@@ -98,9 +99,9 @@ def change_head(
     """
     head = find_head(classifier, images)
     leaves, structure = jax.tree.flatten(classifier.params)
-    old = leaves[head.kernel]
+    old = jnp.asarray(leaves[head.kernel])  # It may be a NumPy array.
     new = head.layout.from_matrix(kernel(head.layout.to_matrix(old)))
     leaves[head.kernel] = new.astype(old.dtype)
     if head.bias is not None:
-        leaves[head.bias] = bias(leaves[head.bias])
+        leaves[head.bias] = bias(jnp.asarray(leaves[head.bias]))
     return jax.tree.unflatten(structure, leaves)

@@ -67,8 +67,8 @@ class Fisher(Edit):
             params = change_head(
                 classifier,
                 task.forget.images[:1],
-                lambda kernel: jnp.asarray(kernel).at[..., classes].set(0),
-                lambda bias: jnp.asarray(bias).at[classes].set(0),
+                lambda kernel: kernel.at[..., classes].set(0),
+                lambda bias: bias.at[classes].set(0),
             )
         leaves, structure = jax.tree.flatten(params)
         keys = jax.tree.unflatten(structure, jax.random.split(noise, len(leaves)))

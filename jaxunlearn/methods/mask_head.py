@@ -3,7 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn.methods.baseline import check_whole_classes
@@ -50,6 +49,6 @@ class MaskHead(Edit):
         return change_head(
             classifier,
             images,
-            lambda kernel: jnp.asarray(kernel).at[..., classes].set(0),
-            lambda bias: jnp.asarray(bias).at[classes].set(self.bias),
+            lambda kernel: kernel.at[..., classes].set(0),
+            lambda bias: bias.at[classes].set(self.bias),
         )
