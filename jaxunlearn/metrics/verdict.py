@@ -20,6 +20,9 @@ from jaxunlearn.metrics.subject import Samples, Subject
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Data, check_classes
 
+# A share of the way from retraining to the original's accuracy. Of 1,000 samples the
+# noise about 0 % is .3 points: alone it would call .4 % of 67 % not forgotten.
+_FORGOTTEN = 0.05
 # Here forgetting at the output only shows.
 _REPRESENTATION = ("probe", "class-mean", "relearn")
 
@@ -287,7 +290,7 @@ def _row(name, values, seconds) -> AuditRow:
 def verdict_of_rows(rows: Mapping[str, AuditRow]) -> str:
     """What the rows come to, by the side of the noise floor on which they lie."""
     forgotten = rows.get("accuracy/forgotten") or rows.get("accuracy/samples")
-    if forgotten is not None and _side(forgotten) == "original":
+    if forgotten is not None and _is_kept(forgotten):
         return "not forgotten"
     inner = [rows[name] for name in _REPRESENTATION if name in rows]
     left = [row for row in inner if _side(row) == "original"]
@@ -301,6 +304,12 @@ def verdict_of_rows(rows: Mapping[str, AuditRow]) -> str:
     if retained is not None and retained.gap < -retained.floor:
         return "retained accuracy lost"
     return "within the noise of retraining"
+
+
+def _is_kept(row) -> bool:
+    """Whether accuracy is outside the noise, and some way back to the original's."""
+    way = row.original - (row.unlearned - row.gap)
+    return _side(row) == "original" and row.gap / way > _FORGOTTEN
 
 
 def _side(row) -> str:

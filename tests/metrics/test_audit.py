@@ -252,5 +252,11 @@ def test_a_model_that_lost_its_retained_classes_is_not_within_the_noise():
     ]
     named = {one.name: one for one in rows}
     assert verdict_of_rows(named) == "retained accuracy lost"
+    # Outside the floor, and yet all but forgotten.
+    named["accuracy/forgotten"] = row("accuracy/forgotten", 4.4, 90.0, 0.0)
+    assert verdict_of_rows(named) == "retained accuracy lost"
+    named["accuracy/forgotten"] = row("accuracy/forgotten", 4.6, 90.0, 0.0)
+    assert verdict_of_rows(named) == "not forgotten"
+    named["accuracy/forgotten"] = row("accuracy/forgotten", 0.0, 90.0, 0.0)
     named["accuracy/retained"] = row("accuracy/retained", 95.0, 92.0, 92.0)
     assert verdict_of_rows(named) == "within the noise of retraining"
