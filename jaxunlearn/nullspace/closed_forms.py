@@ -84,7 +84,7 @@ def resets_toward(
     moments: PyTree,
     output_moments: PyTree | None = None,
     *,
-    dampings: Sequence[float],
+    dampings: Sequence[Any],
 ) -> list[PyTree]:
     """`reset_toward` by each of several dampings, after one decomposition."""
     dampings = [check_damping(damping) for damping in dampings]

@@ -168,6 +168,7 @@ def tiny(tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_a_run_says_everywhere_which_samples_it_forgot(tiny):
     written = (tiny / "forget_indices.txt").read_bytes()
     sha256 = hashlib.sha256(written).hexdigest()

@@ -235,9 +235,10 @@ def test_wrong_protocols_are_refused(options, sentence):
 
 
 def test_heads_of_numpy_parameters_are_edited_too():
-    model = ju.models.create("smallcnn", num_classes=3, width=1)
-    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
-    variables = jax.tree.map(np.asarray, model.init(jax.random.key(1), images))
-    neutral = head.neutral_head(ju.freeze(model, variables), images, [1])
-    logits = np.asarray(neutral(images))
-    np.testing.assert_allclose(logits[:, 1], logits[:, [0, 2]].mean(axis=1), atol=1e-6)
+    model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(3)])
+    kernel = {"kernel": np.float32([[1, 3, 9]]), "bias": np.float32([0, 2, -9])}
+    classifier = ju.freeze(model, {"params": {"layers_1": kernel}})
+    neutral = head.neutral_head(classifier, jnp.ones((1, 1, 1, 1)), [2])
+    after = neutral.params["layers_1"]
+    assert np.asarray(after["kernel"]).tolist() == [[1, 3, 2]]
+    assert np.asarray(after["bias"]).tolist() == [0, 2, 1]

@@ -57,6 +57,7 @@ def test_radii_of_a_line_between_two_classes(norm, dual):
     assert found.selectivity == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_a_class_that_no_change_brings_back_is_a_bound():
     found = recovery_radius(linear(bias=[0, 0, -99]), data(), data(), bounds=(0, 1))
     assert found.censored == (True, False)
@@ -67,6 +68,7 @@ def test_a_class_that_no_change_brings_back_is_a_bound():
     assert known.censored == (False, True)
 
 
+@pytest.mark.long
 def test_steps_stay_within_ball_and_bounds():
     start = jnp.asarray(data().images)
     radius = jnp.linspace(0.01, 0.9, 7)
@@ -130,6 +132,7 @@ def measured(protocol, weight, batch_size=256, pixels=PIXELS, **options):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("beta", [pytest.param(1.0, marks=pytest.mark.long), 0.2])
 def test_over_unlearning_of_the_walk_written_out(beta):
     protocol = near.Neighbourhood(epsilon=0.1, step=0.04, steps=4, beta=beta)
