@@ -280,6 +280,7 @@ class Cells:
             **further,
             "tuned": trace.tuned,
             "at_edge": trace.at_edge,
+            "caution": trace.caution,
             "seconds": trace.seconds,
             "samples_read": trace.samples_read,
             "multiply_adds": trace.multiply_adds,

@@ -138,5 +138,13 @@ def _table(measured, seeds) -> Table:
 
 
 def _told(cell: Cell) -> dict[str, Any]:
-    names = ("tuned", "at_edge", "seconds", "samples_read", "peak_memory", "refused")
+    names = (
+        "tuned",
+        "at_edge",
+        "caution",
+        "seconds",
+        "samples_read",
+        "peak_memory",
+        "refused",
+    )
     return {name: cell.record[name] for name in names if name in cell.record}
