@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+from jaxunlearn.cli.classes import forget_numbers
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.indices import digest, read_indices
 from jaxunlearn.cli.saved import SavedClassifier, check_same
-from jaxunlearn.cli.settings import File, check_seed, forget_numbers, keys
+from jaxunlearn.cli.settings import File, check_seed, keys
 from jaxunlearn.cli.unlearn import OnSaved
 from jaxunlearn.metrics.audits import AUDITS
 from jaxunlearn.metrics.verdict import audit

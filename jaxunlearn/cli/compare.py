@@ -114,22 +114,13 @@ class Compare(SampleSettings, MethodSettings, TrainingSettings):
         )
         return dataclasses.replace(settings, methods=tuple(rows))
 
-    def sets(self) -> str | list[tuple[int, ...]]:
-        """The classes to forget, as `class_sets` takes them; none of samples."""
-        if self.forget == ("each",):
-            return "each"
-        if "each" in self.forget:
-            msg = f"--forget takes each by itself, or sets of classes; it is {' '.join(self.forget)!r}."  # noqa: E501
-            raise ValueError(msg)
-        return [self.forget_numbers([word]) for word in self.forget]
-
     def requests(self, splits: Mapping[str, Data]) -> list[Forgotten]:
         """What to forget, each by itself."""
         train = splits["train"]
         if self.samplewise:
             return [self.forgotten(train, seed=0)]
         count = self.num_classes()
-        sets = class_sets(self.sets(), train, count, name="--forget")
+        sets = class_sets(self.forget_sets(self.forget), train, count, name="--forget")
         requests = [Forgotten(classes) for classes in sets]
         for request in requests:
             request.check_splits(splits)
@@ -140,7 +131,7 @@ class Compare(SampleSettings, MethodSettings, TrainingSettings):
         super().check()
         rows = variants(self, self.methods)
         self.check_forgotten([variant.name for variant in rows])
-        self.sets()
+        self.forget_sets(self.forget)
         for name in ("seeds", "unlearning_seeds"):
             flag, seeds = f"--{name.replace('_', '-')}", getattr(self, name)
             if not seeds or len({*seeds}) < len(seeds):

@@ -38,6 +38,7 @@ COLUMNS: dict[str, Column] = {
     "class-mean": Column("mean", ".1f", "recall of the nearest class mean, %"),
     "prototype": Column("proto", ".1f", "harmonic accuracy after that attack, %"),
     "relearn": Column("relearn", ".0f", "minibatches until the class is back"),
+    "anamnesis": Column("AIN", ".2f", "relearn over that of the retrained model"),
     "neighbour": Column("neighb", ".2f", "AUC of telling it from a retrained model"),
     "membership": Column("member", ".2f", "AUC of membership of forgotten samples"),
     "distribution/labels-forgotten": Column(
@@ -66,13 +67,13 @@ class Measure(NamedTuple):
       value: of the model.
       target: that of the model retrained from the same training seed, NaN without.
       floor: the noise of retraining, NaN where it is not known.
-      censored: whether the value is a bound from below.
+      bound: ">" of a bound from below, "<" of one from above, else "".
     """
 
     value: float
     target: float = math.nan
     floor: float = math.nan
-    censored: bool = False
+    bound: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Summary:
       floor: the mean of the noise floors, None where there are none.
       within: |gap| <= floor, or None.
       seeds: how many there are.
-      censored: whether any value is a bound from below.
+      bound: ">" or "<" where any value is a bound from below or above.
     """
 
     mean: float
@@ -96,15 +97,14 @@ class Summary:
     floor: float | None
     within: bool | None
     seeds: int
-    censored: bool
+    bound: str
 
     def text(self, form: str, plus_minus: str = "±") -> str:
         """Mean and interval, as in 64.5 ± 1.2."""
-        bound = ">" if self.censored else ""
         width = ""
         if not math.isnan(self.half_width):
             width = f"{plus_minus}{format(self.half_width, form)}"
-        return f"{bound}{format(self.mean, form)}{width}"
+        return f"{self.bound}{format(self.mean, form)}{width}"
 
     def against(self, form: str) -> str:
         """The gap with its sign, or "=" where it is within the noise of retraining."""
@@ -127,10 +127,10 @@ def measures_of_audit(
     """
     measures = {}
     for row in audit["rows"]:
-        measures[row["name"]] = Measure(
-            *(_number(row["unlearned"]), _target(row, place), _number(row["floor"])),
-            censored=row["censored"][0],
-        )
+        value, (target, _) = _number(row["unlearned"]), _retrained(row, place)
+        bound = ">" * row["censored"][0]
+        measures[row["name"]] = Measure(value, target, _number(row["floor"]), bound)
+    measures |= _anamnesis(audit, 0, "unlearned", place)
     near = tow(*(_accuracies(r) for r in (record, retrained)))
     return measures | costs(record, retrained) | {"tow": Measure(near)}
 
@@ -141,13 +141,14 @@ def measures_of_reference(
     """Of "original" or "retrained" what an audit says, in this place of several."""
     measures = {}
     for row in audit["rows"]:
-        target = _target(row, place)
-        number = target if which == "retrained" else _number(row[which])
-        _, original, *others = row["censored"]
-        censored = original if which == "original" else any(others)
-        floor = _number(row["floor"]) if which == "original" else math.nan
-        target = math.nan if which == "retrained" else target
-        measures[row["name"]] = Measure(number, target, floor, censored)
+        target, bound = _retrained(row, place)
+        if which == "retrained":
+            measures[row["name"]] = Measure(target, bound=bound)
+        else:
+            given = _number(row[which]), target, _number(row["floor"])
+            measures[row["name"]] = Measure(*given, ">" * row["censored"][1])
+    if which == "original":
+        measures |= _anamnesis(audit, 1, which, place)
     return measures
 
 
@@ -190,7 +191,7 @@ def verdict(
         if None in (mine.gap, mine.floor) or name not in original:
             continue
         before, target = original[name], retrained[name]
-        censored = mine.censored, before.censored, target.censored
+        censored = tuple(bool(one.bound) for one in (mine, before, target))
         values = mine.mean, before.mean, (target.mean,), mine.gap, mine.floor
         rows[name] = AuditRow(name, *values, mine.within, censored, 0.0)
     return verdict_of_rows(rows)
@@ -212,8 +213,8 @@ def _summary(measures: Sequence[Measure]) -> Summary:
     floor = float(np.mean(floors)) if floors else None
     judged = gap is not None and floor is not None and len(gaps) > 1
     within = abs(gap) <= floor if judged else None
-    censored = any(m.censored for m in known)
-    return Summary(mean, width, gap, gap_width, floor, within, len(known), censored)
+    bound = max(m.bound for m in known)
+    return Summary(mean, width, gap, gap_width, floor, within, len(known), bound)
 
 
 def _mean_of(some: Sequence[Measures], name: str) -> Measure:
@@ -222,15 +223,26 @@ def _mean_of(some: Sequence[Measures], name: str) -> Measure:
     if not have:
         return Measure(math.nan)
     numbers = [float(np.mean([m[i] for m in have])) for i in range(3)]
-    return Measure(*numbers, any(m.censored for m in have))
+    return Measure(*numbers, max(m.bound for m in have))
 
 
-def _target(row: Mapping[str, Any], place: Place) -> float:
+def _retrained(row: Mapping[str, Any], place: Place) -> tuple[float, str]:
     """Of the model retrained from the same seed, or the mean if one has no value."""
-    values = [_number(v) for v in row["retrained"]]
+    values, bounds = [_number(v) for v in row["retrained"]], row["censored"][2:]
     if len(values) == place.count:
-        return values[place.index]
-    return float(np.mean(values)) if values else math.nan
+        return values[place.index], ">" * bounds[place.index]
+    return float(np.mean(values)) if values else math.nan, ">" * any(bounds)
+
+
+def _anamnesis(audit: Record, number: int, which: str, place: Place):
+    """The Anamnesis Index, where not both times are bounds."""
+    for row in audit["rows"]:
+        target, bound = _retrained(row, place)
+        mine = ">" * row["censored"][number]
+        if row["name"] == "relearn" and not (mine and bound):
+            value = _number(row[which]) / target if target else math.nan
+            return {"anamnesis": Measure(value, bound=mine or "<" * len(bound))}
+    return {}
 
 
 def _number(value: float | None) -> float:

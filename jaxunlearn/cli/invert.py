@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jaxunlearn import inversion, parallel
 from jaxunlearn.checks import check_count
+from jaxunlearn.cli.classes import parted_numbers
 from jaxunlearn.cli.console import Bars, consoles, library_warnings
 from jaxunlearn.cli.folder import Kind, OutputFolder, check_resume
 from jaxunlearn.cli.images import (
@@ -28,7 +29,6 @@ from jaxunlearn.cli.settings import (
     File,
     Folder,
     check_seed,
-    parted_numbers,
 )
 from jaxunlearn.cli.sources import Source, find_source
 from jaxunlearn.descent.stopwatch import Stopwatch

@@ -14,6 +14,7 @@ from rich.table import Table
 from jaxunlearn import datasets, methods, models, parallel
 from jaxunlearn.checks import check_count
 from jaxunlearn.classifier.classifier import Preprocess, freeze
+from jaxunlearn.cli.classes import class_names, forget_numbers
 from jaxunlearn.cli.console import consoles, loaded, table
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.settings import (
@@ -22,8 +23,6 @@ from jaxunlearn.cli.settings import (
     File,
     Folder,
     Model,
-    class_names,
-    forget_numbers,
 )
 from jaxunlearn.models.files import Card, read_card
 from jaxunlearn.nullspace.rank_rules import choose_rule

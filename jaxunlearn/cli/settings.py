@@ -18,6 +18,7 @@ from jaxunlearn.classifier.classifier import (
     check_images,
     freeze,
 )
+from jaxunlearn.cli.classes import class_names, forget_numbers, forget_sets
 from jaxunlearn.cli.console import loaded
 from jaxunlearn.cli.flags import Command
 from jaxunlearn.cli.pieces import Pieces
@@ -25,7 +26,7 @@ from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods.rules import ClassRule, SampleRule
 from jaxunlearn.models.files import Card, save_with_card, versions
 from jaxunlearn.serialization import to_dict
-from jaxunlearn.tasks import Data, check_classes, class_numbers
+from jaxunlearn.tasks import Data
 from jaxunlearn.training.recipe import Recipe
 
 Folder = Annotated[Path | None, "FOLDER"]
@@ -206,6 +207,10 @@ class TrainingSettings(Command):
         """Numbers of the classes that --forget names."""
         return forget_numbers(words, self.class_names(), self.num_classes())
 
+    def forget_sets(self, words: Sequence[str]) -> str | list[tuple[int, ...]]:
+        """A set of classes for each word of --forget, or "each"."""
+        return forget_sets(words, self.class_names(), self.num_classes())
+
     def model_options(self) -> dict[str, Any]:
         """The network's options as `models.create` takes them."""
         return models.parse_options(self.model, self.options)
@@ -316,33 +321,3 @@ def channels_of(card: Card) -> int | None:
     """What `channels` of a data set is to say of a classifier's images."""
     channels = card.image_shape[2]
     return None if channels in (1, 3, 4) else channels
-
-
-def class_names(dataset: str, data_dir: Path | None) -> tuple[str, ...] | None:
-    """What a data set's classes are called, where that is more than their numbers."""
-    names = tuple(datasets.class_names(dataset, data_dir=data_dir))
-    return None if names == tuple(map(str, range(len(names)))) else names
-
-
-def parted_numbers(
-    words: Sequence[int | str], names: Sequence[str] | None, count: int, name: str
-) -> tuple[int, ...]:
-    """Numbers of the classes that a flag names.
-
-    Commas part classes as blanks do, but within the name of one.
-    """
-    parted = ([w] if w in (names or ()) else str(w).split(",") for w in words)
-    parts = [part.strip() for some in parted for part in map(str, some)]
-    numbers = class_numbers(list(filter(None, parts)), names, count, name=name)
-    if not numbers:
-        msg = f"{name} names no class: give at least one, as in {name} 3."
-        raise ValueError(msg)
-    return numbers
-
-
-def forget_numbers(
-    words: Sequence[int | str], names: Sequence[str] | None, num_classes: int
-) -> tuple[int, ...]:
-    """Numbers of the classes that --forget names; neither none nor all of them."""
-    numbers = parted_numbers(words, names, num_classes, "--forget")
-    return check_classes(numbers, num_classes, name="--forget")

@@ -113,19 +113,10 @@ class Sweep(MethodSettings, SeededSettings):
         name = f"{self.label}-sweep-{self.method}-seed-{self.seed}"
         return Path("runs") / name if self.out is None else self.out
 
-    def requests(self) -> str | list[tuple[int, ...]]:
-        """The requests as `jaxunlearn.sweep` takes them."""
-        if self.forget == ("each",):
-            return "each"
-        if "each" in self.forget:
-            msg = f"--forget takes each by itself, or sets of classes; it is {' '.join(self.forget)!r}."  # noqa: E501
-            raise ValueError(msg)
-        return [self.forget_numbers([word]) for word in self.forget]
-
     def check(self) -> None:
         """Check what can be checked before any data are read."""
         super().check()
-        self.requests()
+        self.forget_sets(self.forget)
 
     def retrains(self, train: Data) -> bool:
         """Whether networks are retrained."""
@@ -146,7 +137,9 @@ class Sweep(MethodSettings, SeededSettings):
             return
         splits = self.load_splits()
         train = splits["train"]
-        sets = class_sets(self.requests(), train, self.num_classes(), name="--forget")
+        sets = class_sets(
+            self.forget_sets(self.forget), train, self.num_classes(), name="--forget"
+        )
         for classes in sets:
             for split in ("validation", "test"):
                 split_by_class(splits[split], classes)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from jaxunlearn import datasets
+from jaxunlearn.cli.classes import class_names, forget_numbers
 from jaxunlearn.cli.console import Bars, consoles, loaded
 from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
 from jaxunlearn.cli.places import Lock, check_reachable
@@ -22,8 +23,6 @@ from jaxunlearn.cli.settings import (
     as_rgb,
     channels_of,
     check_seed,
-    class_names,
-    forget_numbers,
     keys,
 )
 from jaxunlearn.datasets.splits import SPLITS

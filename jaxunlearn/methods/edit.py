@@ -14,7 +14,7 @@ from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods.baseline import check_call
 from jaxunlearn.metrics.head import find_head
-from jaxunlearn.progress import Progress
+from jaxunlearn.progress import Progress, Report, reporting
 from jaxunlearn.tasks import Task
 
 
@@ -23,7 +23,8 @@ class Edit:
     """Change parameters by a formula, from what was measured on the sets.
 
     A method of this kind says `measured`, `edited`, and in `read` the sets of which it
-    reads every sample.
+    reads every sample; one that changes more than parameters, or takes long, says
+    `changed` in place of the last two.
     """
 
     changes_state: ClassVar[bool] = False
@@ -48,6 +49,23 @@ class Edit:
         """The new parameters."""
         raise NotImplementedError
 
+    def changed(
+        self,
+        classifier: Classifier,
+        task: Task,
+        key: Array,
+        measured: Any,
+        report: Report,
+    ) -> tuple[Classifier, dict[str, Any]]:
+        """The classifier that comes of it, and fields of its trace."""
+        del report
+        params = self.edited(classifier, task, key, measured)
+        field = "the settings" if self.tuned is None else self.tuned
+        check_parameters(params, f"Change {field}.")
+        sizes: Mapping[str, Any] = {"forget": task.forget, "retain": task.retain}
+        count = {n: len(d) if n in self.read else 0 for n, d in sizes.items()}
+        return classifier.replace(params=params), {"samples_read": count}
+
     def __call__(
         self,
         classifier: Classifier | Any,
@@ -68,19 +86,14 @@ class Edit:
           FloatingPointError: a parameter at the end is not finite.
         """
         check_call(classifier, task, key)
-        del progress
         watch = Stopwatch()
         if measured is None:
             with watch.stage("statistics"):
                 measured = self.measured(classifier, task, key)
-        with watch.stage("steps"):
-            params = self.edited(classifier, task, key, measured)
-            field = "the settings" if self.tuned is None else self.tuned
-            check_parameters(params, f"Change {field}.")
-        sizes: Mapping[str, Any] = {"forget": task.forget, "retain": task.retain}
-        count = {n: len(d) if n in self.read else 0 for n, d in sizes.items()}
-        trace = Trace(seconds=watch.seconds, samples_read=count)
-        return Result(classifier.replace(params=params), trace)
+        with watch.stage("steps"), reporting(progress) as report:
+            given = classifier, task, key, measured, report
+            changed, noted = self.changed(*given)
+        return Result(changed, Trace(seconds=watch.seconds, **noted))
 
     def replace(self, **fields: Any) -> "Edit":
         """A copy with these fields replaced."""

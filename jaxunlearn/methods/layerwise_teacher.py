@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from jaxunlearn.capture.residuals import (
     Place,
@@ -20,11 +20,8 @@ from jaxunlearn.capture.residuals import (
     residual_sums,
 )
 from jaxunlearn.checks import check_choice, check_nonnegative, check_positive
-from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.descent.step import check_parameters
-from jaxunlearn.descent.stopwatch import Stopwatch
-from jaxunlearn.descent.unlearning import Result, Trace
-from jaxunlearn.methods.baseline import check_call, check_whole_classes, retained
+from jaxunlearn.methods.baseline import check_whole_classes, retained
 from jaxunlearn.methods.batch_statistics import refresh_statistics
 from jaxunlearn.methods.edit import Edit
 from jaxunlearn.methods.multiply_adds import Costs
@@ -35,7 +32,6 @@ from jaxunlearn.nullspace.targets import (
     change_toward,
     strongest_within,
 )
-from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Task
 
 # Numbers that the explicit rows of a batch may hold, and images that suffice.
@@ -152,50 +148,25 @@ class LayerwiseTeacher(Edit):
         shift = {name: height[name] - mixture[name] @ usual for name in mixture}
         return Teacher(chosen, left, means, mixture, shift, hidden.astype(np.float32))
 
-    def __call__(
-        self,
-        classifier: Classifier | Any,
-        task: Task | Any,
-        *,
-        key: Array,
-        progress: Progress = None,
-        measured: Any = None,
-    ) -> Result:
-        """Forget `task.forget_classes`; `classifier` is not modified.
-
-        `measured` is what the method of that name returned for the same arguments.
-
-        Raises:
-          TypeError: an argument is of the wrong type.
-          ValueError: samples are to be forgotten, there are no retained data, or the
-            network has no head that can be solved for.
-          FloatingPointError: a parameter at the end is not finite.
-        """
-        check_call(classifier, task, key)
-        watch = Stopwatch()
-        if measured is None:
-            with watch.stage("statistics"):
-                measured = self.measured(classifier, task, key)
-        with watch.stage("steps"), reporting(progress) as report:
-            changed, drifts = classifier, {}
-            for number, place in enumerate(measured.weights):
-                report("steps", number, len(measured.weights))
-                changed, drifts[place.path] = self._solved(
-                    classifier, changed, task, measured, number
-                )
-                check_parameters(changed.params, "Raise damping, or lower mu.")
-                if self._refreshes(number, measured):
-                    images = task.retain.images
-                    changed = refresh_statistics(changed, images, key=key)
-            report("steps", len(measured.weights), len(measured.weights))
-        trace = Trace(
-            caution=_caution(measured.left),
-            seconds=watch.seconds,
-            samples_read=self._samples(task, measured),
-            multiply_adds=self._costs(classifier, task, measured),
-            drift=drifts,
-        )
-        return Result(changed, trace)
+    def changed(self, classifier, task, key, measured, report):
+        """One weight after another, from the front."""
+        changed, drifts = classifier, {}
+        for number, place in enumerate(measured.weights):
+            report("steps", number, len(measured.weights))
+            changed, drifts[place.path] = self._solved(
+                classifier, changed, task, measured, number
+            )
+            check_parameters(changed.params, "Raise damping, or lower mu.")
+            if self._refreshes(number, measured):
+                images = task.retain.images
+                changed = refresh_statistics(changed, images, key=key)
+        report("steps", len(measured.weights), len(measured.weights))
+        return changed, {
+            "caution": _caution(measured.left),
+            "samples_read": self._samples(task, measured),
+            "multiply_adds": self._costs(classifier, task, measured),
+            "drift": drifts,
+        }
 
     def _solved(self, original, changed, task, teacher, number):
         """With one more weight solved for, and the drift of its outputs."""

@@ -72,13 +72,13 @@ def test_one_training_seed_has_no_interval_and_no_verdict():
 
 
 def test_what_is_a_bound_is_marked():
-    by_seed = [[{"relearn": Measure(150.0, 80.0, 10.0, censored=c)}] for c in (1, 0)]
+    by_seed = [[{"relearn": Measure(150.0, 80.0, 10.0, bound)}] for bound in (">", "")]
     assert summarise(by_seed)["relearn"].text(".0f").startswith(">150")
 
 
 def test_the_mean_over_requests_keeps_the_floor_of_one():
     one, two = {"probe": Measure(2.0, 4.0, 1.0)}, {"probe": Measure(6.0, 4.0, 3.0)}
-    assert mean_of_requests([one, two])["probe"] == Measure(4.0, 4.0, 2.0, False)
+    assert mean_of_requests([one, two])["probe"] == Measure(4.0, 4.0, 2.0)
 
 
 def _audit(retrained, censored):
@@ -87,7 +87,7 @@ def _audit(retrained, censored):
 
 
 def test_a_model_is_paired_with_the_retrained_one_of_its_seed():
-    audit, place = _audit([50.0, 54.0], [False, False, True, False]), Place(1, 2)
+    audit, place = _audit([50.0, 54.0], [False, False, True, True]), Place(1, 2)
     record = {
         "train": {"forgotten_weighted": 10.0, "retained_weighted": 90.0},
         "test": {"confusion": [[8, 2], [1, 9]]},
@@ -97,7 +97,7 @@ def test_a_model_is_paired_with_the_retrained_one_of_its_seed():
     twin = record | {"seconds": {"steps": 12.0, "compile": 1.0}}
     twin |= {"train": {"forgotten_weighted": 0.0, "retained_weighted": 95.0}}
     measures = measures_of_audit(record, audit, twin, place)
-    assert measures["probe"] == Measure(60.0, 54.0, 2.0, False)
+    assert measures["probe"] == Measure(60.0, 54.0, 2.0)
     assert measures["share"].value == pytest.approx(0.25)
     assert measures["tow"].value == pytest.approx(0.9 * 0.95)
     assert measures["read/retain"].value == 7.0
@@ -105,7 +105,29 @@ def test_a_model_is_paired_with_the_retrained_one_of_its_seed():
     retrained = measures_of_reference(audit, "retrained", place)["probe"]
     assert retrained.value == 54.0
     assert math.isnan(retrained.target)
-    assert retrained.censored
+    assert retrained.bound == ">"
+
+
+@pytest.mark.parametrize(
+    ("censored", "said"),
+    [
+        ([False, False, False, False], {"anamnesis": Measure(0.3)}),
+        ([False, False, True, True], {"anamnesis": Measure(0.3, bound="<")}),
+        ([True, False, False, False], {"anamnesis": Measure(0.3, bound=">")}),
+        ([True, False, True, True], {}),
+    ],
+)
+def test_the_anamnesis_index_says_on_which_side_it_is_a_bound(censored, said):
+    row = {"name": "relearn", "unlearned": 12.0, "original": 1.0, "floor": 2.0}
+    row |= {"retrained": [40.0, 40.0], "censored": censored}
+    record = {
+        "train": {"forgotten_weighted": 0.0, "retained_weighted": 95.0},
+        "test": {"confusion": [[9, 1], [1, 9]]},
+        "seconds": {"steps": 1.0},
+        "samples_read": {},
+    }
+    measures = measures_of_audit(record, {"rows": [row]}, record, Place(0, 2))
+    assert {n: m for n, m in measures.items() if n == "anamnesis"} == said
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from jaxunlearn.cli import main
+from jaxunlearn.cli.classes import forget_numbers
 from jaxunlearn.cli.plots import plot_accuracies
 from jaxunlearn.cli.run import Run
-from jaxunlearn.cli.settings import forget_numbers
 from jaxunlearn.models.files import load_classifier
 
 NAMES = ["ant", "bee", "crane fly, large", "wasp"]
