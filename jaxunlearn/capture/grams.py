@@ -119,6 +119,7 @@ def layer_sums(
 
     `mask` is 1 for an image that counts and 0 for padding.
     """
+    mask = jnp.asarray(mask)
     with jax.default_matmul_precision("highest"):
         captured = capture(classifier, classifier.prepare(images))
     count = len(jax.tree.leaves(classifier.params))

@@ -272,7 +272,7 @@ def _table(records: Sequence[dict[str, Any]], title: str) -> Table:
     headings = [heading for heading, _ in metric_cells(records)]
     rows = table(title, ["forget"], headings)
     rows.columns[0].no_wrap, rows.columns[0].max_width = False, 24
-    rows.pad_edge = False
+    rows.pad_edge, rows.collapse_padding = False, True
 
     def add(label: str, records: Sequence[dict[str, Any]]) -> None:
         rows.add_row(label, *(text for _, text in metric_cells(records)))

@@ -260,7 +260,7 @@ def test_a_broken_configuration_is_not_resumed(tmp_path, capsys, no_compute, tex
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (("--seed", 6), r"seed \(5 there, 6 here\)"),
+        (("--seed", 6), r"(split_seed \(.*\); )?seed \(5 there, 6 here\)"),
         (("--options", "width=3"), r"options \(\['width=2'\] there, \['width=3'\] her"),
         (("--recipe.epochs", 4), r"recipe\.epochs \(2 there, 4 here\)"),
         (("--forget", 3), "forget"),
