@@ -161,7 +161,9 @@ class LayerwiseTeacher(Edit):
             height[name] = np.logaddexp.reduce(outputs[:, ~hidden], axis=1)
         usual = labels.T @ height["retain"] / counts
         shift = {name: height[name] - mixture[name] @ usual for name in mixture}
-        return Teacher(data, chosen, left, means, mixture, shift, hidden.astype(np.float32))
+        return Teacher(
+            data, chosen, left, means, mixture, shift, hidden.astype(np.float32)
+        )
 
     def changed(self, classifier, task, key, measured, report):
         """One weight after another, from the front."""

@@ -43,7 +43,8 @@ class Distillation:
         self, method: Any, classifier: Classifier, task: Task, data: Data, key: Array
     ):
         self.method, self.original, self.task = method, classifier, task
-        self.key, draw, order, self._outputs_key, held_out = jax.random.split(key, 5)
+        keys = jax.random.split(key, 6)
+        self.key, draw, order, self._outputs_key, held_out, judged = keys
         self.fresh = fresh(classifier, task, draw, method)
         self.allotment = allotment(method, classifier, task, data)
         self.costs, self.cut = self.allotment.costs, self.allotment.cut
@@ -56,6 +57,7 @@ class Distillation:
             )
         self.data, self.validation = _held_out(data, task, held_out)
         self.order = np.asarray(jax.random.permutation(order, len(self.data)))
+        self.validation = _some(self.validation, self.allotment.judged, judged)
         # All weights but the last, and the numbers of its leaf and of its bias.
         self.layers = feature_layers(classifier, data.images)[:-1]
         ((*self.head, _),) = last_layers(classifier, data.images, 1)
@@ -64,7 +66,7 @@ class Distillation:
         """The teacher's outputs, and every reset."""
         outputs = self._outputs(self.original, "teacher")
         masked = np.asarray(retained_probabilities(outputs, self.task.forget_classes))
-        self.target = _accuracy(masked, self.validation.labels)
+        self.target = self._accuracy(masked)
         self.confidence = float(masked.max(axis=1).mean())
         rows = self._rows(self.allotment.rows())
         self._spend("teacher", len(rows), self.costs.forward())
@@ -79,12 +81,13 @@ class Distillation:
         if self.cut.at_images:
             return None
         method = self.method
+        if not self.allotment.trials:
+            return method.dampings[0]
         dampings = sorted(method.dampings, reverse=True)
         best = 0.0
         for number, damping in enumerate(dampings, start=1):
             model, _ = self._trained(damping, self.allotment.trial(), "trials")
-            outputs = self._outputs(model, "trials")
-            accuracy = _accuracy(outputs, self.validation.labels)
+            accuracy = self._accuracy(self._outputs(model, "trials"))
             report("rates", number, len(dampings))
             if accuracy >= self.target - method.margin:
                 return damping
@@ -174,6 +177,11 @@ class Distillation:
         self._spend(stage, len(self.validation), self.costs.forward())
         return np.asarray(logits(model, self.validation.images))
 
+    def _accuracy(self, outputs) -> float:
+        """Percent right of validation samples."""
+        right = np.asarray(outputs).argmax(axis=1) == self.validation.labels
+        return 100 * float(right.mean())
+
     def _rows(self, count: int):
         return np.sort(self.order[:count])
 
@@ -215,6 +223,11 @@ def _share_held_out(data: Data) -> int:
     return max(1, len(data) // 10)
 
 
+def _some(data: Data, count: int, key) -> Data:
+    rows = np.sort(np.asarray(jax.random.permutation(key, len(data)))[:count])
+    return Data(data.images[rows], data.labels[rows])
+
+
 def _held_out(data: Data, task: Task, key) -> tuple[Data, Data]:
     """Retained samples to train on, and others to choose by."""
     validation = _validation(task)
@@ -225,8 +238,3 @@ def _held_out(data: Data, task: Task, key) -> tuple[Data, Data]:
     parts = (np.sort(rows) for rows in (rest, held))
     first, second = (Data(data.images[rows], data.labels[rows]) for rows in parts)
     return first, second
-
-
-def _accuracy(outputs, labels) -> float:
-    """Percent right, over samples."""
-    return 100 * float((np.asarray(outputs).argmax(axis=1) == labels).mean())

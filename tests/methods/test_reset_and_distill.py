@@ -15,7 +15,7 @@ from networks import quick_compilation
 
 import jaxunlearn as ju
 from jaxunlearn.capture.cutting import find_cut
-from jaxunlearn.methods import ResetAndDistill, masked_distillation
+from jaxunlearn.methods import ResetAndDistill
 from jaxunlearn.methods.batch_statistics import refresh_statistics
 from jaxunlearn.methods.distillation import distil_above, match_confidence
 from jaxunlearn.methods.masked_distillation import Distillation
@@ -99,6 +99,7 @@ def test_a_state_that_is_no_running_average_is_refused():
         refresh_statistics(classifier, images[:0], key=KEY)
 
 
+@pytest.mark.long
 def test_multiply_adds_are_those_that_xla_counts(original):
     costs = Costs(original, FORGET.images)
     # By hand: a convolution of stride 2 on 6 x 6 pixels, 54 inputs, two dense layers.
@@ -233,16 +234,13 @@ PLANTED = [
 
 
 @pytest.mark.parametrize(("accuracies", "chosen", "tried"), PLANTED)
-def test_the_largest_damping_within_the_margin_is_taken(
-    accuracies, chosen, tried, monkeypatch
-):
+def test_the_largest_damping_within_the_margin_is_taken(accuracies, chosen, tried):
     work, seen, told = object.__new__(Distillation), [], []
     work.method = ResetAndDistill(margin=2.0, dampings=(0.2, 0.05, 0.5))
     portion = types.SimpleNamespace(steps=7)
     cut = types.SimpleNamespace(at_images=False)
-    work.allotment = types.SimpleNamespace(trial=lambda: portion)
+    work.allotment = types.SimpleNamespace(trial=lambda: portion, trials=3)
     work.cut, work.target, work.cautions = cut, 92.0, []
-    work.validation = types.SimpleNamespace(labels=None)
 
     def trained(damping, portion, stage):
         assert stage == "trials"
@@ -251,9 +249,7 @@ def test_the_largest_damping_within_the_margin_is_taken(
 
     work._trained = trained
     work._outputs = lambda model, stage: model
-    monkeypatch.setattr(
-        masked_distillation, "_accuracy", lambda model, labels: accuracies[model]
-    )
+    work._accuracy = accuracies.get
     assert work.choose(lambda *given: told.append(given)) == chosen
     assert seen == tried
     assert told == [("rates", i + 1, 3) for i in range(len(tried))]
