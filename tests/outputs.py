@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from jaxunlearn import methods
+from jaxunlearn.cli.judging import SAMPLE_METRICS
 from jaxunlearn.datasets.splits import SPLITS
 
 PAGE = Path(__file__).parent.parent / "docs" / "outputs.md"
@@ -14,6 +15,7 @@ _LINK = re.compile(r"\[\w+\]\(#(\w+)\)")
 _NAMES = {
     "FIELD": {getattr(method, "tuned", None) for method in methods.by_name.values()},
     "METHOD": {name.replace("-", "_") for name in methods.by_name},
+    "METRIC": set(SAMPLE_METRICS),
     "SPLIT": set(SPLITS),
 }
 
@@ -59,11 +61,12 @@ def _walk(value, rows, path, written, unknown):
             record = next(h for h in tables() if _anchor(h) == link[1])
             rows = [*rows, *((record, k, _parts(k)) for k in tables()[record])]
     rows = [row for row in rows if row[2]]
-    if isinstance(value, dict):
-        # No number of names is as many as it should be: a method may count nothing.
+    if value is None or isinstance(value, dict):
+        # There may be none of these names: a method may count nothing.
         written |= {
             (h, k) for h, k, rest in rows if len(rest) == 1 and rest[0].isupper()
         }
+    if isinstance(value, dict):
         for name, inner in value.items():
             met = [row for row in rows if _fits(row[2][0], name)]
             exact = [row for row in met if row[2][0] == name]
