@@ -30,7 +30,7 @@ from jaxunlearn.parallel import device_kind
 from jaxunlearn.serialization import to_dict, write_json
 
 AUDITS = ("accuracy", "distribution", "probe", "class-mean", "neighbour")
-RELEARNING = Relearning(batch_size=64, cap=30)
+RELEARNING = Relearning(batch_size=64, cap=20)
 
 
 def recipe_of(own: argparse.Namespace) -> training.Recipe:
@@ -48,24 +48,21 @@ def methods_of(own: argparse.Namespace) -> dict[str, tuple]:
     }
     small, large = (0.03, 0.1, 0.3), (0.3, 1.0, 3.0)
     distilled = int((own.budget - 1 / 3) * own.images[0] * 0.9) // 64
-    return {
+    found = {
+        "mask-head": methods.MaskHead(),
         "covarnav": (ju.CovarNav(**proxies), small),
-        "covarnav, forget start": (ju.CovarNav(**proxies, start="forget"), small),
-        "unsc": (ju.UNSC(**how), large),
         "unsc, ridge": (ju.UNSC(**how, projection="ridge"), large),
         "unprojected": (ju.Unprojected(**how), (0.001, 0.003, 0.01)),
-        "mask-head": (methods.MaskHead(), None),
-        "layerwise-teacher": (methods.LayerwiseTeacher(), None),
-        "reset-and-distill": (methods.ResetAndDistill(budget=own.budget), None),
-        "last block, distilled": (
-            methods.LastLayersReset(layers=4, distil=True, steps=distilled),
-            None,
+        "covarnav, forget start": (ju.CovarNav(**proxies, start="forget"), small),
+        "layerwise-teacher": methods.LayerwiseTeacher(),
+        "reset-and-distill": methods.ResetAndDistill(budget=own.budget),
+        "unsc": (ju.UNSC(**how), large),
+        "last block, distilled": methods.LastLayersReset(
+            layers=4, distil=True, steps=distilled
         ),
-        "from scratch, distilled": (
-            methods.ResetAndDistill(budget=own.budget, layers=0),
-            None,
-        ),
+        "from scratch, distilled": methods.ResetAndDistill(budget=own.budget, layers=0),
     }
+    return {n: m if isinstance(m, tuple) else (m, None) for n, m in found.items()}
 
 
 # Beside the proxies of both starts, and what no method unlearns with here.
@@ -216,7 +213,7 @@ class Study:
             accuracy = ju.evaluate(classifier, self.test, self.classes)
             after = logits(classifier, self.unread)
             again = relearn_steps(
-                *(classifier, self.train, self.test, self.classes),
+                *(classifier, self.train, some(self.test, 500), self.classes),
                 target=0.95 * self.known,
                 protocol=RELEARNING,
                 key=self.key,
@@ -261,23 +258,25 @@ def _told(audit: ju.Audit) -> dict:
 
 
 def lines_of(study: Study):
-    """A record for every model and every source of proxies."""
-    own, models, told = study.own, {}, {}
+    """Records of every model and source of proxies, and last, of every audit."""
+    own, models = study.own, {}
+    yield {"model": "original"} | study.judged("original", study.original)
     for name in own.methods or methods_of(own):
-        models[name], told[name] = study.unlearned(name)
-    twins = [study.trained(1 + seed) for seed in range(own.twins)]
-    if twins:
-        models["trained here, with the class"] = study.trained(0, whole=True)
-    audits = study.audits(models, twins) if twins else {}
-    shown = {"original": study.original} | models
-    shown |= {f"trained here, without it, {i + 1}": t for i, t in enumerate(twins)}
-    for name, classifier in shown.items():
-        record = {"model": name} | study.judged(name, classifier)
-        record |= {"method": told.get(name), "audit": audits.get(name)}
-        yield record
+        models[name], told = study.unlearned(name)
+        judged = study.judged(name, models[name])
+        yield {"model": name, "method": told} | judged
     for name in SOURCES:
         if SOURCES[name] or name in models:
             yield {"source": name} | study.source(name)
+    if not own.twins:
+        return
+    twins = [study.trained(1 + seed) for seed in range(own.twins)]
+    whole = {"trained here, with the class": study.trained(0, whole=True)}
+    others = {f"trained here, without it, {i + 1}": t for i, t in enumerate(twins)}
+    for name, classifier in (whole | others).items():
+        yield {"model": name} | study.judged(name, classifier)
+    for name, audit in study.audits(models | whole, twins).items():
+        yield {"audited": name} | audit
 
 
 def main() -> None:
@@ -287,10 +286,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where pieces are kept")
     parser.add_argument("--data-dir", type=Path, help="where TFDS keeps CIFAR-10")
     parser.add_argument("--forget", type=int, nargs="+", default=[3])
-    parser.add_argument("--images", type=int, nargs=3, default=(3000, 1000, 2000))
+    parser.add_argument("--images", type=int, nargs=3, default=(2000, 500, 2000))
     parser.add_argument("--images-per-class", type=int, default=16)
-    parser.add_argument("--inversion-steps", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--inversion-steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--budget", type=float, default=4.0, help="passes, distilled")
     parser.add_argument("--twins", type=int, default=2, help="trained here; 0: none")
     parser.add_argument("--epochs", type=int, default=1, help="of those")
@@ -298,6 +297,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     own = parser.parse_args()
     original, pieces = classifier_of(load_file(own.weights)), Pieces(own.folder)
+    ju.cache_compilations(own.folder / "programs")
     splits = {
         split: datasets.load("cifar10", split, data_dir=own.data_dir)
         for split in ("train", "validation", "test")

@@ -21,51 +21,32 @@ def accuracies(records: list[dict]) -> str:
     """What every model keeps and forgets, and what that took."""
     rows = []
     for record in records:
-        method = record["method"] or {}
-        tuned = (method.get("tuned") or {}).items()
-        tuned = [f"{name} {value:.3g}" for name, value in tuned]
-        read = (method.get("samples_read") or {}).get("retain", "")
-        numbers = [f"{record[name]:.1f}" for name in ("retained", "forgotten")]
-        largest = f"{max(record['drift'].values()):.3f}" if method else ""
-        change = f"{record['change']:.3f}" if method else ""
-        rows.append([record["model"], *numbers, change, largest, ", ".join(tuned)])
-        rows[-1] += [str(read), f"{method['seconds']:.0f}" if method else ""]
-    heads = ["", "Acc_r", "Acc_f", "change of retained logits", "largest drift"]
-    return table([*heads, "chosen", "retained samples read", "s"], rows)
+        method = record.get("method", {})
+        row = [record["model"], f"{record['retained']:.1f}"]
+        row += [f"{record['forgotten']:.1f}", record["relearn"]]
+        if method:
+            tuned = [f"{name} {value:.3g}" for name, value in method["tuned"].items()]
+            row += [f"{record['change']:.3f}", f"{max(record['drift'].values()):.3f}"]
+            row += [", ".join(tuned), str(method["samples_read"].get("retain", 0))]
+        rows.append(row + [""] * (8 - len(row)))
+    heads = ["", "Acc_r", "Acc_f", "batches until it is back"]
+    heads += ["change of retained logits", "largest drift", "chosen"]
+    return table([*heads, "retained samples read"], rows)
 
 
 def audits(records: list[dict]) -> str:
     """What is left of the class, beside networks trained without it."""
-    audited = [record for record in records if record["audit"]]
-    if not audited:
-        return ""
-    known = audited[0]["audit"]["rows"]
+    known = records[0]["rows"]
     names = [name for name in AUDITS if name in known]
-
-    def cells(values):
-        return [_number(values[name]) for name in names]
-
-    rows = [["original", *cells({n: known[n]["original"] for n in names})]]
-    seeds = range(len(known[names[0]]["retrained"]))
-    rows += [
-        [f"trained without it, {i + 1}"]
-        + cells({n: known[n]["retrained"][i] for n in names})
-        for i in seeds
-    ]
-    for record in audited:
-        found = record["audit"]["rows"]
-        rows.append(
-            [record["model"], *cells({n: found[n]["unlearned"] for n in names})]
-        )
-    again = {record["model"]: record["relearn"] for record in records}
-    again |= {f"trained without it, {i + 1}": _twin(again, i) for i in seeds}
-    verdicts = {record["model"]: record["audit"]["verdict"] for record in audited}
-    rows = [[*row, again[row[0]], verdicts.get(row[0], "")] for row in rows]
-    return table(["", *names, "batches until it is back", "verdict"], rows)
-
-
-def _twin(again, number):
-    return again.get(f"trained here, without it, {number + 1}", "")
+    count = len(known[names[0]]["retrained"])
+    rows = [["original", *(_number(known[n]["original"]) for n in names), ""]]
+    for i in range(count):
+        cells = [_number(known[n]["retrained"][i]) for n in names]
+        rows.append([f"trained here, without it, {i + 1}", *cells, ""])
+    for record in records:
+        cells = [_number(record["rows"][n]["unlearned"]) for n in names]
+        rows.append([record["audited"], *cells, record["verdict"]])
+    return table(["", *names, "verdict"], rows)
 
 
 def proxies(records: list[dict]) -> str:
@@ -83,7 +64,7 @@ def drifts(records: list[dict]) -> str:
     """The certificate layer by layer; CovarNav's also by the moments of its proxies."""
     columns = {}
     for record in records:
-        if record["method"]:
+        if "method" in record:
             columns[record["model"]] = record["drift"]
             if "drift_on_proxies" in record["method"]:
                 title = f"{record['model']}, by its proxies"
@@ -101,7 +82,7 @@ def _number(value):
 
 TABLES = {
     "Accuracies": ("model", accuracies),
-    "Audits": ("model", audits),
+    "Audits": ("audited", audits),
     "Proxies": ("source", proxies),
     "Drift": ("model", drifts),
 }
