@@ -69,7 +69,9 @@ def drifts(records: list[dict]) -> str:
             if "drift_on_proxies" in record["method"]:
                 title = f"{record['model']}, by its proxies"
                 columns[title] = record["method"]["drift_on_proxies"]
-    layers = list(next(iter(columns.values()), {}))
+    if not columns:
+        return ""
+    layers = list(next(iter(columns.values())))
     rows = [[name, *(f"{c[name]:.3f}" for c in columns.values())] for name in layers]
     return table(["layer", *columns], rows)
 
