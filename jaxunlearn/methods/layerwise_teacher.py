@@ -98,7 +98,8 @@ class LayerwiseTeacher(Edit):
       damping: in units of the mean eigenvalue.
       drift_budget: each layer takes the largest weight up to `mu` whose drift is no
         larger than this; None: `mu` itself.
-      samples: how many retained samples are read, drawn by the key; None: all.
+      samples: how many retained samples are read at most, drawn by the key; None: all.
+        On Fashion-MNIST 3,000 do as well as 48,600, to .1 points of Acc_r.
       refresh: whether running statistics are taken again of retained samples: "never",
         at the "end", or after "each" layer.
 
@@ -112,7 +113,7 @@ class LayerwiseTeacher(Edit):
     mu: float = 1.0
     damping: float = 1e-3
     drift_budget: float | None = None
-    samples: int | None = None
+    samples: int | None = 5_000
     refresh: str = "never"
 
     changes_state: ClassVar[bool] = True
@@ -161,7 +162,9 @@ class LayerwiseTeacher(Edit):
             height[name] = np.logaddexp.reduce(outputs[:, ~hidden], axis=1)
         usual = labels.T @ height["retain"] / counts
         shift = {name: height[name] - mixture[name] @ usual for name in mixture}
-        return Teacher(data, chosen, left, means, mixture, shift, hidden.astype(np.float32))
+        return Teacher(
+            data, chosen, left, means, mixture, shift, hidden.astype(np.float32)
+        )
 
     def changed(self, classifier, task, key, measured, report):
         """One weight after another, from the front."""

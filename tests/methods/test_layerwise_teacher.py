@@ -220,6 +220,7 @@ def two_layers():
     return classifier.replace(params=single), task
 
 
+@pytest.mark.long
 def test_two_layers_solve_the_normal_equations_in_single_precision(two_layers):
     classifier, task = two_layers
     found = METHOD(classifier, task, key=KEY).classifier.params
