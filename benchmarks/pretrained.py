@@ -207,26 +207,33 @@ class Study:
         return {path[0].key: float(value) for path, value in leaves}
 
     def judged(self, name: str, classifier: ju.Classifier) -> dict:
-        """Accuracies, certificate, and minibatches until the class is back."""
+        """Accuracies, and how far outputs moved."""
 
         def make():
             accuracy = ju.evaluate(classifier, self.test, self.classes)
             after = logits(classifier, self.unread)
+            return {
+                "retained": accuracy.retained,
+                "forgotten": accuracy.forgotten,
+                "change": float(relative_change(self.before, after)),
+                "drift": self.drift(classifier.params),
+            }
+
+        return self.pieces.record(f"judged-{self.classes[0]}-{name}", make)
+
+    def taught(self, name: str, classifier: ju.Classifier) -> dict:
+        """Minibatches until the class is back."""
+
+        def make():
             again = relearn_steps(
                 *(classifier, self.train, some(self.test, 500), self.classes),
                 target=0.95 * self.known,
                 protocol=RELEARNING,
                 key=self.key,
             )
-            return {
-                "retained": accuracy.retained,
-                "forgotten": accuracy.forgotten,
-                "change": float(relative_change(self.before, after)),
-                "drift": self.drift(classifier.params),
-                "relearn": str(again),
-            }
+            return {"relearn": str(again)}
 
-        return self.pieces.record(f"judged-{self.classes[0]}-{name}", make)
+        return self.pieces.record(f"taught-{self.classes[0]}-{name}", make)
 
     def audits(self, models: dict, twins: list) -> dict:
         """Of every model the rows, and the verdict; those not made yet together."""
@@ -277,6 +284,10 @@ def lines_of(study: Study):
         yield {"model": name} | study.judged(name, classifier)
     for name, audit in study.audits(models | whole, twins).items():
         yield {"audited": name} | audit
+    for name, classifier in (
+        {"original": study.original} | others | models | whole
+    ).items():
+        yield {"taught": name} | study.taught(name, classifier)
 
 
 def main() -> None:
@@ -302,7 +313,7 @@ def main() -> None:
         split: datasets.load("cifar10", split, data_dir=own.data_dir)
         for split in ("train", "validation", "test")
     }
-    first = ju.evaluate(original, some_first(splits["test"], 2000), ())
+    first = ju.Data(splits["test"].images[:2000], splits["test"].labels[:2000])
     settings = vars(own) | {"weights": None, "folder": None, "data_dir": None}
     settings = to_dict(settings | {"recipe": recipe_of(own)})
     # What changes no piece may differ.
@@ -311,16 +322,12 @@ def main() -> None:
     if made | {"seconds": 0} != settings | free | {"seconds": 0}:
         parser.error(f"{own.folder} holds pieces of other settings: take another one.")
     about = {"settings": settings, "device": device_kind(), "versions": versions()}
-    print(json.dumps({"first_2000": first.retained_weighted} | to_dict(about)))
+    right = pieces.record("first-2000", lambda: ju.evaluate(original, first, ()))
+    print(json.dumps({"first_2000": right["retained_weighted"]} | to_dict(about)))
     for forget in own.forget:
         for record in lines_of(Study(own, pieces, splits, original, forget)):
             line = to_dict({"forget": forget} | record)
             print(json.dumps(line, allow_nan=False), flush=True)
-
-
-def some_first(data: ju.Data, count: int) -> ju.Data:
-    """The first samples."""
-    return ju.Data(data.images[:count], data.labels[:count])
 
 
 if __name__ == "__main__":

@@ -23,30 +23,35 @@ def accuracies(records: list[dict]) -> str:
     for record in records:
         method = record.get("method", {})
         row = [record["model"], f"{record['retained']:.1f}"]
-        row += [f"{record['forgotten']:.1f}", record["relearn"]]
+        row += [f"{record['forgotten']:.1f}"]
         if method:
             tuned = [f"{name} {value:.3g}" for name, value in method["tuned"].items()]
             row += [f"{record['change']:.3f}", f"{max(record['drift'].values()):.3f}"]
             row += [", ".join(tuned), str(method["samples_read"].get("retain", 0))]
-        rows.append(row + [""] * (8 - len(row)))
-    heads = ["", "Acc_r", "Acc_f", "batches until it is back"]
+        rows.append(row + [""] * (7 - len(row)))
+    heads = ["", "Acc_r", "Acc_f"]
     heads += ["change of retained logits", "largest drift", "chosen"]
     return table([*heads, "retained samples read"], rows)
 
 
 def audits(records: list[dict]) -> str:
     """What is left of the class, beside networks trained without it."""
-    known = records[0]["rows"]
+    audited = [record for record in records if "audited" in record]
+    again = {r["taught"]: r["relearn"] for r in records if "taught" in r}
+    known = audited[0]["rows"]
     names = [name for name in AUDITS if name in known]
-    count = len(known[names[0]]["retrained"])
-    rows = [["original", *(_number(known[n]["original"]) for n in names), ""]]
-    for i in range(count):
-        cells = [_number(known[n]["retrained"][i]) for n in names]
-        rows.append([f"trained here, without it, {i + 1}", *cells, ""])
-    for record in records:
-        cells = [_number(record["rows"][n]["unlearned"]) for n in names]
-        rows.append([record["audited"], *cells, record["verdict"]])
-    return table(["", *names, "verdict"], rows)
+    values = {"original": [known[n]["original"] for n in names]}
+    for i in range(len(known[names[0]]["retrained"])):
+        title = f"trained here, without it, {i + 1}"
+        values[title] = [known[n]["retrained"][i] for n in names]
+    for record in audited:
+        values[record["audited"]] = [record["rows"][n]["unlearned"] for n in names]
+    verdicts = {record["audited"]: record["verdict"] for record in audited}
+    rows = [
+        [title, *map(_number, numbers), again.get(title, ""), verdicts.get(title, "")]
+        for title, numbers in values.items()
+    ]
+    return table(["", *names, "batches until it is back", "verdict"], rows)
 
 
 def proxies(records: list[dict]) -> str:
@@ -82,11 +87,12 @@ def _number(value):
     )
 
 
+# By title: the keys of the records of which it is made, and how; the first must occur.
 TABLES = {
-    "Accuracies": ("model", accuracies),
-    "Audits": ("audited", audits),
-    "Proxies": ("source", proxies),
-    "Drift": ("model", drifts),
+    "Accuracies": (("model",), accuracies),
+    "Audits": (("audited", "taught"), audits),
+    "Proxies": (("source",), proxies),
+    "Drift": (("model",), drifts),
 }
 
 
@@ -95,9 +101,10 @@ def report(records: list[dict]) -> str:
     parts = []
     for forget in dict.fromkeys(r["forget"] for r in records if "forget" in r):
         own = [r for r in records if r.get("forget") == forget]
-        for title, (kind, write) in TABLES.items():
-            chosen = [r for r in own if kind in r]
-            text = write(chosen) if chosen else ""
+        for title, (kinds, write) in TABLES.items():
+            chosen = [r for r in own if any(kind in r for kind in kinds)]
+            told = any(kinds[0] in r for r in chosen)
+            text = write(chosen) if told else ""
             parts += [f"## Class {forget}: {title}", text] if text else []
     return "\n\n".join(parts)
 

@@ -112,7 +112,7 @@ def test_tables_have_what_was_measured(scripts):
     method = {"tuned": {"learning_rate": 0.1}, "samples_read": {"retain": 7}}
     method |= {"seconds": 9.0, "drift_on_proxies": {"dense": 0.125}}
     known = {"forget": 3, "retained": 80.0, "forgotten": 60.0, "change": 0.0}
-    known |= {"drift": {"dense": 0.25}, "relearn": ">20"}
+    known |= {"drift": {"dense": 0.25}}
     audit = {"forget": 3, "audited": "mine", "verdict": "not forgotten"}
     source = {"forget": 3, "source": "noise", "images": 9, "accuracy": 100.0}
     records = [
@@ -121,15 +121,16 @@ def test_tables_have_what_was_measured(scripts):
         known | {"model": "mine", "forgotten": 5.0, "method": method},
         source | {"mean": 0.5, "least": 0.25},
         audit | {"rows": {"probe": row}},
+        {"forget": 3, "taught": "mine", "relearn": ">20"},
     ]
     text = scripts[1].report(records)
     for line in (
-        "| original | 80.0 | 60.0 | >20 |  |  |  |  |",
-        "| mine | 80.0 | 5.0 | >20 | 0.000 | 0.250 | learning_rate 0.1 | 7 |",
+        "| original | 80.0 | 60.0 |  |  |  |  |",
+        "| mine | 80.0 | 5.0 | 0.000 | 0.250 | learning_rate 0.1 | 7 |",
         "| noise | 9 | 100 | 0.500 | 0.250 |",
-        "| original | 60.0 |  |",
-        "| trained here, without it, 2 | 24.0 |  |",
-        "| mine | 12.5 | not forgotten |",
+        "| original | 60.0 |  |  |",
+        "| trained here, without it, 2 | 24.0 |  |  |",
+        "| mine | 12.5 | >20 | not forgotten |",
         "| layer | mine | mine, by its proxies |",
         "| dense | 0.250 | 0.125 |",
     ):
