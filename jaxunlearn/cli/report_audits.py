@@ -12,6 +12,7 @@ from jaxunlearn.cli.report_inputs import (
     Asked,
     Read,
     chosen_set,
+    class_labels,
     facts,
     flags_of,
     forgotten_text,
@@ -141,7 +142,8 @@ def read_audits(folder: Path, files: list[Path], asked: Asked) -> Read:
     if contents.class_names:
         what = forgotten_text(contents.forget_classes, contents.class_names)
         contents = dataclasses.replace(contents, what=what)
-    return Read(contents, {contents.what: (rows, verdicts)})
+    heading = class_labels(classes, contents.class_names) or "samples"
+    return Read(contents, {heading: (rows, verdicts)})
 
 
 def is_audit(path: Path) -> bool:

@@ -66,7 +66,8 @@ def facts(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
 
 def forgotten_text(classes, names) -> str:
     """What was forgotten, in words."""
-    return f"Forgotten: {class_labels(classes, names)}"
+    kind = "class" if len(classes) == 1 else "classes"
+    return f"Forgotten: {kind} {class_labels(classes, names)}"
 
 
 def class_labels(classes, names) -> str:

@@ -78,7 +78,8 @@ def read_run(folder: Path, file: Path, asked: Asked) -> Read:
         listed.append(Listed("retrained-2", "retrained", {}, second))
     absent = f"{folder} keeps no classifiers, from which this is computed."
     contents = with_models(contents, listed, flags_of(config, asked), absent)
-    return Read(contents, {what: (rows, verdicts)})
+    heading = class_labels(classes, names) or f"{samples['count']} samples"
+    return Read(contents, {heading: (rows, verdicts)})
 
 
 def read_sweep(folder: Path, file: Path, asked: Asked) -> Read:
@@ -130,12 +131,16 @@ def read_sweep(folder: Path, file: Path, asked: Asked) -> Read:
 
 def _sweep_tables(tables: Mapping[str, Results], method: str):
     """A row for each request; before and after stand side by side."""
-    before = {label: rows["original"] for label, (rows, _) in tables.items()}
-    after = {label: rows[method] for label, (rows, _) in tables.items()}
-    return (
-        overview(after, {}, f"After {method}, a row for each forgotten set"),
-        overview(before, {}, "Before, of the original"),
-    )
+    captions = {
+        method: f"After {method}, on test data",
+        "original": "Before, of the original",
+        "retrained": "Of networks that never saw the classes: the aim",
+    }
+    return [
+        overview(rows, {}, caption, first="forgotten")
+        for name, caption in captions.items()
+        if (rows := {label: r[name] for label, (r, _) in tables.items() if name in r})
+    ]
 
 
 def _proxies(folder: Path):

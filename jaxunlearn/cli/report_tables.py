@@ -17,6 +17,12 @@ NOTE = (
     "noise. The target of every column is the retrained row."
 )
 
+# What an audit cannot tell.
+_BLIND = (
+    " So are all those of the original: these audits cannot tell what was forgotten "
+    "from what was not."
+)
+
 # Numbers of a remark.
 _REMARKS = 6
 
@@ -93,13 +99,14 @@ def overview(
     verdicts: Mapping[str, str],
     caption: str,
     more: Mapping[str, tuple[str, Mapping[str, Cell]]] | None = None,
+    first: str = "model",
 ) -> PageTable:
     """A row for each model, the verdict first, gap and floor under every value.
 
     `more` are further columns: by heading what it means, and a cell for each model.
     """
     names, more = columns_of(rows), more or {}
-    heads = [("model", "")]
+    heads = [(first, "")]
     heads += [("verdict", "of the audit")] if verdicts else []
     heads += [(COLUMNS[n].heading, COLUMNS[n].legend) for n in names]
     heads += [(heading, meaning) for heading, (meaning, _) in more.items()]
@@ -117,7 +124,10 @@ def overview(
 
 def remarks(rows: Rows, verdicts: Mapping[str, str]) -> dict[str, str]:
     """What lies outside the noise, of each model with a verdict."""
-    return {name: _remark(rows[name]) for name in verdicts if name in rows}
+    judged = [s.within for s in rows.get("original", {}).values()]
+    blind = False not in judged and True in judged
+    told = _BLIND if blind else ""
+    return {name: _remark(rows[name]) + told for name in verdicts if name in rows}
 
 
 def _remark(row: Mapping[str, Summary]) -> str:

@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,8 +24,9 @@ def number(value: float | None, form: str = ".2f", bound: str = "") -> Cell:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text."""
-    return f"<p{_class(kind)}>{escaped(text)}</p>"
+    """A paragraph of text, of which what stands in backticks is code."""
+    told = re.sub("`([^`]+)`", r"<code>\1</code>", escaped(text))
+    return f"<p{_class(kind)}>{told}</p>"
 
 
 def table(shown: PageTable) -> str:

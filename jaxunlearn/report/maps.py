@@ -83,7 +83,8 @@ def _tsne(rows: np.ndarray) -> np.ndarray:
 
 
 def _pca(rows: np.ndarray) -> np.ndarray:
-    centred = np.asarray(rows, np.float64) - rows.mean(axis=0)
+    rows = np.asarray(rows, np.float64)
+    centred = rows - rows.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     found = np.zeros((len(rows), 2))
     count = min(2, len(sizes))

@@ -21,6 +21,8 @@ from jaxunlearn.report.drawing import (
 # A pixel of the page; a phone is 390 of them wide.
 PANEL = (340.0, 250.0)
 SQUARE = (300.0, 300.0)
+# Of a figure by itself: no wider, so that its letters stay readable on a phone.
+_WIDTH = 400.0
 _LONGEST = 18
 
 
@@ -71,7 +73,6 @@ def lines(
     marks: Sequence[tuple[float, str, str]] = (),
     log: bool = False,
     diagonal: bool = False,
-    legend: bool = True,
     points: int = 40,
     size: tuple[float, float] = PANEL,
 ) -> str:
@@ -100,14 +101,16 @@ def lines(
             texts = [told.format(*pair) for pair in pairs]
             drawing.tip(shapes[0], texts)
         for x, what, colour in marks:
-            upright = panel.axvline(x, color=colour, linewidth=1.4)
+            upright = panel.axvline(x, color=colour, linewidth=1.4, label=what)
             drawing.tip(upright, [what])
         if log:
             panel.set_yscale("log")
             _plain_powers(panel.yaxis)
         panel.set(xlabel=axes[0], ylabel=axes[1], title=title)
-        if legend and len(series) > 1:
-            panel.legend(fontsize=9)
+        if marks or len(series) > 1:
+            every = list(zip(*panel.get_legend_handles_labels(), strict=True))
+            shown = every[-len(marks) :] if marks else every
+            panel.legend(*zip(*shown, strict=True), fontsize=9)
         return drawing.svg(label)
 
 
@@ -124,7 +127,7 @@ def bars(
 ) -> str:
     """Points in rows: a row for each label, a marker for each model."""
     height = 70 + 26.0 * max(len(labels), 2) + 16 * math.ceil(len(values) / 3)
-    with Drawing(name, 520, height) as drawing:
+    with Drawing(name, _WIDTH, height) as drawing:
         panel = drawing.axes
         rows = np.arange(len(labels))
         for number, (model, row) in enumerate(values.items()):
@@ -138,7 +141,7 @@ def bars(
                 [rows[i] + shift for i in known],
                 linestyle="",
                 marker=look.marker,
-                markersize=6.5,
+                markersize=7.5,
                 color=look.colour,
                 markeredgecolor=PAPER,
                 markeredgewidth=0.6,
@@ -157,7 +160,11 @@ def bars(
             panel.set_xlim(0, 100)
         panel.set_xlabel(axis)
         drawing.figure.legend(
-            loc="outside upper center", ncols=3, fontsize=10, handletextpad=0.2
+            loc="outside upper center",
+            ncols=3,
+            fontsize=10,
+            handletextpad=0.2,
+            columnspacing=1,
         )
         return drawing.svg(label)
 

@@ -33,7 +33,9 @@ def per_class(contents: Contents, measures: Measures) -> str:
         label="Test accuracy of each class and model; the table below has the numbers.",
         percent=True,
     )
-    caption = "Accuracy on test data; forgotten classes are marked by ▸."
+    caption = "Accuracy on test data."
+    if gone:
+        caption = "Accuracy on test data; forgotten classes are marked by ▸."
     if len(shown) < count:
         caption += (
             f" The forgotten classes and those of which accuracy moved most, "

@@ -140,7 +140,6 @@ def _spectrum(n: int, path: str, spectrum, ranks, appearance) -> str:
         label=f"Spectrum of the input of {path}.",
         marks=marks,
         log=True,
-        legend=False,
         points=_POINTS,
     )
 

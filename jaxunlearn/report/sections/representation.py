@@ -7,7 +7,7 @@ from jaxunlearn.report.elements import figure, number
 from jaxunlearn.report.measures import Measures
 from jaxunlearn.report.plots import Series, lines, looks, scatter
 
-_WIDE = (520.0, 330.0)
+_WIDE = (400.0, 320.0)
 
 
 def relearning(contents: Contents, measures: Measures) -> str:
@@ -46,11 +46,15 @@ def relearning(contents: Contents, measures: Measures) -> str:
     caption = (
         f"Every model is taught again, by Adam on minibatches of {found.samples:,} "
         f"training samples, forgotten ones among them, until {found.target:.1f} % "
-        f"(dashed) or for {found.cap} minibatches. The head's rows of forgotten "
-        "classes are first made the mean of the others, so that a masked head games "
-        "nothing. One that comes back sooner than a retrained model had not lost it; "
-        "one that comes back later was made to resist."
+        f"(dashed) or for {found.cap} minibatches. One that comes back "
+        "sooner than a retrained model had not lost it; one that comes back later was "
+        "made to resist."
     )
+    if not contents.samplewise:
+        caption += (
+            " The head's rows of forgotten classes are first made the mean of the "
+            "others in every model, so that a masked head games nothing."
+        )
     return figure([drawn], caption, PageTable("Relearning", heads, rows))
 
 
@@ -68,7 +72,7 @@ def membership(contents: Contents, measures: Measures) -> str:
         label="Receiver operating characteristics of a membership attack.",
         diagonal=True,
         points=30,
-        size=(420.0, 380.0),
+        size=(380.0, 350.0),
     )
     rows = [
         (
@@ -136,8 +140,9 @@ def maps(contents: Contents, measures: Measures) -> str:
     ]
     caption = (
         f"The input of the last layer, in two dimensions by {found.how}. Triangles are "
-        f"{gone} forgotten samples, dots {len(found.gone) - gone} others. Forgotten "
-        "samples that keep together as in the original are still known inside."
+        f"{gone} forgotten samples, dots {len(found.gone) - gone} others. In a "
+        "retrained model forgotten samples may keep together too: what counts is "
+        "whether an unlearned one is like it, or like the original."
     )
     return figure(drawn, caption, PageTable("What the maps show", heads, rows))
 
