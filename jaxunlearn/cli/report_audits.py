@@ -105,7 +105,7 @@ def _listed_cells(made, cache: Path, forget: str, seeds) -> list[Listed]:
 
 def read_audits(folder: Path, files: list[Path], asked: Asked) -> Read:
     """Of `jaxunlearn audit`, one or several of the same data."""
-    audits = {path.stem: read_json(path) for path in files}
+    audits = _named([(path.stem, read_json(path)) for path in files])
     rows, verdicts = of_audits(audits)
     first = next(iter(audits.values()))
     classes = tuple(first["forget_classes"])
@@ -151,6 +151,15 @@ def is_audit(path: Path) -> bool:
     with contextlib.suppress(ValueError):
         return {"rows", "verdict", "forget_classes"} <= read_json(path).keys()
     return False
+
+
+def _named(audits: list[tuple[str, dict]]) -> dict[str, dict]:
+    """By the audited file's name where that tells them apart, else by the JSON's."""
+    own = [(made.get("files") or {}).get("unlearned") for _, made in audits]
+    stems = [Path(name).stem for name in own if name is not None]
+    apart = len(set(stems)) == len(audits)
+    names = stems if apart else [name for name, _ in audits]
+    return dict(zip(names, (made for _, made in audits), strict=True))
 
 
 def _found(name: str | None, folder: Path) -> Path | None:

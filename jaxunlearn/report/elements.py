@@ -32,9 +32,10 @@ def paragraph(text: str, kind: str = "") -> str:
 def table(shown: PageTable) -> str:
     """A table whose columns sort by click and by keyboard, in a box that scrolls."""
     heads = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button" '
-        f'title="{escaped(meaning or head)}">{escaped(head)}</button></th>'
-        for head, meaning in shown.heads
+        f'<th scope="col"{_class(_kind(shown, place))} aria-sort="none">'
+        f'<button type="button" title="{escaped(meaning or head)}">'
+        f"{escaped(head)}</button></th>"
+        for place, (head, meaning) in enumerate(shown.heads)
     )
     rows = "".join(_row(row) for row in shown.rows)
     label = escaped(shown.caption)
@@ -43,6 +44,12 @@ def table(shown: PageTable) -> str:
         f"<table><caption>{label}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _kind(shown: PageTable, place: int) -> str:
+    """Numbers stand on the right, and so do their headings."""
+    numbers = (isinstance(row[place].value, float | int) for row in shown.rows)
+    return "number" if place and any(numbers) else ""
 
 
 def _row(row: Sequence[Cell]) -> str:

@@ -126,13 +126,14 @@ def bars(
     percent: bool = False,
 ) -> str:
     """Points in rows: a row for each label, a marker for each model."""
-    height = 70 + 26.0 * max(len(labels), 2) + 16 * math.ceil(len(values) / 3)
+    row_height = min(34.0, max(24.0, 7.0 * len(values)))
+    height = 70 + row_height * max(len(labels), 2) + 16 * math.ceil(len(values) / 3)
     with Drawing(name, _WIDTH, height) as drawing:
         panel = drawing.axes
         rows = np.arange(len(labels))
         for number, (model, row) in enumerate(values.items()):
             look = appearance[model]
-            shift = (number - (len(values) - 1) / 2) * min(0.12, 0.6 / len(values))
+            shift = (number - (len(values) - 1) / 2) * min(0.2, 0.8 / len(values))
             known = [i for i, v in enumerate(row) if v is not None and math.isfinite(v)]
             if log:
                 known = [i for i in known if row[i] > 0]
