@@ -79,7 +79,8 @@ def _drift(moments, original, classifier):
     shapes = [jax.tree.map(np.shape, tree) for tree in trees]
     if shapes[0] != shapes[1]:
         return None
-    return drift(moments, *trees)
+    # One program instead of one for each operation.
+    return jax.jit(drift)(moments, *trees)
 
 
 def _leaves(tree):
