@@ -16,7 +16,7 @@ from jaxunlearn.metrics.rows.features import RELEARNED_SHARE
 from jaxunlearn.metrics.rows.values import class_mean
 from jaxunlearn.report.contents import Contents, MissingError
 from jaxunlearn.report.limits import Limits
-from jaxunlearn.report.outputs import part
+from jaxunlearn.report.outputs import affordable, part
 from jaxunlearn.tasks import Data
 
 _STEPS, _FEWEST_STEPS = 150, 20
@@ -52,6 +52,20 @@ class Roc(NamedTuple):
     false: np.ndarray
     true: np.ndarray
     auc: float
+
+
+class Memberships(NamedTuple):
+    """A curve for each model, of the same samples.
+
+    Attributes:
+      curves: by model.
+      members: how many forgotten samples there were.
+      others: and how many unseen ones.
+    """
+
+    curves: Mapping[str, Roc]
+    members: int
+    others: int
 
 
 def relearning(contents: Contents, limits: Limits) -> Relearnings:
@@ -106,7 +120,7 @@ def relearning(contents: Contents, limits: Limits) -> Relearnings:
     return Relearnings(curves, target, cap, len(train))
 
 
-def membership(contents: Contents, limits: Limits) -> Mapping[str, Roc]:
+def membership(contents: Contents, limits: Limits) -> Memberships:
     """Forgotten training samples against unseen ones like them, by the loss's kin.
 
     Scores are minus the modified entropy, as in the audit of that name.
@@ -116,11 +130,13 @@ def membership(contents: Contents, limits: Limits) -> Mapping[str, Roc]:
     if not contents.samplewise:
         unseen = _of_classes(unseen, contents.forget_classes)
     _check(seen, unseen)
-    pair = part(seen, limits.samples), part(unseen, limits.samples)
-    return {
+    most = affordable(contents, seen.images, limits.samples)
+    pair = part(seen, most), part(unseen, most)
+    curves = {
         model.name: roc(*(_scores(model.classifier, one) for one in pair))
         for model in models
     }
+    return Memberships(curves, *map(len, pair))
 
 
 def roc(members: np.ndarray, others: np.ndarray) -> Roc:

@@ -9,7 +9,7 @@ from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.metrics.layer_features import features
 from jaxunlearn.report.contents import Contents, MissingError
 from jaxunlearn.report.limits import Limits
-from jaxunlearn.report.outputs import part
+from jaxunlearn.report.outputs import affordable, part
 from jaxunlearn.tasks import Data
 
 # Points of all maps together: a page stays small.
@@ -40,8 +40,9 @@ class Maps(NamedTuple):
 def feature_maps(contents: Contents, limits: Limits) -> Maps:
     """Of test samples; of forgotten samples and test samples where samples went."""
     models = contents.loaded
-    most = max(_FEWEST, min(limits.points, _POINTS // len(models)))
     data = contents.data
+    most = affordable(contents, data.test.images, limits.points)
+    most = max(_FEWEST, min(most, _POINTS // len(models)))
     if contents.samplewise:
         gone, kept = data.forget, data.test
     else:

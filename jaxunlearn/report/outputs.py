@@ -5,10 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxunlearn.methods.multiply_adds import Costs
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.report.contents import Contents, MissingError
 from jaxunlearn.report.limits import Limits
 from jaxunlearn.tasks import Data
+
+# A quarter of a minute of two cores, over all models.
+_MULTIPLY_ADDS = 5e11
+_FEWEST = 64
 
 
 class Evaluated(NamedTuple):
@@ -30,12 +35,20 @@ def evaluations(contents: Contents, limits: Limits) -> Mapping[str, Evaluated]:
         if (stored := model.record.get("test")) is not None:
             found[model.name] = _of_record(stored)
         elif model.classifier is not None and contents.samples is not None:
-            test = part(contents.samples.test, limits.samples)
+            test = contents.samples.test
+            test = part(test, affordable(contents, test.images, limits.samples))
             value = evaluate(model.classifier, test, contents.forget_classes)
             found[model.name] = Evaluated(value.per_class, value.confusion)
     if not found:
         raise MissingError(contents.absent)
     return found
+
+
+def affordable(contents: Contents, images, most: int) -> int:
+    """So many of these images can go through every model in seconds."""
+    models = contents.loaded
+    each = Costs(models[0].classifier, images).forward() * len(models)
+    return min(most, max(_FEWEST, int(_MULTIPLY_ADDS / max(each, 1))))
 
 
 def part(data: Data, most: int) -> Data:

@@ -10,8 +10,12 @@ import reported
 from reported import NAMES
 
 from jaxunlearn.cli import main
-from jaxunlearn.cli.report_tables import of_run
-from jaxunlearn.serialization import write_json
+from jaxunlearn.cli.pieces import Pieces
+from jaxunlearn.cli.report_audits import _listed_cells
+from jaxunlearn.cli.report_folders import read_folder
+from jaxunlearn.cli.report_inputs import Asked
+from jaxunlearn.cli.report_tables import of_run, single
+from jaxunlearn.serialization import to_dict, write_json
 
 
 @pytest.fixture
@@ -111,6 +115,44 @@ def test_a_sweep_becomes_a_row_for_each_request(tmp_path):
     assert f'<th scope="row">{html.escape(row)}</th>' in text
     assert "--request" in text
     assert report(tmp_path / "sweep", "--request", 3, "--overwrite") == 2
+
+
+def test_a_comparison_shows_its_first_seed_and_all_its_tables(tmp_path):
+    reported.write_run(tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    cache, made = Pieces(tmp_path / "cache"), []
+    for model, seed in (("masked", 7), ("masked", 8), ("original", 7), ("original", 8)):
+        made.append({"forget": "1", "training_seed": seed, "model": model})
+        made[-1]["file"] = f"{model}-{seed}"
+        record = run["classifiers"][model]
+        cache.piece(f"records/{model}-{seed}.json", lambda record=record: record)
+    for seed in (7, 8, 9):
+        about = {"forget": "1", "training_seed": seed, "model": "retrained"}
+        made.append(about | {"file": f"retrained-{seed}"})
+    probe = single(80.0, 22.5, 6.0, within=False)
+    rows = to_dict({name: {"probe": probe} for name in ("original", "masked")})
+    table = {"forget": "1", "rows": rows, "verdicts": {"masked": "not forgotten"}}
+    settings = {"dataset": "digits", "model": "smallcnn", "seeds": [7, 8, 9]}
+    stored = {"settings": settings | {"audit_seed": 0}, "models": made}
+    stored |= {"tables": [table], "cache": str(cache.work)}
+    common = ("samples", "versions", "device", "devices")
+    stored |= {name: run[name] for name in common}
+    (tmp_path / "compare").mkdir()
+    write_json(tmp_path / "compare" / "comparison.json", stored)
+    place = tmp_path / "compare"
+    contents = read_folder(place, Asked(compute=False)).contents
+    # A model that is not in the cache any more, and of which nothing is known, is none.
+    assert [model.name for model in contents.models] == ["original", "masked"]
+    listed = _listed_cells(made, cache.work, "1", [7, 8, 9])
+    names = ["original", "masked", "retrained", "retrained, seed 8"]
+    assert [one.name for one in listed] == names
+    assert [one.role for one in listed[2:]] == ["retrained", "retrained"]
+    assert listed[1].file == cache.work / "models" / "masked-7.safetensors"
+    assert report(place) == 0
+    text = (place / "report.html").read_text()
+    assert "training seed 7" in text
+    assert "80.0" in text
+    assert "surviving share" in text
 
 
 def damaged(folder):

@@ -70,7 +70,8 @@ def test_membership_and_relearning_are_those_of_the_audit():
         which=("membership", "relearn"),
     )
     found = membership(contents, LIMITS)
-    aucs = [found[name].auc for name in ("masked", "original", "retrained")]
+    aucs = [found.curves[name].auc for name in ("masked", "original", "retrained")]
+    assert (found.members, found.others) == (20, 20)
     row = audited["membership"]
     np.testing.assert_allclose(aucs, [row.unlearned, row.original, row.retrained[0]])
     taught = relearning(contents, LIMITS)

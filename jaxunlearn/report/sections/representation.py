@@ -62,7 +62,8 @@ def membership(contents: Contents, measures: Measures) -> str:
     """Whether forgotten samples look trained on."""
     found, appearance = measures["membership"], looks(contents.models)
     series = [
-        Series(name, *_thinned(roc), appearance[name]) for name, roc in found.items()
+        Series(name, *_thinned(roc), appearance[name])
+        for name, roc in found.curves.items()
     ]
     drawn = lines(
         "membership",
@@ -81,7 +82,7 @@ def membership(contents: Contents, measures: Measures) -> str:
             number(100 * float(roc.true[roc.false <= 0.01].max()), ".1f"),
             number(100 * float(roc.true[roc.false <= 0.1].max()), ".1f"),
         )
-        for name, roc in found.items()
+        for name, roc in found.curves.items()
     ]
     heads = [
         ("model", ""),
@@ -90,8 +91,8 @@ def membership(contents: Contents, measures: Measures) -> str:
         ("TPR at 10 %", "true positives at a false positive rate of at most 10 %, %"),
     ]
     caption = (
-        "Telling forgotten training samples from unseen ones like them, by modified "
-        "entropy. The aim is the curve of the retrained models, not the diagonal: of "
+        f"Telling {found.members:,} forgotten training samples from {found.others:,} "
+        "unseen ones like them, by modified entropy. The aim is the curve of the retrained models, not the diagonal: of "
         "whole classes it says more about the class than about membership."
     )
     return figure([drawn], caption, PageTable("Membership", heads, rows))
