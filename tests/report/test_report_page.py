@@ -1,19 +1,30 @@
 """The page: whole in itself, escaped, and without empty places."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import reported
 
-from jaxunlearn.report.contents import Cell, Contents, PageTable, ShownModel
+from jaxunlearn.report.contents import (
+    Cell,
+    Contents,
+    MissingError,
+    PageTable,
+    ShownModel,
+)
 from jaxunlearn.report.drawing import Drawing
 from jaxunlearn.report.elements import number, table
 from jaxunlearn.report.limits import Limits
-from jaxunlearn.report.measures import measure
+from jaxunlearn.report.maps import Maps
+from jaxunlearn.report.measures import Measures, measure
+from jaxunlearn.report.outputs import evaluations
 from jaxunlearn.report.page import page
 from jaxunlearn.report.plots import looks
 from jaxunlearn.report.sections import SECTIONS
+from jaxunlearn.report.spectra import Statistics
 
 LIMITS = Limits(points=40, relearn_steps=12, map="pca")
 ADDRESSES = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
@@ -165,6 +176,42 @@ def test_what_a_folder_lacks_is_a_sentence():
     assert "No classifiers: do something." in section(text, "features")
     assert "covarnav" in section(text, "proxies")
     assert "<code>jaxunlearn run</code>" in section(text, "verdict")
+
+
+@pytest.mark.long
+def test_a_page_of_many_classes_and_models_stays_small():
+    k, n, names = 100, 416, ["original", *(f"m{i}" for i in range(9)), "r", "r2"]
+    rng = np.random.default_rng(0)
+    models, maps = [], Maps({}, np.arange(n) < 100, rng.integers(0, k, n), {}, "how")
+    layers = {f"a/long/path/of/a/layer_{i}/kernel": 0.1 * i for i in range(60)}
+    ranks = {path: [5, 9] for path in layers}
+    for name in names:
+        confusion = rng.poisson(0.3, (k, k)) + 90 * np.eye(k, dtype=int)
+        test = {"confusion": confusion, "per_class": np.full(k, 90.0)}
+        role = {"o": "original", "m": "unlearned", "r": "retrained"}[name[0]]
+        record = {"test": test, "surviving_gradient": layers, "ranks": ranks}
+        models.append(ShownModel(name, role, record))
+        maps.points[name] = rng.normal(size=(n, 2))
+        maps.taken[name] = rng.integers(0, k, n)
+    blank = Contents(kind="run", title="t", what="w", models=models)
+    spectra = {path: np.geomspace(1, 1e-8, 900) for path in layers}
+    found = {
+        "maps": maps,
+        "evaluations": evaluations(blank, LIMITS),
+        "statistics": Statistics(9, list(layers), spectra, {"m1": layers}),
+        "relearning": MissingError("no"),
+        "membership": MissingError("no"),
+    }
+    contents = dataclasses.replace(
+        blank,
+        class_names=tuple(f"a class of number {c}" for c in range(k)),
+        forget_classes=(3, 44),
+    )
+    text = page(contents, Measures(found))
+    assert len(text.encode()) < 3_000_000
+    assert text.count("<image") == len(names)  # of a matrix, no shape a cell
+    assert "of 60 layers" in text
+    assert f"40 of {k}" in section(text, "classes")
 
 
 def test_models_are_told_apart_without_colours():

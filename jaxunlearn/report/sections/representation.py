@@ -92,8 +92,9 @@ def membership(contents: Contents, measures: Measures) -> str:
     ]
     caption = (
         f"Telling {found.members:,} forgotten training samples from {found.others:,} "
-        "unseen ones like them, by modified entropy. The aim is the curve of the retrained models, not the diagonal: of "
-        "whole classes it says more about the class than about membership."
+        "unseen ones like them, by modified entropy. The aim is the curve of the "
+        "retrained models, not the diagonal: of whole classes it says more about the "
+        "class than about membership."
     )
     return figure([drawn], caption, PageTable("Membership", heads, rows))
 
