@@ -6,51 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxunlearn.report.contents import ShownModel
-from jaxunlearn.report.drawing import (
-    ACCENT,
-    FAINT,
-    ORIGINAL,
-    PAPER,
-    RETRAINED,
-    SERIES,
-    SOFT,
-    Drawing,
-)
+from jaxunlearn.report.drawing import ACCENT, FAINT, PAPER, SERIES, SOFT, Drawing
+from jaxunlearn.report.looks import Look, short
 
 # A pixel of the page; a phone is 390 of them wide.
 PANEL = (340.0, 250.0)
 SQUARE = (300.0, 300.0)
 # Of a figure by itself: no wider, so that its letters stay readable on a phone.
 _WIDTH = 400.0
-_LONGEST = 18
-
-
-class Look(NamedTuple):
-    """How a model is told from others, in colour and without."""
-
-    colour: str
-    marker: str
-    dash: str
-
-
-_MARKERS = "^vDPX*"
-
-
-def looks(models: Sequence[ShownModel]) -> dict[str, Look]:
-    """A look for each model: grey circles start, squares are the aim."""
-    fixed = {
-        "original": Look(ORIGINAL, "o", ":"),
-        "retrained": Look(RETRAINED, "s", "--"),
-    }
-    unlearned = [m.name for m in models if m.role == "unlearned"]
-    found = {m.name: fixed[m.role] for m in models if m.role in fixed}
-    second = [m.name for m in models if m.role == "retrained"][1:]
-    found |= {name: Look(RETRAINED, "h", "-.") for name in second}
-    for n, name in enumerate(unlearned):
-        colour, marker = SERIES[n % len(SERIES)], _MARKERS[n % len(_MARKERS)]
-        found[name] = Look(colour, marker, "-" if n < len(SERIES) else "-.")
-    return found
 
 
 class Series(NamedTuple):
@@ -261,15 +224,6 @@ def _plain_powers(axis) -> None:
     axis.set_major_locator(LogLocator(numticks=7))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
-
-
-def short(text: str, longest: int = _LONGEST) -> str:
-    """As much of a name as fits beside a figure; under the pointer it is whole.
-
-    >>> short("a rather long name of a class")
-    'a rather long na…'
-    """
-    return text if len(text) < longest else f"{text[: longest - 2]}…"
 
 
 def _spread(count: int, most: int) -> np.ndarray:

@@ -18,11 +18,11 @@ from jaxunlearn.report.contents import (
 from jaxunlearn.report.drawing import Drawing
 from jaxunlearn.report.elements import number, table
 from jaxunlearn.report.limits import Limits
+from jaxunlearn.report.looks import looks
 from jaxunlearn.report.maps import Maps
 from jaxunlearn.report.measures import Measures, measure
 from jaxunlearn.report.outputs import evaluations
 from jaxunlearn.report.page import page
-from jaxunlearn.report.plots import looks
 from jaxunlearn.report.sections import SECTIONS
 from jaxunlearn.report.spectra import Statistics
 

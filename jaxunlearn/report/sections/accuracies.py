@@ -4,8 +4,9 @@ import numpy as np
 
 from jaxunlearn.report.contents import Cell, Contents, PageTable
 from jaxunlearn.report.elements import figure, number, paragraph
+from jaxunlearn.report.looks import looks
 from jaxunlearn.report.measures import Measures
-from jaxunlearn.report.plots import bars, looks, matrix
+from jaxunlearn.report.plots import bars, matrix
 
 # Rows of a figure; a table has all of them.
 _MOST_CLASSES = 40

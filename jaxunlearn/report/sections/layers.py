@@ -8,8 +8,9 @@ from jaxunlearn.metrics.subject import title_of_layer
 from jaxunlearn.report.contents import Cell, Contents, MissingError, PageTable
 from jaxunlearn.report.drawing import INK
 from jaxunlearn.report.elements import figure, number
+from jaxunlearn.report.looks import Look, looks
 from jaxunlearn.report.measures import Measures
-from jaxunlearn.report.plots import Look, Series, bars, lines, looks
+from jaxunlearn.report.plots import Series, bars, lines
 
 # Panels and rows, of networks with many layers.
 _MOST_LAYERS = 12

@@ -4,8 +4,9 @@ import numpy as np
 
 from jaxunlearn.report.contents import Cell, Contents, PageTable
 from jaxunlearn.report.elements import figure, number
+from jaxunlearn.report.looks import looks
 from jaxunlearn.report.measures import Measures
-from jaxunlearn.report.plots import Series, lines, looks, scatter
+from jaxunlearn.report.plots import Series, lines, scatter
 
 _WIDE = (400.0, 320.0)
 
