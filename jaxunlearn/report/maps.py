@@ -71,6 +71,7 @@ def feature_maps(contents: Contents, limits: Limits) -> Maps:
 
 def _tsne(rows: np.ndarray) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # which scikit-learn needs itself
 
     start = _pca(rows)
     if not start.std():
@@ -80,7 +81,10 @@ def _tsne(rows: np.ndarray) -> np.ndarray:
     start = (start / start[:, 0].std() * 1e-4).astype(np.float32)
     given = {"perplexity": perplexity, "max_iter": _ITERATIONS, "random_state": 0}
     found = TSNE(init=start, **given)
-    return found.fit_transform(np.asarray(rows, np.float32))
+    # Threads that wait for each other on a busy machine take minutes; one adds up in
+    # the same order each time.
+    with threadpool_limits(1):
+        return found.fit_transform(np.asarray(rows, np.float32))
 
 
 def _pca(rows: np.ndarray) -> np.ndarray:
