@@ -17,6 +17,9 @@ NOTE = (
     "noise. The target of every column is the retrained row."
 )
 
+# Without these an audit sees no more than answers.
+_INNER = ("probe", "class-mean", "relearn")
+
 # What an audit cannot tell.
 _BLIND = (
     " So are all those of the original: these audits cannot tell what was forgotten "
@@ -127,7 +130,19 @@ def remarks(rows: Rows, verdicts: Mapping[str, str]) -> dict[str, str]:
     judged = [s.within for s in rows.get("original", {}).values()]
     blind = False not in judged and True in judged
     told = _BLIND if blind else ""
-    return {name: _remark(rows[name]) + told for name in verdicts if name in rows}
+    return {
+        name: _remark(rows[name]) + _not_made(rows[name]) + told
+        for name in verdicts
+        if name in rows
+    }
+
+
+def _not_made(row: Mapping[str, Summary]) -> str:
+    """What the verdict would have read, where classes were forgotten."""
+    if "accuracy/forgotten" not in row:
+        return ""
+    missing = [name for name in _INNER if name not in row]
+    return f" Not made: {', '.join(missing)}." if missing else ""
 
 
 def _remark(row: Mapping[str, Summary]) -> str:

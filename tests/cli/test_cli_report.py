@@ -53,7 +53,7 @@ def test_a_run_becomes_a_page_and_tables(run, capsys):
     assert "report.html" in capsys.readouterr().out
     text = (run / "report.html").read_text()
     assert "output-level only" in text
-    assert "Outside the noise: probe +22.5, relearn +85." in text
+    assert "Outside the noise: probe +22.5, relearn +85. Not made: class-mean." in text
     assert "--no-compute" in text
     assert 'aria-label="Test accuracy of each class and model' in text
     rows = list(csv.DictReader((run / "report.csv").read_text().splitlines()))
