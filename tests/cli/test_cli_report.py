@@ -201,7 +201,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path, capsys, prepare, flags, se
 
 @pytest.mark.long
 def test_runs_sweeps_comparisons_and_audits_are_reported(tmp_path, capsys):
-    tiny = ["--options", "width=2", "--recipe.epochs", "1", "--learning-rates", "0.1"]
+    tiny = ["--options", "width=8", "--recipe.epochs", "6", "--learning-rates", "0.1"]
     methods = ["--methods", "covarnav", "unsc", "retrain"]
     quick = ["--covarnav.inversion-steps", "3", "--covarnav.steps", "3"]
     run, sweep = tmp_path / "run", tmp_path / "sweep"
