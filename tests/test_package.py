@@ -27,6 +27,7 @@ FLOORS = [
     {"inversion"},
     {"methods"},
     {"planning"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]

@@ -21,6 +21,7 @@ from jaxunlearn.cli.invert import Invert
 from jaxunlearn.cli.plan import Plan
 from jaxunlearn.cli.prepare import Prepare
 from jaxunlearn.cli.processes import sentence_of
+from jaxunlearn.cli.report import Report
 from jaxunlearn.cli.run import Run
 from jaxunlearn.cli.sweep import Sweep
 from jaxunlearn.cli.train import Train
@@ -38,6 +39,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "audit": Audit,
     "compare": Compare,
+    "report": Report,
     "convert": Convert,
     "plan": Plan,
     "prepare": Prepare,

@@ -78,10 +78,14 @@ class Audit(OnSaved):
             key=keys(self.seed)[1],
             which=self.which,
         )
+        files = {"unlearned": model.path, "original": original.path}
+        files["retrained"] = [other.path for other in retrained]
+        asked = dataclasses.replace(self, out=None)
+        record = to_dict(result) | to_dict({"files": files, "settings": asked})
         if self.out is not None:
-            write_json(self.out, to_dict(result))
+            write_json(self.out, record)
         if self.json:
-            print(json.dumps(to_dict(result)))
+            print(json.dumps(record))
         else:
             consoles()[0].print(result.table(), markup=False, highlight=False)
 

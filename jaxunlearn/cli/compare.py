@@ -211,6 +211,7 @@ def _write(
             for heading, (rows, verdicts) in tables.items()
         ],
         "models": comparison.made,
+        "cache": comparison.cache,
         **circumstances(splits),
     }
     folder.write_json("comparison.json", record)

@@ -35,6 +35,7 @@ class Comparison:
     Attributes:
       refusals: sentences of methods that could not.
       made: what every model is and what it cost.
+      cache: where the models are kept.
     """
 
     def __init__(self, settings: Any, splits: Mapping[str, Data], cells: Cells):
@@ -43,6 +44,7 @@ class Comparison:
         self._rows = variants(settings, settings.methods)
         self.refusals: list[str] = []
         self.made: list[dict[str, Any]] = []
+        self.cache = str(settings.cache)
 
     def tables(self, requests: Sequence[Forgotten], shown: Bars) -> Tables:
         """A table for each request, and one of means if there are several."""
@@ -105,6 +107,10 @@ class Comparison:
                 measured.setdefault(title, {}).setdefault(seed, []).append(
                     measures_of_audit(*given)
                 )
+        for role, models in (("original", originals), ("retrained", retrained)):
+            for seed, cell in models.items():
+                about = {"forget": heading, "training_seed": seed, "model": role}
+                self.made.append(about | {"file": cell.digest, **_told(cell)})
         return measured
 
     def _unlearned(

@@ -24,6 +24,12 @@ LEGEND = """\
 Means over training seeds with 95 % t-intervals; below, the gap to the models
 retrained from the same seeds, or "=" within their noise."""
 
+NOTE = (
+    "Mean ± half a 95 % t-interval over training seeds. In brackets the gap to the "
+    "models retrained from the same seeds; (=) is within their noise. The target "
+    "of every column is the retrained row."
+)
+
 
 def columns_of(rows: Rows) -> list[str]:
     """Those of `COLUMNS` that some row has."""
@@ -67,18 +73,15 @@ def wide_table(rows: Rows, verdicts: Mapping[str, str], form: str) -> str:
     return text + "\n"
 
 
-def markdown(tables: Mapping[str, tuple[Rows, Mapping[str, str]]], title: str) -> str:
+def markdown(
+    tables: Mapping[str, tuple[Rows, Mapping[str, str]]], title: str, note: str = NOTE
+) -> str:
     """Every table under its heading, and what the columns are."""
     parts = [f"# {title}"]
     for heading, (rows, verdicts) in tables.items():
         parts += [f"## {heading}", wide_table(rows, verdicts, "github").strip()]
     every = {name: None for rows, _ in tables.values() for name in columns_of(rows)}
     lines = [f"- {COLUMNS[name].heading}: {COLUMNS[name].legend}" for name in every]
-    note = (
-        "Mean ± half a 95 % t-interval over training seeds. In brackets the gap to the "
-        "models retrained from the same seeds; (=) is within their noise. The target "
-        "of every column is the retrained row."
-    )
     return "\n\n".join((*parts, "\n".join(lines), note)) + "\n"
 
 

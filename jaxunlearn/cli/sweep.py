@@ -252,7 +252,7 @@ def _judge(
         if retrained:
             target = evaluate(retrained[number], test, classes)
             gap = {n: getattr(evaluation, n) - getattr(target, n) for n in before}
-        spent = ("losses", "ranks", "samples_read")
+        spent = ("losses", "ranks", "surviving_gradient", "samples_read")
         records.append(
             {
                 "forget": list(classes),

@@ -34,7 +34,8 @@ def test_the_verdict_comes_first_and_the_rows_are_written(runs, capsys):
     assert main([*given, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     record = json.loads(out.read_text())
-    outputs.check_keys(record, "audit.json", complete=["audit.json"])
+    names = "audit.json", "audit.json of the command"
+    outputs.check_keys(record, *names, complete=names)
     assert not outputs.measured(row["name"] for row in record["rows"])
     assert printed.startswith(record["verdict"] + "\n")
     rows = {row["name"]: row for row in record["rows"]}
