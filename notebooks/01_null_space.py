@@ -151,6 +151,7 @@ for name in P:
 # outputs on retained images stay, hence the inputs of the last one, hence its `P` stays
 # the right one; and so on for any depth, any rate and any number of steps.
 
+
 # %%
 @jax.jit
 def descend(params, P, rate):
@@ -260,7 +261,9 @@ def surviving(P):
 ranks = {name: int((s > 1e-12 * s.max()).sum()) for name, (s, _) in pairs.items()}
 left = surviving({name: projector(name, r) for name, r in ranks.items()})
 for name, r in ranks.items():
-    print(f"{name:6} {r} of {len(C[name])} directions in use, {left[name]:.0e} survives")
+    print(
+        f"{name:6} {r} of {len(C[name])} directions in use, {left[name]:.0e} survives"
+    )
     assert left[name] < 1e-20
 assert ranks["last"] == 96
 
@@ -268,8 +271,9 @@ assert ranks["last"] == 96
 # ## What truncation costs
 #
 # So one protects less: the smallest `r` with `s_1 + ... + s_r >= energy * tr C`. That
-# is the `energy` of `ju.subspaces`, and gamma in UNSC. It buys room to forget in, at the
-# price of the theorem. The same hundred steps at four energies:
+# is the `energy` of `ju.subspaces`, and gamma in UNSC. It buys room to forget in, at
+# the price of the theorem. The same hundred steps at four energies:
+
 
 # %%
 def truncated(energy):
@@ -295,7 +299,11 @@ for energy in energies:
     change = ju.metrics.relative_change(classifier(images), unlearned(images))
     row = *ranks.values(), *surviving(P).values(), after.retained, after.forgotten
     table.append((*row, change))
-    print("{:<8}{:4}{:4}   {:.1e} {:.1e}{:8.2f}{:8.2f}   {:.4f}".format(energy, *table[-1]))
+    print(
+        "{:<8}{:4}{:4}   {:.1e} {:.1e}{:8.2f}{:8.2f}   {:.4f}".format(
+            energy, *table[-1]
+        )
+    )
 
 table = np.array(table)
 assert (np.diff(table[:, :2], axis=0) > 0).all()  # more is protected,
@@ -333,7 +341,9 @@ for energy, W in results.items():
         rows = np.linalg.norm(x @ (W[name] - params[name]))
         rows /= np.linalg.norm(x @ params[name])
         assert abs(drifts[energy][name] / rows - 1) < 1e-6
-    print(energy, {name: round(float(drift), 4) for name, drift in drifts[energy].items()})
+    print(
+        energy, {name: round(float(drift), 4) for name, drift in drifts[energy].items()}
+    )
 
 # %% [markdown]
 # A drift is that of one layer, on the inputs that it had *before*. For the first weight
@@ -343,7 +353,10 @@ for energy, W in results.items():
 # %%
 for energy, change in zip(energies, table[:, -1], strict=True):
     last = float(drifts[energy]["last"])
-    print(f"energy {energy:<7} drift of the last weight {last:.4f}, of the logits {change:.4f}")
+    print(
+        f"energy {energy:<7} drift of the last weight {last:.4f}, "
+        f"of the logits {change:.4f}"
+    )
     assert last < change
 
 # %% [markdown]
