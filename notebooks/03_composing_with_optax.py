@@ -156,7 +156,7 @@ leaking = {
 leaks = {name: leakage(chain) for name, chain in leaking.items()}
 for name, share in leaks.items():
     print(f"the projection, then {name:13} {share:.2f}")
-assert min(leaks.values()) > 1e-3
+assert min(leaks.values()) > 0.05
 assert leaks["adam"] > 0.1
 
 # %%
@@ -187,9 +187,9 @@ assert max(outside.values()) < 1e-5
 # %% [markdown]
 # ## Inside: schedule-free
 #
-# `schedule_free` averages parameters outside of its base optimizer. What it hands on is
-# a difference of parameters, of which a projection behind it knows nothing; but in
-# exact terms averages of null-space steps are null-space steps. So it goes inside.
+# `schedule_free` keeps a second copy of the parameters in its state, and what is used
+# in the end is made of both. A projection behind it never sees that copy. Inside, all
+# of them move within the null space.
 
 # %%
 inside = leakage(
@@ -201,8 +201,9 @@ assert inside < 1e-3  # a difference of rounded parameters
 # %% [markdown]
 # ## What a leak does
 #
-# Sixty steps of Adam on the threes, the projection behind it and before it. The
-# retained images were those of the second moment; their logits should stay.
+# Sixty steps of Adam on the threes, the projection behind it, before it and nowhere.
+# Behind Adam it takes most of a step away: each order has a rate of its own, and they
+# are compared where the forgotten logits have moved equally far.
 
 
 # %%
@@ -215,7 +216,7 @@ def run(tx):
         updates, state = tx.update(D, state, params)
         return optax.apply_updates(params, updates), state
 
-    moving, state, history = params, tx.init(params), []
+    moving, state, history = params, tx.init(params), [[0, 0]]
     for i in range(1, 61):
         moving, state = step(moving, state)
         if i % 10 == 0:
@@ -230,8 +231,8 @@ def run(tx):
 
 ends, histories = {}, {}
 orders = {
-    "adam, projection": optax.chain(optax.adam(1e-3), P),
-    "projection, adam": optax.chain(P, optax.adam(1e-3)),
+    "adam, projection": optax.chain(optax.adam(1e-2), P),
+    "projection, adam": optax.chain(P, optax.adam(2e-3)),
     "adam alone": optax.adam(1e-3),
 }
 for name, tx in orders.items():
@@ -242,7 +243,11 @@ for name, tx in orders.items():
         f"{name:17} Acc_r {after.retained:6.2f}  Acc_f {after.forgotten:6.2f}  "
         f"retained logits moved by {change:.3f}"
     )
-moved = {name: history[-1, 0] for name, history in histories.items()}
+
+# Where the forgotten logits have moved equally far:
+level = min(history[-1, 1] for history in histories.values())
+moved = {name: np.interp(level, h[:, 1], h[:, 0]) for name, h in histories.items()}
+print({name: round(float(change), 3) for name, change in moved.items()})
 assert moved["adam, projection"] < moved["projection, adam"] < moved["adam alone"]
 bias = ends["adam, projection"].params["bias"]
 assert (bias == params["bias"]).all()
