@@ -49,12 +49,9 @@ def test_numbers_cited_from_the_comparison_stand_there():
 
 def rows(text):
     """Of the markdown table whose head names `Acc_f`: name -> column -> cell."""
-    lines = [line.removeprefix("# ") for line in text.splitlines()]
-    table = [
-        [c.strip() for c in line.strip("| ").split("|")]
-        for line in lines
-        if line.startswith("|")
-    ]
+    lines = [line.removeprefix("# ").strip() for line in text.splitlines()]
+    table = [line[1:-1].split("|") for line in lines if line.startswith("|")]
+    table = [[cell.strip() for cell in cells] for cells in table]
     starts = [i for i, cells in enumerate(table) if "Acc_f" in cells]
     assert len(starts) == 1
     head, *body = table[starts[0] :]
