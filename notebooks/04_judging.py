@@ -11,10 +11,10 @@
 # %% [markdown]
 # # 4. Judging: why Acc_f is not enough
 #
-# An unlearned model is right on 0 % of the forgotten class and on all others as before.
-# Has it forgotten? This notebook puts three models side by side that all say 0 %: one
-# whose head was masked, one that UNSC unlearned, and those that were retrained without
-# the class. Then it asks each what it still knows.
+# An unlearned model is right on next to none of the forgotten class and on all others as
+# before. Has it forgotten? This notebook puts side by side a model whose head was
+# masked, one that UNSC unlearned, and two that were retrained without the class. Then
+# it asks each what it still knows.
 
 # %%
 import jax
@@ -213,10 +213,18 @@ audits = ju.metrics.audit_all(
 )
 for name, audit in audits.items():
     print(f"{name}: {audit}\n")
-    assert audit["accuracy/forgotten"].within
-    assert not audit["prototype"].within
+    assert audit["prototype"].within is False
+assert audits["masked head"]["accuracy/forgotten"].within
+assert audits["masked head"]["probe"].within
 
 # %% [markdown]
+# The masked head has forgotten nothing, and its verdict may well be "within the noise of
+# retraining". A verdict reads accuracy, probe, class means and relearning, and on digits
+# these tell nothing: two retrained models differ by as much as the original from them.
+# The rows say it: on `prototype` it lies where the original does, far outside. So read
+# beside every row what the *original* gives; where that is within the floor, too, the
+# audit is blind here.
+#
 # The floor by hand, of the prototype attack on UNSC:
 
 # %%
