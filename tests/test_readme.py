@@ -1,4 +1,4 @@
-"""What the README and the notebooks show is what happens."""
+"""What the README shows is what happens."""
 
 import contextlib
 import io
@@ -9,7 +9,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 
 
 def blocks(language):
@@ -49,13 +48,3 @@ def test_the_readmes_files_are_there():
     links = re.findall(r"\]\((?!http)([^)]+)\)", README)
     assert links
     assert all((ROOT / link).exists() for link in links)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_as_a_script(path):
-    assert run(path.read_text(), str(path))
-
-
-def test_there_are_notebooks():
-    assert NOTEBOOKS
