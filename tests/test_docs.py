@@ -19,7 +19,10 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 PACKAGES = ("augmentation", "datasets", "methods", "metrics", "models", "training")
-RUN = ("data", "extending", "networks", "progress", "pytorch", "rates")
+RUN = (
+    *("composing", "data", "extending", "inverting", "networks", "progress"),
+    *("pytorch", "rates", "requests"),
+)
 
 
 def public_names():
