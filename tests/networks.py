@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import pytest
 from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -1275,6 +1276,17 @@ SECTIONS = {
 }
 
 CASES = [*CONVOLUTIONS, *DENSE, *NETWORKS, *PASSED_THROUGH, *WRITTEN]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# The same, where whole networks take long and tell little more.
+every_short_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.long if case in NETWORKS else ())
+        for case in CASES
+    ],
+    ids=lambda case: case.name,
+)
 
 
 # Leaves that have no input. Each maps the frozen leaves to a word of the reason.

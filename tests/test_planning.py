@@ -156,12 +156,14 @@ def test_a_stage_that_does_not_fit_names_the_batch_that_would(network, compile):
             assert stages_of(network, smaller, **limit)[name].fitting_batch is None
 
 
+@pytest.mark.long
 def test_nothing_fits_into_nothing_and_nothing_is_timed(network):
     stages = stages_of(network, WORKLOAD, measure=True, free_bytes=10)
     assert {stage.fitting_batch for stage in stages.values()} == {0}
     assert {stage.seconds for stage in stages.values()} == {None}
 
 
+@pytest.mark.long
 def test_parameters_may_be_there(network):
     model = Small()
     variables = model.init(jax.random.key(0), jnp.ones((1, *SHAPE)))

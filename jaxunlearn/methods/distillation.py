@@ -36,13 +36,15 @@ def distil_above(
     steps: int,
     batch_size: int,
     key: Array,
+    temperature: float = 1.0,
     report: Callable[[str, int, int], Any] = lambda stage, done, total: None,
 ) -> tuple[Classifier, np.ndarray]:
     """The classifier after `steps` updates of what is above the cut, and the losses.
 
-    The loss is the cross-entropy to the targets, in training mode: batch statistics and
-    dropout above the cut are on, and running statistics move. Activations are held on
-    the device, and minibatches are of two or more.
+    The loss is `T^2` times the cross-entropy of `softmax(logits / T)` to the targets,
+    `T` the temperature, in training mode: batch statistics and dropout above the cut
+    are on, and running statistics move. Activations are held on the device, and
+    minibatches are of two or more.
     """
     names = leaf_paths(classifier.params)
     trained = tuple(i for i, name in enumerate(names) if name in cut.above)
@@ -63,7 +65,7 @@ def distil_above(
 
     row_bytes = 4 * size * int(np.prod(activations.shape[1:])) + 1
     (params, _, network_state), losses = run_steps(
-        _Step(cut, trained, update.run),
+        _Step(cut, trained, update.run, temperature),
         (params, state, classifier.state),
         (classifier.replace(state=None), draw, update.consts),
         steps=steps,
@@ -82,6 +84,7 @@ class _Step:
     cut: Cut
     trained: tuple[int, ...]
     update: Callable[..., Any]
+    temperature: float
 
     def __call__(self, carry, constants, index, row):
         params, optimizer, state = carry
@@ -92,7 +95,8 @@ class _Step:
         def loss(params):
             whole = _with(classifier, self.trained, params, state)
             logits, new = self.cut.logits_in_training(whole, activations, key)
-            return optax.softmax_cross_entropy(logits, targets).mean(), new
+            loss = optax.softmax_cross_entropy(logits / self.temperature, targets)
+            return self.temperature**2 * loss.mean(), new
 
         update = functools.partial(self.update, update_consts)
         both, value, state = update_params(loss, params, optimizer, update)

@@ -19,7 +19,12 @@ from jaxunlearn.capture.residuals import (
     outputs_by_class,
     residual_sums,
 )
-from jaxunlearn.checks import check_choice, check_nonnegative, check_positive
+from jaxunlearn.checks import (
+    check_choice,
+    check_count,
+    check_nonnegative,
+    check_positive,
+)
 from jaxunlearn.descent.step import check_parameters
 from jaxunlearn.methods.baseline import check_whole_classes, retained
 from jaxunlearn.methods.batch_statistics import refresh_statistics
@@ -32,7 +37,7 @@ from jaxunlearn.nullspace.targets import (
     change_toward,
     strongest_within,
 )
-from jaxunlearn.tasks import Task
+from jaxunlearn.tasks import Data, Task, split_by_index
 
 # Numbers that the explicit rows of a batch may hold, and images that suffice.
 _NUMBERS, _BATCH = 2**23, 256
@@ -42,6 +47,7 @@ class Teacher(NamedTuple):
     """What `mu` does not change.
 
     Attributes:
+      retain: the retained samples that are read.
       weights: in the order of their use, the head last.
       left: why other weights that have inputs stay as they are, by path.
       means: of each weight, the original's mean outputs of every class at every
@@ -52,6 +58,7 @@ class Teacher(NamedTuple):
       hidden: which classes have none: the forgotten ones.
     """
 
+    retain: Data
     weights: tuple[Place, ...]
     left: dict[str, str]
     means: list[Float[np.ndarray, "k g p o"]]
@@ -91,6 +98,8 @@ class LayerwiseTeacher(Edit):
       damping: in units of the mean eigenvalue.
       drift_budget: each layer takes the largest weight up to `mu` whose drift is no
         larger than this; None: `mu` itself.
+      samples: how many retained samples are read at most, drawn by the key; None: all.
+        On Fashion-MNIST 3,000 do as well as 48,600, to .1 points of Acc_r.
       refresh: whether running statistics are taken again of retained samples: "never",
         at the "end", or after "each" layer.
 
@@ -104,6 +113,7 @@ class LayerwiseTeacher(Edit):
     mu: float = 1.0
     damping: float = 1e-3
     drift_budget: float | None = None
+    samples: int | None = 5_000
     refresh: str = "never"
 
     changes_state: ClassVar[bool] = True
@@ -118,13 +128,19 @@ class LayerwiseTeacher(Edit):
         check_positive("damping", self.damping)
         if self.drift_budget is not None:
             check_positive("drift_budget", self.drift_budget)
+        if self.samples is not None:
+            check_count("samples", self.samples)
         check_choice("refresh", self.refresh, ("never", "end", "each"))
+
+    def reads(self, retained: int, classes: int) -> dict[str, int]:
+        """Of so many retained images and classes: what `planning.Workload` asks."""
+        del classes
+        return {"images": min(retained, self.samples or retained)}
 
     def measured(self, classifier, task, key) -> Teacher:
         """The original's means and masked probabilities, and where its weights are."""
-        del key
         check_whole_classes(task, self)
-        data = retained(task, self)
+        data = _drawn(retained(task, self), self.samples, key)
         chosen, left, last = find_places(classifier, data.images)
         _check_head(chosen, left, last, task.num_classes)
         classes = np.arange(task.num_classes)
@@ -146,7 +162,9 @@ class LayerwiseTeacher(Edit):
             height[name] = np.logaddexp.reduce(outputs[:, ~hidden], axis=1)
         usual = labels.T @ height["retain"] / counts
         shift = {name: height[name] - mixture[name] @ usual for name in mixture}
-        return Teacher(chosen, left, means, mixture, shift, hidden.astype(np.float32))
+        return Teacher(
+            data, chosen, left, means, mixture, shift, hidden.astype(np.float32)
+        )
 
     def changed(self, classifier, task, key, measured, report):
         """One weight after another, from the front."""
@@ -158,7 +176,7 @@ class LayerwiseTeacher(Edit):
             )
             check_parameters(changed.params, "Raise damping, or lower mu.")
             if self._refreshes(number, measured):
-                images = task.retain.images
+                images = measured.retain.images
                 changed = refresh_statistics(changed, images, key=key)
         report("steps", len(measured.weights), len(measured.weights))
         return changed, {
@@ -175,7 +193,7 @@ class LayerwiseTeacher(Edit):
         none = np.zeros(place.layout.fan_out, np.float32)
         mixed = {"retain": none, "forget": teacher.hidden if head else none + 1}
         moments = {}
-        for name, data in (("retain", task.retain), ("forget", task.forget)):
+        for name, data in (("retain", teacher.retain), ("forget", task.forget)):
             shift = teacher.shift[name] * head
             mixture = teacher.mixture[name], means, shift
             given = place, original, changed, data.images, mixture, mixed[name]
@@ -202,13 +220,13 @@ class LayerwiseTeacher(Edit):
         refreshed = sum(self._refreshes(i, teacher) for i in range(passes))
         return {
             "forget": (passes + 1) * len(task.forget),
-            "retain": (passes + 2 + refreshed) * len(task.retain),
+            "retain": (passes + 2 + refreshed) * len(teacher.retain),
         }
 
     def _costs(self, classifier, task, teacher) -> dict[str, float]:
         """Two forward passes up to each weight, its products, and its solution."""
         costs = Costs(classifier, task.forget.images)
-        retain, forget = len(task.retain), len(task.forget)
+        retain, forget = len(teacher.retain), len(task.forget)
         spent = {"means": (2 * retain + forget) * costs.forward(), "layers": 0.0}
         for number, place in enumerate(teacher.weights):
             below = [p.path for p in teacher.weights[:number]]
@@ -219,6 +237,14 @@ class LayerwiseTeacher(Edit):
             if self._refreshes(number, teacher):
                 spent["layers"] += retain * costs.forward()
         return spent
+
+
+def _drawn(data: Data, samples: int | None, key) -> Data:
+    """So many of them, in their order; all where there are no more."""
+    if samples is None or samples >= len(data):
+        return data
+    rows = np.asarray(jax.random.permutation(key, len(data)))[:samples]
+    return split_by_index(data, rows)[0]
 
 
 def _check_head(chosen, left, last, num_classes) -> None:

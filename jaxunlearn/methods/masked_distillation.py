@@ -43,7 +43,8 @@ class Distillation:
         self, method: Any, classifier: Classifier, task: Task, data: Data, key: Array
     ):
         self.method, self.original, self.task = method, classifier, task
-        self.key, draw, order, self._outputs_key, held_out = jax.random.split(key, 5)
+        keys = jax.random.split(key, 6)
+        self.key, draw, order, self._outputs_key, held_out, judged = keys
         self.fresh = fresh(classifier, task, draw, method)
         self.allotment = allotment(method, classifier, task, data)
         self.costs, self.cut = self.allotment.costs, self.allotment.cut
@@ -56,6 +57,7 @@ class Distillation:
             )
         self.data, self.validation = _held_out(data, task, held_out)
         self.order = np.asarray(jax.random.permutation(order, len(self.data)))
+        self.validation = _some(self.validation, self.allotment.judged, judged)
         # All weights but the last, and the numbers of its leaf and of its bias.
         self.layers = feature_layers(classifier, data.images)[:-1]
         ((*self.head, _),) = last_layers(classifier, data.images, 1)
@@ -64,14 +66,14 @@ class Distillation:
         """The teacher's outputs, and every reset."""
         outputs = self._outputs(self.original, "teacher")
         masked = np.asarray(retained_probabilities(outputs, self.task.forget_classes))
-        self.target = _accuracy(masked, self.validation.labels)
         self.confidence = float(masked.max(axis=1).mean())
         rows = self._rows(self.allotment.rows())
         self._spend("teacher", len(rows), self.costs.forward())
         taught = logits(self.original, self.data.images[rows])
         # By sample; trials take the first of the order, and so some of these.
         self.targets = np.zeros((len(self.data), taught.shape[1]), np.float32)
-        self.targets[rows] = retained_probabilities(taught, self.task.forget_classes)
+        softened = taught / self.method.teacher_temperature
+        self.targets[rows] = retained_probabilities(softened, self.task.forget_classes)
         self.resets = {} if self.cut.at_images else self._resets()
 
     def choose(self, report) -> float | None:
@@ -79,23 +81,29 @@ class Distillation:
         if self.cut.at_images:
             return None
         method = self.method
-        dampings = sorted(method.dampings, reverse=True)
-        best = 0.0
-        for number, damping in enumerate(dampings, start=1):
-            model, _ = self._trained(damping, self.allotment.trial(), "trials")
-            outputs = self._outputs(model, "trials")
-            accuracy = _accuracy(outputs, self.validation.labels)
-            report("rates", number, len(dampings))
-            if accuracy >= self.target - method.margin:
+        *larger, smallest = sorted({*method.dampings}, reverse=True)
+        if not larger:
+            return smallest
+        portion = self.allotment.trial()
+
+        def tried(number: int, damping: float) -> float:
+            model, _ = self._trained(damping, portion, "trials")
+            report("rates", number + 1, len(larger) + 1)
+            return self._accuracy(self._outputs(model, "trials"))
+
+        reference = tried(0, 0.0)
+        accuracies = []
+        for number, damping in enumerate(larger, start=1):
+            accuracies.append(tried(number, damping))
+            if accuracies[-1] >= reference - method.margin:
                 return damping
-            best = max(best, accuracy)
         self.cautions.append(
-            f"No damping of {sorted(dampings)} keeps the accuracy on retained "
-            f"validation data within {method.margin:g} points of the masked original's "
-            f"{self.target:.1f} % (after trials of {self.allotment.trial().steps} steps"
-            f" at most {best:.1f} %): the smallest is taken."
+            f"Of the dampings {larger} none keeps the accuracy on retained validation "
+            f"data within {method.margin:g} points of the {reference:.1f} % that old "
+            f"layers below the cut give (after {portion.steps} steps at most "
+            f"{max(accuracies):.1f} %): the smallest, {smallest:g}, is taken untried."
         )
-        return dampings[-1]
+        return smallest
 
     def distilled(self, damping: float | None, report):
         """The final classifier, the losses of its training and the temperature."""
@@ -124,8 +132,11 @@ class Distillation:
             self._spend(stage, read, costs.forward())
             below = costs.forward() - costs.forward(self.cut.above)
             self._spend(stage, len(rows), below)
-        schedule = optax.cosine_decay_schedule(method.learning_rate, portion.steps)
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0, method.learning_rate, portion.steps // 10, portion.steps
+        )
         optimizer = optax.chain(
+            optax.clip_by_global_norm(1.0),
             optax.add_decayed_weights(method.weight_decay),
             optax.sgd(schedule, momentum=method.momentum, nesterov=True),
         )
@@ -137,6 +148,7 @@ class Distillation:
             steps=portion.steps,
             batch_size=size,
             key=steps,
+            temperature=method.teacher_temperature,
             report=report,
         )
 
@@ -168,11 +180,17 @@ class Distillation:
         dampings = [*self.method.dampings, self.method.damping_high]
         given = self.original.params, self.fresh.params, *moments
         trees = resets_toward(*given, dampings=dampings)
-        return dict(zip(dampings, map(jax.tree.leaves, trees), strict=True))
+        resets = dict(zip(dampings, map(jax.tree.leaves, trees), strict=True))
+        return {**resets, 0.0: jax.tree.leaves(self.original.params)}
 
     def _outputs(self, model, stage) -> Float[np.ndarray, "n k"]:
         self._spend(stage, len(self.validation), self.costs.forward())
         return np.asarray(logits(model, self.validation.images))
+
+    def _accuracy(self, outputs) -> float:
+        """Percent right of validation samples."""
+        right = np.asarray(outputs).argmax(axis=1) == self.validation.labels
+        return 100 * float(right.mean())
 
     def _rows(self, count: int):
         return np.sort(self.order[:count])
@@ -215,6 +233,11 @@ def _share_held_out(data: Data) -> int:
     return max(1, len(data) // 10)
 
 
+def _some(data: Data, count: int, key) -> Data:
+    rows = np.sort(np.asarray(jax.random.permutation(key, len(data)))[:count])
+    return Data(data.images[rows], data.labels[rows])
+
+
 def _held_out(data: Data, task: Task, key) -> tuple[Data, Data]:
     """Retained samples to train on, and others to choose by."""
     validation = _validation(task)
@@ -225,8 +248,3 @@ def _held_out(data: Data, task: Task, key) -> tuple[Data, Data]:
     parts = (np.sort(rows) for rows in (rest, held))
     first, second = (Data(data.images[rows], data.labels[rows]) for rows in parts)
     return first, second
-
-
-def _accuracy(outputs, labels) -> float:
-    """Percent right, over samples."""
-    return 100 * float((np.asarray(outputs).argmax(axis=1) == labels).mean())

@@ -20,6 +20,8 @@ from jaxunlearn.methods.masked_distillation import Distillation, allotment
 from jaxunlearn.progress import Progress, reporting
 from jaxunlearn.tasks import Task
 
+_POSITIVE = ("budget", "damping_high", "trial", "teacher_temperature", "learning_rate")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResetAndDistill:
@@ -30,13 +32,16 @@ class ResetAndDistill:
        normalisation takes its statistics again.
     2. What the cut hands on is computed once. What is above is trained on it, on
        retained images alone, with the original's probabilities without the forgotten
-       classes as targets: SGD with Nesterov momentum, a cosine to zero.
+       classes as targets: SGD with Nesterov momentum, a tenth of the steps to warm up
+       and a cosine to zero, on gradients of norm 1 at most.
     3. Logits are divided by one temperature, so that the mean confidence on retained
        validation images is the masked original's.
 
     `damping_low` is the largest of `dampings` whose accuracy on retained validation
-    data, after a short distillation, is at most `margin` points below the masked
-    original's; the smallest where none is, which `trace.caution` says. Forgotten
+    data, after a short distillation, is at most `margin` points below that of the old
+    layers after the same; where none is, the smallest, which is taken untried, and
+    `trace.caution` says so. (Masked originals are out of reach of short distillations:
+    within a tenth of retraining no damping came within ten points of one.) Forgotten
     samples are never read. Where the task has no validation data, a tenth of the
     retained samples is held out. Biases and normalisation below the cut stay: moments
     say nothing of them.
@@ -55,7 +60,9 @@ class ResetAndDistill:
       damping_high: of the weights above, except the head.
       margin: in points.
       trial: the share of the budget that each damping's short distillation may cost.
-      learning_rate: at the start of the cosine.
+      teacher_temperature: the teacher's and the student's logits are divided by it
+        where they are compared, so that classes below the first weigh more.
+      learning_rate: at the top.
       momentum: of Nesterov's kind.
       weight_decay: coupled, of all that is trained.
       batch_size: images in a minibatch, at least 2.
@@ -73,7 +80,8 @@ class ResetAndDistill:
     damping_high: float = 10.0
     margin: float = 1.0
     trial: float = 0.08
-    learning_rate: float = 0.1
+    teacher_temperature: float = 2.0
+    learning_rate: float = 0.3
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 64
@@ -87,7 +95,7 @@ class ResetAndDistill:
         if check_count("batch_size", self.batch_size) < 2:
             msg = "batch_size must be at least 2: one image has no batch statistics."
             raise ValueError(msg)
-        for name in ("budget", "damping_high", "trial", "learning_rate"):
+        for name in _POSITIVE:
             check_positive(name, getattr(self, name))
         for name in ("margin", "weight_decay"):
             check_nonnegative(name, getattr(self, name))

@@ -62,6 +62,7 @@ def classifier():
     return ju.freeze(ju.Function(lambda *given: apply(*given), params))
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_kind_put_into_the_table_is_captured(monkeypatch):
     record = {r.path: r for r in ju.layer_table(classifier(), IMAGES)}["scale"]

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from networks import CASES, FROZEN, Case, flat, nnx_module, quick_compilation, written
+from networks import (
+    CASES,
+    FROZEN,
+    Case,
+    every_case,
+    every_short_case,
+    flat,
+    nnx_module,
+    quick_compilation,
+    written,
+)
 from oracles import by_path, double, relative_error, sort_rows
 
 import jaxunlearn as ju
@@ -18,9 +28,6 @@ def named(*names):
     chosen = [case for case in CASES if case.name in names]
     assert len(chosen) == len(names)
     return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
-
-
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def find(name) -> Case:
@@ -91,7 +98,7 @@ def test_layer_inputs_are_the_rows_of_a_twin_that_has_the_logits(case):
                 assert relative_error(mine @ matrix[g], outputs) <= 10 * case.error[1]
 
 
-@every_case
+@every_short_case
 def test_the_table_lists_every_leaf(case):
     classifier, images = case.classifier(), case.images(2)
     tape, _ = case.run_twin(classifier, images[:1])
@@ -184,6 +191,7 @@ def test_rows_are_of_preprocessed_images():
     assert relative_error(found, expected.reshape(3, -1)) <= 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("devices", [2, 8])
 @named("linen: conv net", "linen: scanned layers", "nnx: attention",

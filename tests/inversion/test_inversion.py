@@ -274,6 +274,7 @@ def test_batches_start_from_images_of_their_own():
     assert np.abs(images[:3] - images[3:]).max() > 0.1
 
 
+@pytest.mark.long
 def test_jitter_rolls_up_to_a_sixteenth_of_each_side():
     """One pixel decides the class: where else it is sought, the gradient shows.
 
@@ -322,6 +323,7 @@ def test_a_second_call_of_the_same_shapes_compiles_nothing():
     assert not compiled
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_loop_on_the_device_gives_the_same_images(monkeypatch):
     classifier, labels = small(), [0, 1, 2, 1]
@@ -339,6 +341,7 @@ def test_devices_share_a_batch_and_find_the_same_images():
     np.testing.assert_allclose(one, two, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "batch_size"), [(3, 256), (5, 2), (9, 4)])
 def test_any_number_of_labels_is_cut_over_devices(n, batch_size):
     classifier, labels = small(), np.arange(n) % 3

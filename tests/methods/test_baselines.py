@@ -162,6 +162,7 @@ def entropy(classifier, data):
 WHOLE = {"batch_size": 500, "steps": 4, "learning_rate": 0.01}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "loss"),
     [

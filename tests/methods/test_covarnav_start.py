@@ -52,6 +52,7 @@ def by_hand(start):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("start", ["noise", "forget"])
 def test_it_inverts_from_noise_or_from_the_forget_images(start):
     method = dataclasses.replace(METHOD, start=start)

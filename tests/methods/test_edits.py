@@ -91,6 +91,7 @@ def test_ssd_is_its_closed_form(alpha, dampening):
         np.testing.assert_array_equal(found[name] == SHALLOW.params[name], ~chosen)
 
 
+@pytest.mark.long
 def test_fisher_noise_follows_the_diagonal():
     """Over many keys the noise of each parameter has the variance that its F asks."""
     method = methods.Fisher(alpha=1e-4, zero_row=False)
@@ -140,6 +141,7 @@ def test_fisher_zeroes_the_row_if_asked():
         assert_near(params, expected, atol=1e-3)
 
 
+@pytest.mark.long
 def test_kodge_is_its_closed_form_in_every_layer():
     method = methods.Kodge(alpha_r=20.0, alpha_f=5.0)
     found = method(DEEP, TASK, key=KEY).classifier.params

@@ -1,5 +1,6 @@
 """Layers towards a masked teacher, beside the normal equations of explicit rows."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -219,6 +220,7 @@ def two_layers():
     return classifier.replace(params=single), task
 
 
+@pytest.mark.long
 def test_two_layers_solve_the_normal_equations_in_single_precision(two_layers):
     classifier, task = two_layers
     found = METHOD(classifier, task, key=KEY).classifier.params
@@ -374,6 +376,23 @@ def test_costs_and_samples_are_told(two_layers):
     layers = 90 * (32 * (32 + 21) + 2 * 32 * 7 + 7 * (7 + 3 * K))
     layers += 32**2 * (32 / 3 + 7) + 7**2 * (7 / 3 + K)
     assert np.isclose(trace.multiply_adds["layers"], layers)
+
+
+def test_as_many_retained_samples_are_read_as_are_asked_for(two_layers):
+    classifier, task = two_layers
+    few = METHOD.replace(samples=20)
+    result = few(classifier, task, key=KEY)
+    rows = np.asarray(jax.random.permutation(KEY, len(task.retain)))[:20]
+    some, _ = ju.split_by_index(task.retain, rows)
+    alone = ju.Task(task.forget, some, [4], num_classes=K)
+    chex.assert_trees_all_equal(
+        result.classifier.params, METHOD(classifier, alone, key=KEY).classifier.params
+    )
+    assert result.trace.samples_read["retain"] == 20 * 4
+    assert few.reads(50, K) == {"images": 20}
+    assert few.reads(10, K) == {"images": 10}
+    every = METHOD.replace(samples=10**6)(classifier, task, key=KEY)
+    assert every.trace.samples_read["retain"] == 4 * len(task.retain)
 
 
 def test_weights_are_found_in_order_with_their_biases():

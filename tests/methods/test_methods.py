@@ -302,6 +302,7 @@ def few(toy, n=6) -> Task:
     return Task(toy.task.forget, retain, [FORGOTTEN], num_classes=CLASSES)
 
 
+@pytest.mark.long
 def test_a_ridge_of_little_damping_is_nearly_the_hard_projection(toy):
     task = few(toy)
     hard = UNSC(
@@ -375,6 +376,7 @@ def test_merged_subspaces_are_truncated_for_each_class_and_then_merged(toy):
     check_protected(toy, method, merge_subspaces(trees, energy=0.9))
 
 
+@pytest.mark.long
 def test_pooled_subspaces_are_truncated_once(toy):
     method = UNSC(learning_rate=0.1, steps=STEPS, energy=0.8, subspace="pooled")
     moments = ju.second_moments(toy.classifier, toy.task.retain.images)
@@ -394,6 +396,7 @@ def check_protected(toy, method, expected):
     assert all(np.any(change[layer]["kernel"] != 0) for layer in ("conv", "head"))
 
 
+@pytest.mark.long
 def test_a_retained_class_without_samples_has_no_subspace(toy):
     """Merging those of the classes that are there."""
     retain = toy.task.retain
@@ -405,6 +408,7 @@ def test_a_retained_class_without_samples_has_no_subspace(toy):
     assert 0 < result.trace.ranks["head/kernel"][0] < all_ranks[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rule", "ranks"),
     [
@@ -550,6 +554,7 @@ def test_sample_wise_only_a_samples_own_label_is_excluded(toy):
     assert set(shifts.tolist()) == {1, 2, 3}
 
 
+@pytest.mark.long
 def test_samples_are_forgotten_and_their_classes_are_not(toy):
     data = sample(128, 0)
     parts = np.split(np.arange(128), [4])
@@ -570,7 +575,11 @@ def test_samples_are_forgotten_and_their_classes_are_not(toy):
 
 @pytest.mark.parametrize(
     ("kind", "forgets"),
-    [("random", True), ("retained-probabilities", True), ("true", False)],
+    [
+        pytest.param("random", True, marks=pytest.mark.long),
+        pytest.param("retained-probabilities", True, marks=pytest.mark.long),
+        ("true", False),
+    ],
 )
 def test_every_kind_of_target_is_descended_on(toy, kind, forgets):
     result = toy.result(UNSC(learning_rate=0.1, steps=STEPS, targets=kind))

@@ -15,7 +15,7 @@ from networks import quick_compilation
 
 import jaxunlearn as ju
 from jaxunlearn.capture.cutting import find_cut
-from jaxunlearn.methods import ResetAndDistill, masked_distillation
+from jaxunlearn.methods import ResetAndDistill
 from jaxunlearn.methods.batch_statistics import refresh_statistics
 from jaxunlearn.methods.distillation import distil_above, match_confidence
 from jaxunlearn.methods.masked_distillation import Distillation
@@ -99,6 +99,7 @@ def test_a_state_that_is_no_running_average_is_refused():
         refresh_statistics(classifier, images[:0], key=KEY)
 
 
+@pytest.mark.long
 def test_multiply_adds_are_those_that_xla_counts(original):
     costs = Costs(original, FORGET.images)
     # By hand: a convolution of stride 2 on 6 x 6 pixels, 54 inputs, two dense layers.
@@ -142,7 +143,8 @@ def test_where_no_temperature_matches_it_is_the_nearer_end():
     assert 0.1 < certain == match_confidence(outputs, 0.9999) < 0.3
 
 
-def test_distilling_is_plain_descent_on_what_is_above(original):
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_distilling_is_plain_descent_on_what_is_above(original, temperature):
     images = jnp.asarray(RETAIN.images[:32])
     prepared = original.prepare(images)
     cut = find_cut(original, prepared, ["Dense_0/kernel", "head/kernel"])
@@ -156,6 +158,7 @@ def test_distilling_is_plain_descent_on_what_is_above(original):
         steps=3,
         batch_size=32,
         key=KEY,
+        temperature=temperature,
     )
     # The twin in float64, by hand.
     x = np.asarray(activations, np.float64).reshape(32, -1)
@@ -167,10 +170,11 @@ def test_distilling_is_plain_descent_on_what_is_above(original):
         hidden = x.reshape(32, -1) @ w[0] + w[1]
         active = np.maximum(hidden, 0)
         z = active @ w[2] + w[3]
-        log = z - z.max(axis=1, keepdims=True)
+        log = (z - z.max(axis=1, keepdims=True)) / temperature
         log -= np.log(np.exp(log).sum(axis=1, keepdims=True))
-        assert losses[step] == pytest.approx(-(targets * log).sum(1).mean(), rel=1e-4)
-        d = (np.exp(log) - targets) / 32
+        loss = -(temperature**2) * (targets * log).sum(1).mean()
+        assert losses[step] == pytest.approx(loss, rel=1e-4)
+        d = temperature * (np.exp(log) - targets) / 32
         back = (d @ w[2].T) * (hidden > 0)
         gradients = [x.T @ back, back.sum(0), active.T @ d, d.sum(0)]
         for i, g in enumerate(gradients):
@@ -224,25 +228,21 @@ def test_forgotten_images_are_never_read(result, original):
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
-# Accuracies of trials by damping, and what the rule takes where 90 is wanted.
+# Accuracies of trials by damping, the old layers' under 0, and what the rule takes.
 PLANTED = [
-    ({0.05: 95.0, 0.2: 91.0, 0.5: 80.0}, 0.2, [0.5, 0.2]),
-    ({0.05: 95.0, 0.2: 91.0, 0.5: 90.0}, 0.5, [0.5]),
-    ({0.05: 70.0, 0.2: 89.0, 0.5: 60.0}, 0.05, [0.5, 0.2, 0.05]),
+    ({0.0: 92.0, 0.2: 91.0, 0.5: 80.0}, 0.2, [0.0, 0.5, 0.2]),
+    ({0.0: 92.0, 0.5: 90.0}, 0.5, [0.0, 0.5]),
+    ({0.0: 92.0, 0.2: 89.0, 0.5: 60.0}, 0.05, [0.0, 0.5, 0.2]),
 ]
 
 
 @pytest.mark.parametrize(("accuracies", "chosen", "tried"), PLANTED)
-def test_the_largest_damping_within_the_margin_is_taken(
-    accuracies, chosen, tried, monkeypatch
-):
+def test_the_largest_damping_within_the_margin_is_taken(accuracies, chosen, tried):
     work, seen, told = object.__new__(Distillation), [], []
     work.method = ResetAndDistill(margin=2.0, dampings=(0.2, 0.05, 0.5))
     portion = types.SimpleNamespace(steps=7)
-    cut = types.SimpleNamespace(at_images=False)
     work.allotment = types.SimpleNamespace(trial=lambda: portion)
-    work.cut, work.target, work.cautions = cut, 92.0, []
-    work.validation = types.SimpleNamespace(labels=None)
+    work.cut, work.cautions = types.SimpleNamespace(at_images=False), []
 
     def trained(damping, portion, stage):
         assert stage == "trials"
@@ -251,18 +251,20 @@ def test_the_largest_damping_within_the_margin_is_taken(
 
     work._trained = trained
     work._outputs = lambda model, stage: model
-    monkeypatch.setattr(
-        masked_distillation, "_accuracy", lambda model, labels: accuracies[model]
-    )
+    work._accuracy = accuracies.get
     assert work.choose(lambda *given: told.append(given)) == chosen
     assert seen == tried
     assert told == [("rates", i + 1, 3) for i in range(len(tried))]
     caution = " ".join(work.cautions)
-    assert bool(caution) == (max(accuracies[d] for d in tried) < 90)
+    assert bool(caution) == (chosen == 0.05)
     if caution:
-        assert "No damping of [0.05, 0.2, 0.5] keeps the accuracy" in caution
-        assert "within 2 points" in caution
-        assert "at most 89.0 %): the smallest is taken" in caution
+        assert "Of the dampings [0.5, 0.2] none keeps the accuracy" in caution
+        assert "within 2 points of the 92.0 % that old layers" in caution
+        assert "(after 7 steps at most 89.0 %): the smallest, 0.05, is" in caution
+    # One alone is not tried.
+    work.method = work.method.replace(dampings=(0.3,))
+    assert work.choose(told.append) == 0.3
+    assert seen == tried
 
 
 def test_a_budget_that_does_not_suffice_is_told_what_would(original):
@@ -298,7 +300,7 @@ def test_wrong_settings_are_refused(options, sentence):
 
 @pytest.mark.long
 def test_no_layers_is_training_from_scratch_by_the_same_teacher(original):
-    method = QUICK.replace(layers=0, budget=8.0)
+    method = QUICK.replace(layers=0, budget=8.0, teacher_temperature=1.5)
     result = method(original, TASK, key=KEY)
     told = method.multiply_adds(original, TASK)
     assert result.trace.multiply_adds == pytest.approx(told)
@@ -309,16 +311,19 @@ def test_no_layers_is_training_from_scratch_by_the_same_teacher(original):
     work = Distillation(method, original, TASK, RETAIN, KEY)
     work.prepare()
     expected = ju.methods.retained_probabilities(
-        original(work.data.images), [FORGOTTEN]
+        original(work.data.images) / 1.5, [FORGOTTEN]
     )
     rows = np.flatnonzero(work.targets.any(axis=1))
     np.testing.assert_allclose(work.targets[rows], expected[rows], atol=1e-6)
     everything = work.allotment.cut
     assert everything.at_images
     portion = work.allotment.distillation()
-    schedule = optax.cosine_decay_schedule(0.1, portion.steps)
+    warm = portion.steps // 10
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.3, warm, portion.steps)
     optimizer = optax.chain(
-        optax.add_decayed_weights(5e-4), optax.sgd(schedule, 0.9, nesterov=True)
+        optax.clip_by_global_norm(1.0),
+        optax.add_decayed_weights(5e-4),
+        optax.sgd(schedule, 0.9, nesterov=True),
     )
     images = original.prepare(work.data.images[rows])
     model, losses = distil_above(
@@ -326,6 +331,7 @@ def test_no_layers_is_training_from_scratch_by_the_same_teacher(original):
         steps=portion.steps,
         batch_size=16,
         key=jax.random.split(work.key)[1],
+        temperature=1.5,
     )
     np.testing.assert_allclose(losses, result.trace.losses, rtol=1e-5)
     temperature = result.trace.tuned["temperature"]

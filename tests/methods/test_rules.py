@@ -69,6 +69,7 @@ def test_the_rule_by_brute_force(script):
         assert rule.best(gentlest, trials).value == by_definition(trials, gentlest)
 
 
+@pytest.mark.long
 def test_numbers_of_a_trial_are_those_of_their_definitions(original):
     rule = SampleRule(original, FORGET, TEST)
     other = original.replace(params=jax.tree.map(lambda p: p * 0.7, original.params))

@@ -83,7 +83,10 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    ["merged", *(pytest.param(n, marks=pytest.mark.long) for n in [*METHODS][1:])],
+)
 def test_every_result_is_that_of_the_method_alone(name, mlp, data):
     method = METHODS[name]
     swept = ju.sweep(mlp, data, SETS, method, key=KEY)
@@ -210,6 +213,7 @@ def test_passes_by_memory_give_the_same(subspace, mlp, data, monkeypatch):
             ju.sweep(mlp, data, [[0, 1, 2], [3]], method, key=KEY)
 
 
+@pytest.mark.long
 def test_off_the_cpu_the_faster_way_is_measured(mlp, data, reference, monkeypatch):
     assert reference.how == "one by one"
     assert reference.at_once == 1

@@ -33,6 +33,7 @@ def test_support_vectors_call_unsure_samples_no_members():
     assert missed.shadows[0] == missed.shadows[1]
 
 
+@pytest.mark.long
 def test_support_vectors_of_the_attack_written_out():
     value = attackers.svc_membership(MEMBERS, OTHERS, ATTACKED, key=KEY)
     rows = attackers.matched_rows(MEMBERS[1], OTHERS[1], KEY)

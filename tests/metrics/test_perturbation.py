@@ -147,6 +147,7 @@ def test_over_unlearning_of_the_walk_written_out(beta):
     assert pieces.value == pytest.approx(value.value, abs=1e-6)
 
 
+@pytest.mark.long
 def test_over_unlearning_as_coded_walks_away_in_standardised_inputs():
     protocol = near.Neighbourhood(steps=2, variant=near.SPOTTER)
     preprocess = ju.Preprocess(mean=0.5, std=0.25)

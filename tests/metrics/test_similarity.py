@@ -28,6 +28,7 @@ def test_cka_of_the_worked_points():
     assert float(similarity.linear_cka(X, X**2)) == pytest.approx(0.999456, abs=1e-6)
 
 
+@pytest.mark.long
 def test_unbiased_cka_is_that_of_whole_kernels_and_shifts_do_not_matter():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 6)) + 20

@@ -318,6 +318,7 @@ def frozen(model, shape, **options):
     return freeze(model, model.init(jax.random.key(0), images, **options))
 
 
+@pytest.mark.long
 def test_a_linen_module_of_other_leaves_is_refused_by_their_names(tmp_path):
     path, before = tmp_path / "a.safetensors", frozen(Stack(), (8, 8, 2))
     save(path, before)
@@ -336,6 +337,7 @@ def test_a_linen_module_of_other_leaves_is_refused_by_their_names(tmp_path):
         assert len(str(raised.value)) < 1000
 
 
+@pytest.mark.long
 def test_heads_of_training_alone_and_unusual_images_are_taken(tmp_path):
     path = tmp_path / "a.safetensors"
     for model, before in (

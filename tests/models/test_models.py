@@ -47,6 +47,7 @@ def count(params):
 # Sizes.
 
 LARGE = {"num_classes": 1000, "patch": 16}
+LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize(
@@ -59,18 +60,36 @@ LARGE = {"num_classes": 1000, "patch": 16}
         ("alexnet", {}, GREY, 6_526_848),
         ("alexnet", {}, (28, 28, 1), 6_526_848),
         ("vgg11", {}, COLOUR, 28_149_514),
-        ("vgg16", {}, COLOUR, 33_646_666),
+        pytest.param("vgg16", {}, COLOUR, 33_646_666, marks=LONG),
         ("vgg11", {"pool": 7, "num_classes": 1000}, IMAGENET, 132_868_840),
-        ("vgg16", {"pool": 7, "num_classes": 1000}, IMAGENET, 138_365_992),
+        pytest.param(
+            "vgg16", {"pool": 7, "num_classes": 1000}, IMAGENET, 138_365_992, marks=LONG
+        ),
         ("resnet18", {}, COLOUR, 11_173_962),
-        ("resnet34", {}, COLOUR, 21_282_122),
-        ("resnet50", {}, COLOUR, 23_520_842),
+        pytest.param("resnet34", {}, COLOUR, 21_282_122, marks=LONG),
+        pytest.param("resnet50", {}, COLOUR, 23_520_842, marks=LONG),
         ("resnet18", {"stem": "imagenet", "num_classes": 1000}, IMAGENET, 11_689_512),
-        ("resnet34", {"stem": "imagenet", "num_classes": 1000}, IMAGENET, 21_797_672),
-        ("resnet50", {"stem": "imagenet", "num_classes": 1000}, IMAGENET, 25_557_032),
-        ("vit", {"size": "tiny", **LARGE}, IMAGENET, 5_717_416),
-        ("vit", {"size": "small", **LARGE}, IMAGENET, 22_050_664),
-        ("vit", {"size": "base", **LARGE}, IMAGENET, 86_567_656),
+        pytest.param(
+            "resnet34",
+            {"stem": "imagenet", "num_classes": 1000},
+            IMAGENET,
+            21_797_672,
+            marks=LONG,
+        ),
+        pytest.param(
+            "resnet50",
+            {"stem": "imagenet", "num_classes": 1000},
+            IMAGENET,
+            25_557_032,
+            marks=LONG,
+        ),
+        pytest.param("vit", {"size": "tiny", **LARGE}, IMAGENET, 5_717_416, marks=LONG),
+        pytest.param(
+            "vit", {"size": "small", **LARGE}, IMAGENET, 22_050_664, marks=LONG
+        ),
+        pytest.param(
+            "vit", {"size": "base", **LARGE}, IMAGENET, 86_567_656, marks=LONG
+        ),
     ],
 )
 def test_networks_have_as_many_parameters_as_documented(
@@ -106,6 +125,7 @@ def test_logits_are_one_row_for_each_image(name):
         assert logits.dtype == jnp.float32
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", models.names())
 def test_batch_norm_follows_short_trainings(name):
     found = set()
@@ -371,6 +391,7 @@ FAN_INS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAN_INS)
 def test_fan_ins_at_full_size(name):
     image_shape = (32, 32, 3) if name == "allcnn" else (28, 28, 1)

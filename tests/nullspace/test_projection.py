@@ -255,7 +255,17 @@ def chained(optimiser, params, state):
     return optax.apply_updates(params, updates), state, raw, updates
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+# The others are long: 23 compilations say little more than seven.
+FIRST = {"adafactor", "adam", "adamw", "adan", "clipping", "lion", "sgd"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in FIRST else pytest.mark.long)
+        for name in OPTIMISERS
+    ],
+)
 def test_no_optimiser_before_it_leaks(name):
     optimiser = OPTIMISERS[name]()
     projection = project_to_null_space(SUBSPACES).init(PARAMS)
@@ -297,6 +307,7 @@ def test_optimisers_that_ask_for_the_loss_work_before_it(name):
     assert loss(params) < loss(PARAMS)
 
 
+@pytest.mark.long
 def test_before_adam_it_leaks():
     tx = optax.chain(project_to_null_space(SUBSPACES), optax.adam(0.01))
     state = tx.init(PARAMS)

@@ -172,6 +172,7 @@ def test_the_theorem_is_about_weights_that_all_move(linen_setting):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.long
 def test_it_holds_for_nnx(nnx_setting):
     projection = project_to_null_space(nnx_setting.rows)
     with jax.enable_x64(True):
