@@ -164,15 +164,14 @@ class Study:
         run("mask-head", methods.MaskHead())
         sizes = {"images_per_class": IMAGES_PER_CLASS}
         run("covarnav", ju.CovarNav(inversion_steps=INVERSION_STEPS, **sizes))
-        for pool, images in made.items():
+        for pool in self.own.pools or made:
             run(f"teacher, {pool}", methods.LayerwiseTeacher(), pool)
-            budget = SHARE * retraining / len(images)
+            budget = SHARE * retraining / len(made[pool])
             run(f"reset, {pool}", methods.ResetAndDistill(budget=budget), pool)
         budget = SHARE * retraining / len(made["+ blends"])
         scratch = methods.ResetAndDistill(budget=budget, layers=0)
         run("scratch, + blends", scratch, "+ blends")
-        for title in ("noise", "forget"):
-            found[f"teacher, {title} start"][1]["inversion"] = seconds[title]
+        found["covarnav"][1]["inversion"] = seconds
         return task, found
 
     def _judged(self, changed, pool, task, key) -> dict[str, float]:
@@ -220,6 +219,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--retrained", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pools", nargs="*", help="some of them; by default all")
     parser.add_argument("--audits", nargs="+", default=list(AUDITS))
     own = parser.parse_args()
     settings = {name: getattr(own, name) for name in ("images", "retrained", "seed")}
