@@ -12,10 +12,12 @@ chosen: pools, budgets and fields are fixed here. A line of JSON for every model
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import jax
 import numpy as np
 
 import jaxunlearn as ju
+from benchmarks.representation import MLP, NETWORKS
 from jaxunlearn import datasets, methods, models
 from jaxunlearn.methods.batch_statistics import refresh_statistics
 from jaxunlearn.methods.multiply_adds import Costs
@@ -45,15 +48,18 @@ IMAGES_PER_CLASS, INVERSION_STEPS = 32, 100
 class Cell:
     """A network, and how it is trained."""
 
-    network: str
-    options: dict[str, int]
+    network: Callable[[], Any]
     recipe: Recipe
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = (14, 14)
 
 
 CELLS = {
-    "smallcnn": Cell("smallcnn", {"width": 8}, Recipe(epochs=12), (14, 14)),
-    "lenet5": Cell("lenet5", {}, Recipe(epochs=12, learning_rate=0.03)),
+    "mlp": Cell(MLP, Recipe(epochs=12, learning_rate=0.05)),
+    "smallcnn": Cell(NETWORKS["smallcnn"], Recipe(epochs=12)),
+    "lenet5": Cell(
+        functools.partial(models.create, "lenet5", num_classes=10),
+        *(Recipe(epochs=12, learning_rate=0.03), None),
+    ),
 }
 
 
@@ -123,7 +129,7 @@ class Study:
     def fit(self, data: ju.Data, seed: int) -> ju.Classifier:
         """A network of this cell, trained on these data."""
         return ju.training.fit(
-            models.create(self.cell.network, num_classes=10, **self.cell.options),
+            self.cell.network(),
             data,
             recipe=self.cell.recipe,
             key=jax.random.key(seed),
