@@ -53,6 +53,7 @@ from jaxunlearn.methods import GradientAscent as GradientAscent
 from jaxunlearn.methods import Kodge as Kodge
 from jaxunlearn.methods import L1Sparse as L1Sparse
 from jaxunlearn.methods import LastLayersReset as LastLayersReset
+from jaxunlearn.methods import LayerwiseTeacher as LayerwiseTeacher
 from jaxunlearn.methods import MaskHead as MaskHead
 from jaxunlearn.methods import NegGradPlus as NegGradPlus
 from jaxunlearn.methods import ProjectedGradient as ProjectedGradient

@@ -267,6 +267,9 @@ def convert(flag: Flag, words: Any) -> Any:
     if items and str not in (items[0], *typing.get_args(items[0])):
         words = " ".join(words).replace(",", " ").split()
     value = [w.strip() for w in words] if items else words.strip()
+    element = items[0] if items else flag.kind
+    if float in (element, *typing.get_args(element)):
+        value = [_decimal(w) for w in value] if items else _decimal(value)
     try:
         return msgspec.convert(
             value, flag.kind, strict=False, dec_hook=lambda kind, word: kind(word)
@@ -316,6 +319,11 @@ def _documented(cls: type) -> dict[str, str]:
             plain = text.replace("`", "").replace("None: ", "By default ")
             texts[name] = " ".join(plain.split())
     return texts
+
+
+def _decimal(word: str) -> str:
+    """`.1` as `0.1`, which is a number to msgspec."""
+    return re.sub(r"^(-?)\.(?=\d)", r"\g<1>0.", word)
 
 
 def _hyphens(name: str) -> str:

@@ -249,10 +249,7 @@ def _write(
     forgotten: Forgotten,
 ) -> None:
     """The files that need all of the run: configuration, metrics, accuracies."""
-    config, records = settings.to_dict(), found["classifiers"]
-    for name in settings.methods:
-        config.get(name.replace("-", "_"), {}).update(records[title_of(name)]["tuned"])
-    folder.write_json("config.json", config)
+    folder.write_json("config.json", settings.to_dict())
     samples = forgotten.record()
     rule = (
         f"the smallest of the grid whose {SAMPLE_RATE_RULE if samples else RATE_RULE}"
@@ -261,7 +258,7 @@ def _write(
     if samples:
         metrics["forgotten_samples"] = samples
     folder.write_json("metrics.json", metrics | circumstances(splits))
-    per_class = {name: r["test"]["per_class"] for name, r in records.items()}
+    per_class = {n: r["test"]["per_class"] for n, r in found["classifiers"].items()}
     marked = {"forget_classes": forgotten.classes}
     marked["class_names"] = splits["test"].class_names
     folder.write(

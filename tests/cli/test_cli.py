@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import outputs
 import pytest
 from PIL import Image
 
@@ -108,6 +109,13 @@ def metrics(out):
     return found
 
 
+def test_what_a_run_writes_is_documented(finished):
+    names = "metrics.json", "config.json of a run"
+    found = [strict((finished.out / name.split()[0]).read_text()) for name in names]
+    outputs.check_keys(found[0], names[0], complete=[names[0], "evaluation", "proxies"])
+    outputs.check_keys(found[1], names[1], "settings", complete=[names[1]])
+
+
 @pytest.mark.core
 def test_a_run_leaves_its_files_and_prints_its_table(finished):
     files = {path.name for path in finished.out.iterdir()}
@@ -180,7 +188,9 @@ def test_rates_are_of_the_grid_and_stored(finished):
         gains = [t["retained"] - t["forgotten"] for t in record["validation_trials"]]
         smaller = gains[0] >= max(gains) - 1
         assert record["learning_rate"] == (0.01 if smaller else 0.1)
-        assert config[name]["learning_rate"] == record["learning_rate"]
+        # The configuration holds what was asked for, the metrics what was chosen.
+        assert record["tuned"] == {"learning_rate": record["learning_rate"]}
+        assert config[name]["learning_rate"] == methods.by_name[name]().learning_rate
 
 
 @pytest.mark.long
@@ -690,6 +700,8 @@ def test_a_script_gets_what_the_run_gets(finished):
     original, _ = load_classifier(finished.file("original"))
     forget, retain = split_by_class(load("digits", "train", seed=0), [3])
     method = read_config(finished.out / "config.json").unprojected
+    chosen = metrics(finished.out)["classifiers"]["unprojected"]["tuned"]
+    method = dataclasses.replace(method, **chosen)
     task = Task(forget, retain, [3], num_classes=10)
     found = method(original, task, key=keys(0)[1]).classifier
     assert_equal(found, load_classifier(finished.file("unprojected"))[0])

@@ -2,6 +2,7 @@
 
 import json
 
+import outputs
 import pytest
 
 from jaxunlearn.cli import main
@@ -33,6 +34,8 @@ def test_the_verdict_comes_first_and_the_rows_are_written(runs, capsys):
     assert main([*given, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     record = json.loads(out.read_text())
+    outputs.check_keys(record, "audit.json", complete=["audit.json"])
+    assert not outputs.measured(row["name"] for row in record["rows"])
     assert printed.startswith(record["verdict"] + "\n")
     rows = {row["name"]: row for row in record["rows"]}
     assert rows["accuracy/forgotten"]["unlearned"] == 0
@@ -70,6 +73,7 @@ def test_models_that_saw_the_class_are_no_retrained_ones(runs, capsys):
 def test_a_run_audits_by_itself_and_says_the_verdict(runs, capsys):
     metrics = json.loads((runs / "0" / "metrics.json").read_text())
     assert set(metrics["audits"]) == {"mask-head"}
+    outputs.check_keys(metrics, "metrics.json", complete=["audit.json"])
     rows = {row["name"]: row for row in metrics["audits"]["mask-head"]["rows"]}
     # Two retrained models, of different seeds.
     assert len(set(rows["accuracy/retained"]["retrained"])) == 2

@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import numpy as np
+import outputs
 import pytest
 from killing import environment, kill_at
 from scipy import stats
@@ -253,7 +254,9 @@ def _rows_of(folder):
 @pytest.mark.long
 def test_every_model_is_beside_its_retrained_twin(compared):
     record = json.loads((compared / "out/comparison.json").read_text())
+    outputs.check_keys(record, "comparison.json", complete=["comparison.json"])
     (table,) = record["tables"]
+    assert not outputs.measured(name for row in table["rows"].values() for name in row)
     assert list(table["rows"]) == ["original", "retrained", "mask-head", "kodge"]
     rows = table["rows"]
     assert rows["mask-head"]["accuracy/forgotten"]["mean"] == 0

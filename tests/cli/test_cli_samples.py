@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import outputs
 import pytest
 from test_cli import cli, strict
 
@@ -175,6 +176,8 @@ def test_a_run_says_everywhere_which_samples_it_forgot(tiny):
     indices = list(map(int, written.split()))
     assert indices == drawn(129, 1294, 4).tolist()
     metrics = strict((tiny / "metrics.json").read_text())
+    samplewise = "metrics.json of samples"
+    outputs.check_keys(metrics, samplewise, "metrics.json", complete=[samplewise])
     assert metrics["forgotten_samples"] == {"count": 129, "sha256": sha256, "seed": 4}
     assert "validation samples of the same classes" in metrics["learning_rate_rule"]
     assert strict((tiny / "config.json").read_text())["samples_sha256"] == sha256

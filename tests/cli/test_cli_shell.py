@@ -12,7 +12,9 @@ import pytest
 
 import jaxunlearn
 from jaxunlearn.cli import main
+from jaxunlearn.cli.flags import parse
 from jaxunlearn.cli.processes import sentence_of
+from jaxunlearn.cli.run import Run
 
 ROOT = Path(jaxunlearn.__file__).parents[1]
 
@@ -161,3 +163,10 @@ def test_a_run_on_digits_loads_no_tensorflow(tmp_path):
     flags += ["--recipe.epochs", "1", "--unprojected.steps", "2", "--learning-rates"]
     code = f"from jaxunlearn.cli import main\nassert main({flags!r}) == 0"
     assert loaded_by(code, tmp_path) == []
+
+
+def test_numbers_may_begin_with_the_point():
+    flags = ["--learning-rates", ".1", "0.5,.02", "--unsc.energy", ".9"]
+    settings = parse("run", Run, flags)
+    assert settings.learning_rates == (0.1, 0.5, 0.02)
+    assert settings.unsc.energy == 0.9

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import outputs
 import pytest
 
 from jaxunlearn import training
@@ -114,6 +115,7 @@ def test_a_sweep_leaves_a_folder_with_all_classifiers(finished):
     expected |= {"sweep.json", "accuracies.png", "accuracies.pdf"}
     assert {path.name for path in finished.iterdir()} == expected
     found, test = strict(finished / "sweep.json"), load("digits", "test")
+    outputs.check_keys(found, "sweep.json", complete=["sweep.json", "evaluation"])
     assert found["passes"] == {"statistics": 1, "labels": 1}
     original, card = load_classifier(finished / "original.safetensors")
     assert card.forgotten == ()

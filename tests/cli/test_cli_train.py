@@ -11,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+import outputs
 import pytest
 from killing import environment, killed_until_done, read_metrics
 from test_cli import assert_in_words, cli
@@ -119,6 +120,12 @@ def test_the_card_says_how_it_was_made_and_what_it_reaches(trained):
 def test_metrics_have_a_line_for_each_step(trained):
     records = read_metrics(trained / "metrics.jsonl")
     assert [r["step"] for r in records] == list(range(2 * STEPS))
+    for record in records:
+        outputs.check_keys(record, "metrics.jsonl", complete=())
+    outputs.check_keys(records[-1], "metrics.jsonl", complete=["metrics.jsonl"])
+    config, name = json.loads((trained / "config.json").read_text()), "config.json of a"
+    outputs.check_keys(config, f"{name} training", "settings", complete=())
+    assert set(outputs.tables()[f"{name} training"]) <= set(config)
     ends = [r["step"] for r in records if "validation_accuracy" in r]
     assert ends == [STEPS - 1, 2 * STEPS - 1]
     card = json.loads((trained / "model.json").read_text())
