@@ -87,6 +87,9 @@ class LayerwiseTeacher(Edit):
     the masked original's, but for the little that retained samples give those classes.
     All logits of retained samples stay.
 
+    Whatever the retain set holds is kept: images like the forgotten ones do not belong
+    in it.
+
     Weights inside scans, used in several places or on one side of a choice stay, which
     `trace.caution` says; so do biases of which it is not clear what they are added to,
     and all of normalisation. `trace.drift` is the relative error of the outputs on
