@@ -45,6 +45,6 @@ def test_the_readmes_python_prints_what_the_readme_says():
 
 
 def test_the_readmes_files_are_there():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
     assert links
     assert all((ROOT / link).exists() for link in links)
