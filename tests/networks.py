@@ -1277,16 +1277,16 @@ SECTIONS = {
 
 CASES = [*CONVOLUTIONS, *DENSE, *NETWORKS, *PASSED_THROUGH, *WRITTEN]
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-# The same, where whole networks take long and tell little more.
-every_short_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.long if case in NETWORKS else ())
-        for case in CASES
-    ],
-    ids=lambda case: case.name,
-)
+
+def _all_cases(long):
+    """All as parameters; what `long` says yes to are long tests."""
+    marked = [pytest.param(c, marks=[pytest.mark.long] * long(c)) for c in CASES]
+    return pytest.mark.parametrize("case", marked, ids=lambda case: case.name)
+
+
+# Whole networks take long; those of NNX say little more than linen's.
+every_case = _all_cases(lambda c: c in NETWORKS and c.name.startswith("nnx"))
+every_short_case = _all_cases(lambda c: c in NETWORKS)
 
 
 # Leaves that have no input. Each maps the frozen leaves to a word of the reason.

@@ -25,6 +25,7 @@ def captured(classifier, images):
     return logits, operands, static[-1]
 
 
+@pytest.mark.long
 @pytest.mark.core
 @every_case
 def test_inputs_of_batch_norm_are_those_of_the_twin(case):

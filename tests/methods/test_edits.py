@@ -163,6 +163,7 @@ def test_kodge_is_its_closed_form_in_every_layer():
             rows = [hidden(p, x) for x in rows]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("percent", "count"), [(0.1, 1), (25.0, 1), (45.0, 2)])
 def test_erase_concept_leaves_the_head_features_of_a_smaller_rank(percent, count):
     result = methods.EraseConcept(percent=percent)(DEEP, TASK, key=KEY)

@@ -332,6 +332,7 @@ def test_more_damping_lets_more_of_the_gradient_through(toy):
         assert values[-1] == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_surviving_gradient_is_the_share_of_the_squared_norm(toy):
     """Of the first minibatch's gradient, against dense projectors in NumPy."""
@@ -829,6 +830,7 @@ class Damped:
         return Result(classifier.replace(params=params))
 
 
+@pytest.mark.long
 def test_any_method_goes_through_the_grid_for_one_and_many_requests(toy):
     train, given = sample(128, 0), {"key": KEY, "validation": toy.validation}
     results = ju.forget(Damped(1.0), toy.classifier, train, [[0], [2]], key=KEY)

@@ -84,6 +84,7 @@ def test_retained_probabilities_do_not_overflow_and_keep_their_type():
     assert probabilities.tolist() == [[0.0, 1.0, 0.0]]
 
 
+@pytest.mark.long
 def test_jit_and_vmap_give_the_same_labels():
     ensemble = RNG.normal(size=(3, N, K)).astype(np.float32)
     labels = jnp.asarray(LABELS)

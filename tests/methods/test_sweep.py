@@ -85,7 +85,7 @@ METHODS = {
 
 @pytest.mark.parametrize(
     "name",
-    ["merged", *(pytest.param(n, marks=pytest.mark.long) for n in [*METHODS][1:])],
+    ["soft", *(pytest.param(n, marks=pytest.mark.long) for n in [*METHODS][:-1])],
 )
 def test_every_result_is_that_of_the_method_alone(name, mlp, data):
     method = METHODS[name]
@@ -180,6 +180,7 @@ def test_all_ways_agree_on_any_number_of_devices(
         )
 
 
+@pytest.mark.long
 def test_each_class_takes_one_pass_and_compiles_nothing_new(mlp, data, monkeypatch):
     calls, class_moments = [], statistics.class_moments
 

@@ -86,6 +86,7 @@ def test_the_entropy_attack_written_out():
     assert value.shadow_accuracy == pytest.approx((1 + balanced) / 2)
 
 
+@pytest.mark.long
 def test_losses_of_one_kind_cannot_be_told_apart_and_others_can():
     rng = np.random.default_rng(2)
     same = attackers.simple_loss_attack(

@@ -60,6 +60,7 @@ def percent(network, data):
     return 100 * np.mean(layers(network, data.images)[1].argmax(1) == data.labels)
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_proxies_are_judged_by_the_rows_of_every_layer(moments):
     quality = proxy_quality(

@@ -200,6 +200,7 @@ def outcomes(folder, kinds, count, seed=0):
     return found
 
 
+@pytest.mark.long
 def test_damaged_files_end_in_a_sentence_or_give_what_was_written(tmp_path):
     found = outcomes(tmp_path, [n for n in KINDS if ".p" not in n], 15)
     assert {came for _, came in found} <= {"same", "sentence", "unguarded"}, found

@@ -179,6 +179,7 @@ def test_a_vgg_pools_in_equal_tiles():
         shapes(model, (96, 96, 3))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("side", "pool", "tiles"), [(32, 2, 1), (64, 1, 2), (128, 2, 2), (64, 2, 1)]
 )
@@ -400,6 +401,7 @@ def test_fan_ins_at_full_size(name):
     assert found == FAN_INS[name]
 
 
+@pytest.mark.long
 def test_each_position_and_each_token_is_a_row():
     image_shape, options = TINY["resnet18"]
     original = classifier("resnet18", image_shape, **options)

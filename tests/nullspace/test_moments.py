@@ -146,6 +146,7 @@ def check_small(moments, images, tolerance=1e-5):
         assert moment.rows == len(images) * POSITIONS[path]
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("batch_size", [1, 7, 23])
 def test_the_batch_size_does_not_matter(batch_size):
@@ -566,6 +567,7 @@ def convolutions(draw):
     return convolution("any", image_shape, flavours=("linen",), **spec)[0]
 
 
+@pytest.mark.long
 @pytest.mark.core
 @settings(max_examples=6, deadline=None)
 @given(convolutions())

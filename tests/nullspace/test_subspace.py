@@ -313,7 +313,9 @@ def test_tracers_are_refused():
 # Rows.
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.long)]
+)
 def test_row_subspaces_are_the_right_singular_vectors(dtype):
     with jax.enable_x64(dtype == np.float64):
         network, images = small(dtype=dtype)
@@ -373,6 +375,7 @@ def test_rows_do_not_depend_on_batches():
             )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("sigma", "rank"), [(1e-10, 4), (1e-13, 3)])
 def test_rows_resolve_what_a_moment_cannot(sigma, rank):
     rng = np.random.default_rng(0)

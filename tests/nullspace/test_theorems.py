@@ -130,7 +130,13 @@ def nnx_setting():
 # The theorem.
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "sgd" else pytest.mark.long)
+        for name in OPTIMIZERS
+    ],
+)
 def test_retained_logits_do_not_move_while_forgotten_ones_do(linen_setting, name):
     with jax.enable_x64(True):
         for protected, bound in (

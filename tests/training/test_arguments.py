@@ -69,6 +69,7 @@ def test_inside_a_transformation_it_cannot_run():
         jax.jit(lambda key: fit(Linear(), toy(), recipe=SHORT, key=key).params)(KEY)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shape", "words"),
     [

@@ -154,6 +154,7 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine():
     np.testing.assert_allclose(only_rising.learning_rates(2), [0.25, 0.5, 0.75, 1.0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 def test_training_is_a_function_of_its_key(kind):
     def run(seed):
