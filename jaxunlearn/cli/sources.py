@@ -127,7 +127,7 @@ def train_network(
         settings.create(),
         data,
         recipe=settings.recipe,
-        validation=Data(validation.images[kept], validation.labels[kept]),
+        validation=validation.take(kept),
         progress=progress,
         **own | options,
     )

@@ -299,6 +299,14 @@ def retained(task: Task, method: Any) -> Data:
     return task.retain
 
 
+def drawn(data: Data, count: int | None, key: Array) -> Data:
+    """So many of them, drawn by the key, in their order; all if there are no more."""
+    if count is None or count >= len(data):
+        return data
+    order = np.asarray(jax.random.permutation(key, len(data)))
+    return data.take(np.sort(order[:count]))
+
+
 def fresh(classifier: Classifier, task: Task, key: Array, method: Any) -> Classifier:
     """The classifier as it would be drawn anew, which this method starts from."""
     try:

@@ -237,5 +237,4 @@ def _drawn(task: Task, classes: list[int], count: int, key) -> Data:
     seed = np.asarray(jax.random.key_data(key)).ravel().tolist()
     order = np.random.default_rng(seed).permutation(len(task.retain))
     rows = [order[task.retain.labels[order] == c][:count] for c in classes]
-    chosen = np.concatenate(rows)
-    return Data(task.retain.images[chosen], task.retain.labels[chosen])
+    return task.retain.take(np.concatenate(rows))

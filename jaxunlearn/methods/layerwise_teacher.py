@@ -26,7 +26,7 @@ from jaxunlearn.checks import (
     check_positive,
 )
 from jaxunlearn.descent.step import check_parameters
-from jaxunlearn.methods.baseline import check_whole_classes, retained
+from jaxunlearn.methods.baseline import check_whole_classes, drawn, retained
 from jaxunlearn.methods.batch_statistics import refresh_statistics
 from jaxunlearn.methods.edit import Edit
 from jaxunlearn.methods.multiply_adds import Costs
@@ -37,7 +37,7 @@ from jaxunlearn.nullspace.targets import (
     change_toward,
     strongest_within,
 )
-from jaxunlearn.tasks import Data, Task, split_by_index
+from jaxunlearn.tasks import Data, Task
 
 # Numbers that the explicit rows of a batch may hold, and images that suffice.
 _NUMBERS, _BATCH = 2**23, 256
@@ -143,7 +143,7 @@ class LayerwiseTeacher(Edit):
     def measured(self, classifier, task, key) -> Teacher:
         """The original's means and masked probabilities, and where its weights are."""
         check_whole_classes(task, self)
-        data = _drawn(retained(task, self), self.samples, key)
+        data = drawn(retained(task, self), self.samples, key)
         chosen, left, last = find_places(classifier, data.images)
         _check_head(chosen, left, last, task.num_classes)
         classes = np.arange(task.num_classes)
@@ -240,14 +240,6 @@ class LayerwiseTeacher(Edit):
             if self._refreshes(number, teacher):
                 spent["layers"] += retain * costs.forward()
         return spent
-
-
-def _drawn(data: Data, samples: int | None, key) -> Data:
-    """So many of them, in their order; all where there are no more."""
-    if samples is None or samples >= len(data):
-        return data
-    rows = np.asarray(jax.random.permutation(key, len(data)))[:samples]
-    return split_by_index(data, rows)[0]
 
 
 def _check_head(chosen, left, last, num_classes) -> None:

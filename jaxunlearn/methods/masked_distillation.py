@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxunlearn.capture.cutting import find_cut
 from jaxunlearn.classifier.classifier import Classifier
-from jaxunlearn.methods.baseline import fresh
+from jaxunlearn.methods.baseline import drawn, fresh
 from jaxunlearn.methods.batch_statistics import PROBED, refresh_statistics
 from jaxunlearn.methods.distillation import (
     activations_below,
@@ -57,7 +57,7 @@ class Distillation:
             )
         self.data, self.validation = _held_out(data, task, held_out)
         self.order = np.asarray(jax.random.permutation(order, len(self.data)))
-        self.validation = _some(self.validation, self.allotment.judged, judged)
+        self.validation = drawn(self.validation, self.allotment.judged, judged)
         # All weights but the last, and the numbers of its leaf and of its bias.
         self.layers = feature_layers(classifier, data.images)[:-1]
         ((*self.head, _),) = last_layers(classifier, data.images, 1)
@@ -225,17 +225,11 @@ def _validation(task: Task) -> Data | None:
     if task.validation is None:
         return None
     kept = ~np.isin(task.validation.labels, task.forget_classes)
-    chosen = task.validation.images[kept], task.validation.labels[kept]
-    return Data(*chosen) if kept.any() else None
+    return task.validation.take(kept) if kept.any() else None
 
 
 def _share_held_out(data: Data) -> int:
     return max(1, len(data) // 10)
-
-
-def _some(data: Data, count: int, key) -> Data:
-    rows = np.sort(np.asarray(jax.random.permutation(key, len(data)))[:count])
-    return Data(data.images[rows], data.labels[rows])
 
 
 def _held_out(data: Data, task: Task, key) -> tuple[Data, Data]:
@@ -245,6 +239,4 @@ def _held_out(data: Data, task: Task, key) -> tuple[Data, Data]:
         return data, validation
     order = np.asarray(jax.random.permutation(key, len(data)))
     held, rest = np.split(order, [_share_held_out(data)])
-    parts = (np.sort(rows) for rows in (rest, held))
-    first, second = (Data(data.images[rows], data.labels[rows]) for rows in parts)
-    return first, second
+    return data.take(np.sort(rest)), data.take(np.sort(held))

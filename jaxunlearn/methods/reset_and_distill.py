@@ -40,8 +40,8 @@ class ResetAndDistill:
     `damping_low` is the largest of `dampings` whose accuracy on retained validation
     data, after a short distillation, is at most `margin` points below that of the old
     layers after the same; where none is, the smallest, which is taken untried, and
-    `trace.caution` says so. (Masked originals are out of reach of short distillations:
-    within a tenth of retraining no damping came within ten points of one.) Forgotten
+    `trace.caution` says so. (The masked original itself is out of reach: within a tenth
+    of retraining even the old layers end four to five points below it.) Forgotten
     samples are never read. Where the task has no validation data, a tenth of the
     retained samples is held out. Biases and normalisation below the cut stay: moments
     say nothing of them.

@@ -252,7 +252,7 @@ def heldout(validation: Data, forget: Data) -> Data:
             "as on others of their classes, which it never saw."
         )
         raise ValueError(msg)
-    return Data(images[fresh], validation.labels[fresh], validation.class_names)
+    return validation.take(fresh)
 
 
 def weighted(

@@ -188,7 +188,7 @@ def shadow_ensemble(
     seen = half_splits(len(data), count, jax.random.fold_in(key, 0))
     keys = [jax.random.fold_in(key, i + 1) for i in range(count)]
     shadows = [
-        _trained(train, _part(data, rows), own)
+        _trained(train, data.take(rows), own)
         for rows, own in zip(seen, keys, strict=True)
     ]
     ensemble = functools.partial(ensemble_logits, batch_size=batch_size)
@@ -203,7 +203,7 @@ def shadow_ensemble(
             models = []
             for number, chosen in enumerate(sets):
                 forget = np.isin(np.arange(len(data)), chosen)
-                parts = _part(data, forget), _part(data, rows & ~forget)
+                parts = data.take(forget), data.take(rows & ~forget)
                 task = Task(*parts, num_classes=num_classes, train=train)
                 drawn = jax.random.fold_in(own, number + 2)
                 models.append(method(shadow, task, key=drawn).classifier)
@@ -298,10 +298,6 @@ def _trained(train, data, key):
     classifier = train(data, key)
     check_classifier(classifier, "what train returns")
     return classifier
-
-
-def _part(data, rows):
-    return Data(data.images[rows], data.labels[rows], data.class_names)
 
 
 def _of(models):

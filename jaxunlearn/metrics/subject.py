@@ -57,7 +57,7 @@ class Samples:
             order = np.random.default_rng(seed).permutation(len(train))
             self._rows = np.sort(order[:PROBE_SAMPLES])
         whole = len(self._rows) == len(train)
-        self.probed = train if whole else _chosen(train, self._rows)
+        self.probed = train if whole else train.take(self._rows)
 
     @functools.cached_property
     def forgotten(self) -> Int[np.ndarray, " n"]:
@@ -86,7 +86,7 @@ class Samples:
         """The forgotten samples; of classes those that are probed."""
         if self.forget is not None:
             return self.forget
-        return _chosen(self.probed, np.flatnonzero(self.probed_gone))
+        return self.probed.take(self.probed_gone)
 
 
 class Subject:
@@ -167,7 +167,3 @@ def title_of_layer(path: str) -> str:
     'Conv_0'
     """
     return path.removesuffix("/kernel")
-
-
-def _chosen(data, rows):
-    return Data(data.images[rows], data.labels[rows])

@@ -10,7 +10,6 @@ from jaxunlearn.metrics.layer_features import features
 from jaxunlearn.report.contents import Contents, MissingError
 from jaxunlearn.report.limits import Limits
 from jaxunlearn.report.outputs import affordable, part
-from jaxunlearn.tasks import Data
 
 # Points of all maps together: a page stays small.
 _POINTS = 5000
@@ -47,10 +46,7 @@ def feature_maps(contents: Contents, limits: Limits) -> Maps:
         gone, kept = data.forget, data.test
     else:
         rows = np.isin(data.test.labels, contents.forget_classes)
-        images = np.asarray(data.test.images)
-        gone, kept = (
-            Data(images[which], data.test.labels[which]) for which in (rows, ~rows)
-        )
+        gone, kept = data.test.take(rows), data.test.take(~rows)
     gone, kept = part(gone, most // 4), part(kept, most - min(len(gone), most // 4))
     if not len(gone) or len(gone) + len(kept) < _FEWEST:
         msg = (

@@ -60,7 +60,7 @@ def part(data: Data, most: int) -> Data:
     if len(data) <= most:
         return data
     rows = np.sort(np.random.default_rng(0).permutation(len(data))[:most])
-    return Data(np.asarray(data.images)[rows], data.labels[rows], data.class_names)
+    return data.take(rows)
 
 
 def _of_record(stored: Mapping[str, Any]) -> Evaluated:

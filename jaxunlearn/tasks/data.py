@@ -48,6 +48,18 @@ class Data:
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    def take(self, rows: Any) -> "Data":
+        """The samples at these places, in their order, or those that a mask keeps.
+
+        >>> data = Data(np.zeros((3, 8, 8, 1), np.uint8), [0, 1, 2])
+        >>> data.take([2, 0]).labels.tolist()
+        [2, 0]
+        >>> data.take(data.labels > 0).labels.tolist()
+        [1, 2]
+        """
+        rows = np.asarray(rows)
+        return Data(self.images[rows], self.labels[rows], self.class_names)
+
 
 def check_data(name: str, data: Any) -> None:
     """Refuse what is no `Data`."""
@@ -121,11 +133,7 @@ def split_by_index(data: Any, indices: Any) -> tuple[Data, Data]:
 
 
 def _split(data, chosen):
-    forget, retain = (
-        Data(data.images[part], data.labels[part], data.class_names)
-        for part in (chosen, ~chosen)
-    )
-    return forget, retain
+    return data.take(chosen), data.take(~chosen)
 
 
 def _check_named(names, labels):

@@ -48,6 +48,7 @@ def count(params):
 
 LARGE = {"num_classes": 1000, "patch": 16}
 LONG = pytest.mark.long
+STEM = {"stem": "imagenet", "num_classes": 1000}
 
 
 @pytest.mark.parametrize(
@@ -68,21 +69,9 @@ LONG = pytest.mark.long
         ("resnet18", {}, COLOUR, 11_173_962),
         pytest.param("resnet34", {}, COLOUR, 21_282_122, marks=LONG),
         pytest.param("resnet50", {}, COLOUR, 23_520_842, marks=LONG),
-        ("resnet18", {"stem": "imagenet", "num_classes": 1000}, IMAGENET, 11_689_512),
-        pytest.param(
-            "resnet34",
-            {"stem": "imagenet", "num_classes": 1000},
-            IMAGENET,
-            21_797_672,
-            marks=LONG,
-        ),
-        pytest.param(
-            "resnet50",
-            {"stem": "imagenet", "num_classes": 1000},
-            IMAGENET,
-            25_557_032,
-            marks=LONG,
-        ),
+        ("resnet18", STEM, IMAGENET, 11_689_512),
+        pytest.param("resnet34", STEM, IMAGENET, 21_797_672, marks=LONG),
+        pytest.param("resnet50", STEM, IMAGENET, 25_557_032, marks=LONG),
         pytest.param("vit", {"size": "tiny", **LARGE}, IMAGENET, 5_717_416, marks=LONG),
         pytest.param(
             "vit", {"size": "small", **LARGE}, IMAGENET, 22_050_664, marks=LONG

@@ -8,7 +8,6 @@ from jaxunlearn.metrics.boundary import divergence_at
 from jaxunlearn.metrics.recovery import recovery_radius
 from jaxunlearn.metrics.rows.values import Value, Values
 from jaxunlearn.metrics.subject import NEIGHBOURHOOD
-from jaxunlearn.tasks import Data
 
 # Test samples of either kind whose radii are searched.
 RECOVERED = 64
@@ -41,8 +40,7 @@ def recovery(model, original, retrained, samples) -> Values:
 def _some(data, rows):
     """At most so many, evenly spread."""
     places = np.linspace(0, len(rows) - 1, min(len(rows), RECOVERED)).round()
-    chosen = rows[places.astype(int)]
-    return Data(data.images[chosen], data.labels[chosen])
+    return data.take(rows[places.astype(int)])
 
 
 def _median_error(radii, largest):

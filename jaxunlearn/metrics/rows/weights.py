@@ -12,7 +12,6 @@ from jaxunlearn.metrics.barrier import loss_barrier
 from jaxunlearn.metrics.rows.values import Value, Values
 from jaxunlearn.metrics.subject import title_of_layer
 from jaxunlearn.nullspace import drift as drift_of
-from jaxunlearn.tasks import Data
 
 
 def distance(model, original, retrained, samples) -> Values:
@@ -41,11 +40,7 @@ def barrier(model, original, retrained, samples) -> Values:
     del retrained
     test = samples.test
     rows = {"retained": samples.retained, "forgotten": samples.forgotten}
-    parts = {
-        name: Data(test.images[chosen], test.labels[chosen])
-        for name, chosen in rows.items()
-        if chosen.size
-    }
+    parts = {name: test.take(chosen) for name, chosen in rows.items() if chosen.size}
     if samples.forget is not None:
         parts["samples"] = samples.forget
     ends = original.classifier, model.classifier
