@@ -1,5 +1,6 @@
 """Flax modules as pure functions of parameters, state and images."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -57,7 +58,9 @@ class LinenNetwork(Network):
 
     def apply_train(self, params, state, images, key):
         """See `Network.apply_train`."""
-        keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
+        keys = None
+        if key is not None:
+            keys = dict(zip(("params", "dropout"), jax.random.split(key), strict=True))
 
         def call():
             return self.module.value.apply(
@@ -68,7 +71,9 @@ class LinenNetwork(Network):
                 mutable=list(state),
             )
 
-        logits, changed = _with_axes(call)
+        passing = nn.intercept_methods(_without_dropout)
+        with contextlib.nullcontext() if keys else passing:
+            logits, changed = _with_axes(call)
         return logits, _kept(state, nn.meta.unbox(flax.core.unfreeze(changed)))
 
     def thaw(self, params, state):
@@ -88,6 +93,7 @@ class NNXNetwork(Network):
     original: Any
     evaluation: Any
     training: Any
+    undropped: Any  # in training, but for dropout
     params_structure: Any
     state_structure: Any
     evaluation_options: tuple[tuple[str, Hashable], ...]
@@ -115,8 +121,21 @@ class NNXNetwork(Network):
 
     def apply_train(self, params, state, images, key):
         """See `Network.apply_train`."""
+        graph = self.undropped if key is None else self.training
+        reseeded = state if key is None else self._reseeded(state, key)
+
+        def call():
+            module = self._merge(graph, params, reseeded)
+            logits = module(images, **dict(self.training_options))
+            return logits, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
+
+        logits, changed = _with_axes(call)
+        return logits, _kept(state, changed)
+
+    def _reseeded(self, state, key):
+        """The state with random streams that depend on the key."""
         streams = jax.tree.unflatten(self.state_structure, jax.tree.leaves(state))
-        reseeded = jax.tree.map(
+        return jax.tree.map(
             lambda v: (
                 v.replace(jax.random.fold_in(key, jax.random.bits(v.get_value())))
                 if isinstance(v, nnx.RngKey)
@@ -125,14 +144,6 @@ class NNXNetwork(Network):
             streams,
             is_leaf=lambda v: isinstance(v, nnx.Variable),
         )
-
-        def call():
-            module = self._merge(self.training, params, reseeded)
-            logits = module(images, **dict(self.training_options))
-            return logits, nnx.to_pure_dict(nnx.split(module, nnx.Param, ...)[2])
-
-        logits, changed = _with_axes(call)
-        return logits, _kept(state, changed)
 
     def thaw(self, params, state):
         """See `Network.thaw`."""
@@ -182,9 +193,12 @@ def of_nnx(
     copy.eval(**_ATTRIBUTES)
     evaluation_graph = nnx.graphdef(copy)
     copy.train(**{name: not value for name, value in _ATTRIBUTES.items()})
+    training_graph = nnx.graphdef(copy)
+    copy.set_attributes(deterministic=True, raise_if_not_found=False)
     network = NNXNetwork(
         original,
         evaluation_graph,
+        training_graph,
         nnx.graphdef(copy),
         jax.tree.structure(params),
         jax.tree.structure(state),
@@ -247,6 +261,13 @@ def _options(model, options):
     evaluation = {name: value for name, (value, _) in flags.items()} | options
     training = {**options, **{name: value for name, (_, value) in flags.items()}}
     return tuple(sorted(evaluation.items())), tuple(sorted(training.items()))
+
+
+def _without_dropout(call, given, options, context):
+    """Of linen's dropout what it was given; of everything else what it computes."""
+    dropout = isinstance(context.module, nn.Dropout)
+    passing = dropout and context.method_name == "__call__"
+    return given[0] if passing else call(*given, **options)
 
 
 def _kept(state, changed):

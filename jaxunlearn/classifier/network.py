@@ -26,9 +26,9 @@ class Network:
         raise NotImplementedError
 
     def apply_train(
-        self, params: PyTree, state: PyTree, images: Array, key: Array
+        self, params: PyTree, state: PyTree, images: Array, key: Array | None
     ) -> tuple[Array, PyTree]:
-        """Logits and the new state, dropout and batch statistics on."""
+        """Logits and the new state, with batch statistics, and dropout unless no key."""
         raise NotImplementedError
 
     def thaw(self, params: PyTree, state: PyTree) -> Any:

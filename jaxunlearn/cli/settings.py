@@ -144,6 +144,9 @@ class TrainingSettings(Command):
       options: options of the network, such as width=0.5.
       split_seed: which samples are for validation.
       recipe: how the classifier is trained.
+      refresh_statistics: take running statistics of BatchNorm again once a network is
+        trained, of its training images and without dropout; for networks that drop out
+        before they normalise, such as alexnet.
     """
 
     dataset: DataSet = "digits"
@@ -157,6 +160,7 @@ class TrainingSettings(Command):
     options: Annotated[tuple[str, ...], "NAME=VALUE"] = ()
     split_seed: int | None = None
     recipe: Recipe = Recipe()
+    refresh_statistics: bool = False
 
     @property
     def validation_seed(self) -> int:

@@ -15,6 +15,7 @@ from jaxunlearn.classifier.classifier import Classifier, Preprocess, freeze
 from jaxunlearn.cli.places import partial_of
 from jaxunlearn.cli.saved import check_same, load_saved, naming_flag
 from jaxunlearn.cli.settings import TrainingSettings, channels_of, keys
+from jaxunlearn.methods.batch_statistics import refresh_statistics
 from jaxunlearn.models import torch_weights
 from jaxunlearn.models.files import read_card
 from jaxunlearn.progress import Progress
@@ -131,6 +132,8 @@ def train_network(
         progress=progress,
         **own | options,
     )
+    if settings.refresh_statistics:
+        classifier = refresh_statistics(classifier, data.images, key=None)
     return jax.block_until_ready(classifier)
 
 

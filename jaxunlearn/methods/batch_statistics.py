@@ -18,7 +18,7 @@ def refresh_statistics(
     classifier: Classifier,
     images: Array | np.ndarray,
     *,
-    key: Array,
+    key: Array | None,
     batch_size: int = 256,
 ) -> Classifier:
     """The classifier with the statistics of these images in place of its running ones.
@@ -34,11 +34,15 @@ def refresh_statistics(
     Args:
       classifier: of any network that has `apply_train`.
       images: as the classifier takes them, at least one.
-      key: for dropout, which is on.
+      key: for dropout, which is on; None turns it off, so that statistics are those
+        that the network meets in inference. Where dropout stands before normalisation,
+        as in UNSC's AlexNet, its running statistics are others.
       batch_size: images at a time; all of them if there are fewer.
 
     Raises:
       TypeError: `key` is no key, or the network has no training mode.
+      flax.errors.InvalidRngError: `key` is None, and the network draws random numbers
+        for something else than `Dropout`.
       ValueError: no images, no positive `batch_size`, or a state that moves otherwise,
         such as that of spectral normalisation.
 
@@ -55,7 +59,8 @@ def refresh_statistics(
     3.0
     """
     check_classifier(classifier)
-    check_key(key)
+    if key is not None:
+        check_key(key)
     batch_size = check_count("batch_size", batch_size)
     if not len(images):
         msg = "images are empty: give some to take the statistics of."
@@ -67,7 +72,8 @@ def refresh_statistics(
     batches = len(images) // size
     for number in range(batches):
         batch = classifier.prepare(images[number * size : (number + 1) * size])
-        moved = _moved(classifier, batch, jax.random.fold_in(key, number), 0.0)
+        own = None if key is None else jax.random.fold_in(key, number)
+        moved = _moved(classifier, batch, own, 0.0)
         values = [np.asarray(x, np.float64) for x in jax.tree.leaves(moved)]
         total = values if total is None else list(map(np.add, total, values))
 

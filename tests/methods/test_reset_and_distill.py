@@ -4,6 +4,7 @@ import re
 import types
 from pathlib import Path
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from blocks import CLASSES, FORGET, FORGOTTEN, KEY, RETAIN, TASK, TEST, trained
+from flax import nnx
 from networks import quick_compilation
 
 import jaxunlearn as ju
@@ -80,6 +82,62 @@ def test_statistics_are_those_of_the_images_whatever_the_momentum(momenta):
         np.testing.assert_allclose(new["var"], variance, rtol=2e-5)
     assert refreshed.state["counts"]["calls"] == 0
     jax.tree.map(np.testing.assert_array_equal, refreshed.params, classifier.params)
+
+
+class Dropping(nn.Module):
+    """Dropout before normalisation, as in UNSC's AlexNet."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dropout(0.5, deterministic=not train)(x.reshape(len(x), -1))
+        return nn.Dense(2)(nn.BatchNorm(not train, momentum=0.9)(x))
+
+
+class NNXDropping(nnx.Module):
+    """The same."""
+
+    def __init__(self, rngs):
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, momentum=0.9, rngs=rngs)
+        self.dense = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(self.norm(self.drop(x.reshape(len(x), -1))))
+
+
+@pytest.mark.parametrize("framework", ["linen", "nnx"])
+def test_statistics_without_a_key_are_those_without_dropout(framework):
+    images = np.random.default_rng(0).normal(2, 3, (40, 2, 2, 1)).astype(np.float32)
+    if framework == "linen":
+        classifier = ju.freeze(Dropping(), Dropping().init(KEY, images))
+    else:
+        classifier = ju.freeze(NNXDropping(nnx.Rngs(0)))
+
+    def variance(key):
+        changed = refresh_statistics(classifier, images, key=key, batch_size=20)
+        leaves = jax.tree_util.tree_leaves_with_path(changed.state)
+        return next(x for path, x in leaves if "var" in jax.tree_util.keystr(path))
+
+    flat = images.reshape(2, 20, 4).astype(np.float64)
+    expected = flat.var(axis=1).mean(axis=0)
+    np.testing.assert_allclose(variance(None), expected, rtol=2e-5)
+    # What is kept is doubled, and half of all is 0.
+    assert (variance(KEY) > 1.3 * expected).all()
+
+
+def test_without_a_key_a_network_that_draws_otherwise_is_refused():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.BatchNorm(not train)(x.reshape(len(x), -1))
+            if train:
+                x += jax.random.normal(self.make_rng("dropout"), x.shape)
+            return nn.Dense(2)(x)
+
+    images = np.ones((2, 2, 2, 1), np.float32)
+    classifier = ju.freeze(Noisy(), Noisy().init(KEY, images))
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        refresh_statistics(classifier, images, key=None)
 
 
 def test_a_state_that_is_no_running_average_is_refused():
