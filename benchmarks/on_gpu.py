@@ -64,15 +64,13 @@ ENTRIES = [
     ),
     ("compilation", "benchmarks/compilation.py", 3),
     ("run", "-m jaxunlearn run --out runs/on-gpu --overwrite", 3),
-    (
-        "papers",
-        "benchmarks/papers.py cifar10_allcnn cifar100_resnet18 --data-dir DATA",
-        240,
-    ),
-    (
-        "papers-fashion",
-        "benchmarks/papers.py fashion_mnist_alexnet --data-dir DATA",
-        60,
+    *(
+        (name, f"-m jaxunlearn reproduce {name} --data-dir DATA", minutes)
+        for name, minutes in (
+            ("fashion-mnist-alexnet", 60),
+            ("cifar10-allcnn", 240),
+            ("cifar100-resnet18", 240),
+        )
     ),
 ]
 

@@ -28,7 +28,7 @@ class Network:
     def apply_train(
         self, params: PyTree, state: PyTree, images: Array, key: Array | None
     ) -> tuple[Array, PyTree]:
-        """Logits and the new state, with batch statistics, and dropout unless no key."""
+        """Logits and the new state, by batch statistics; dropout if there is a key."""
         raise NotImplementedError
 
     def thaw(self, params: PyTree, state: PyTree) -> Any:

@@ -1,6 +1,5 @@
 """The command line: `jaxunlearn run`, `train`, `invert`, `unlearn` and the others."""
 
-import difflib
 import os
 import signal
 import sys
@@ -22,7 +21,9 @@ from jaxunlearn.cli.plan import Plan
 from jaxunlearn.cli.prepare import Prepare
 from jaxunlearn.cli.processes import sentence_of
 from jaxunlearn.cli.report import Report
+from jaxunlearn.cli.reproduce import Reproduce
 from jaxunlearn.cli.run import Run
+from jaxunlearn.cli.suggestions import nearest
 from jaxunlearn.cli.sweep import Sweep
 from jaxunlearn.cli.train import Train
 from jaxunlearn.cli.unlearn import Evaluate, Unlearn
@@ -40,6 +41,7 @@ COMMANDS: dict[str, type[Command]] = {
     "audit": Audit,
     "compare": Compare,
     "report": Report,
+    "reproduce": Reproduce,
     "convert": Convert,
     "plan": Plan,
     "prepare": Prepare,
@@ -106,9 +108,8 @@ def _main(arguments: list[str]) -> None:
         print(_completion())
         return
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        nearest = f"; did you mean {near[0]}?" if near else "."
-        msg = f"There is no command {name}{nearest} There are: {', '.join(COMMANDS)}."
+        near = nearest(name, list(COMMANDS))
+        msg = f"There is no command {name}{near} There are: {', '.join(COMMANDS)}."
         raise ValueError(msg)
     settings = parse(name, COMMANDS[name], flags)
     if settings.compiles:

@@ -28,3 +28,9 @@ def unknown_flag(name: str, words: Sequence[str], known: Sequence[str]) -> str:
     near = near or difflib.get_close_matches(f"--{plain}", known, 1)
     nearest = f"; did you mean {' or '.join(near)}?" if near else "."
     return f"There is no flag {word}{nearest} {more}"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of a sentence that says that a word is none of those known."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else "."
