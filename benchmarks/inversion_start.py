@@ -162,9 +162,11 @@ class Study:
         method = ju.CovarNav(stand_in="retained", steps=40, **sizes, **projection)
         tried = {}
         for rate in RATES:
-            result = method.replace(learning_rate=rate)(
-                self.original, task, key=self.key
-            )
+            own = method.replace(learning_rate=rate)
+            try:
+                result = own(self.original, task, key=self.key)
+            except FloatingPointError:  # it has diverged: not a rate to take
+                continue
             accuracy = ju.evaluate(result.classifier, self.validation, self.classes)
             if accuracy.forgotten <= FORGOTTEN:
                 tried[rate] = accuracy.retained, result.classifier

@@ -40,7 +40,7 @@ def table(shown: PageTable) -> str:
     rows = "".join(_row(row) for row in shown.rows)
     label = escaped(shown.caption)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="Table: {label}">'
         f"<table><caption>{label}</caption><thead><tr>{heads}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )

@@ -188,6 +188,19 @@ def test_all_that_is_seen_is_also_said(browser, address):
     assert browser.execute_script(LABELS) == []
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_axe_finds_nothing(browser, address, scheme, width):
+    from axe_core_python.selenium import Axe
+
+    show(browser, address, width=width, scheme=scheme, opened=True)
+    # A drawing is one image with a label; its thousands of shapes take axe minutes.
+    given = {"exclude": [["svg"]]}, {"resultTypes": ["violations"]}
+    found = Axe().run(browser, *given)
+    assert len(found["passes"]) > 20
+    assert {one["id"]: one["nodes"][0]["html"] for one in found["violations"]} == {}
+
+
 def test_all_is_open_on_paper(browser, address):
     show(browser, address)
     closed = "return document.querySelectorAll('details:not([open])').length"
