@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 import jaxunlearn as ju
+from benchmarks.inversion_start import PlainCNN
 from benchmarks.representation import MLP, NETWORKS
 from jaxunlearn import datasets, methods, models
 from jaxunlearn.methods.batch_statistics import refresh_statistics
@@ -56,6 +57,10 @@ class Cell:
 CELLS = {
     "mlp": Cell(MLP, Recipe(epochs=12, learning_rate=0.05)),
     "smallcnn": Cell(NETWORKS["smallcnn"], Recipe(epochs=12)),
+    # The same without BatchNorm.
+    "plain": Cell(
+        functools.partial(PlainCNN, 10, 8), Recipe(epochs=12, learning_rate=0.05)
+    ),
     "lenet5": Cell(
         functools.partial(models.create, "lenet5", num_classes=10),
         *(Recipe(epochs=12, learning_rate=0.03), None),

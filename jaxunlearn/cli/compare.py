@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from jaxunlearn import methods
 from jaxunlearn.cli.cells import Cells
+from jaxunlearn.cli.comparison import blindness
 from jaxunlearn.cli.comparison_plot import plot_comparison
 from jaxunlearn.cli.comparison_tables import ALL, Comparison, Tables
 from jaxunlearn.cli.console import Bars, consoles
@@ -185,6 +186,8 @@ class Compare(SampleSettings, MethodSettings, TrainingSettings):
                 about = f"{title}, forget {heading}"
                 results.print(console_table(rows, verdicts, about))
                 results.print(legend(rows))
+                if blindness(rows):
+                    results.print(blindness(rows))
         for sentence in comparison.refusals:
             results.print(sentence)
         results.print(f"Written to {folder.place}; models are kept in {self.cache}.")

@@ -10,6 +10,9 @@ import numpy as np
 from jaxunlearn.metrics.gaps import t_interval, tow
 from jaxunlearn.metrics.verdict import AuditRow, verdict_of_rows
 
+# Measures of what features still hold: without them an audit sees only answers.
+INNER = ("probe", "class-mean", "relearn")
+
 # What is timed, but no cost of the method at its final setting.
 _APART = ("compile", "rates")
 
@@ -195,6 +198,22 @@ def verdict(
         values = mine.mean, before.mean, (target.mean,), mine.gap, mine.floor
         rows[name] = AuditRow(name, *values, mine.within, censored, 0.0)
     return verdict_of_rows(rows)
+
+
+def blindness(rows: Mapping[str, Mapping[str, Summary]]) -> str:
+    """A sentence, where no audit of the inside tells the original from retraining.
+
+    What any other model has there says nothing either.
+    """
+    original = rows.get("original", {})
+    judged = [original[name].within for name in INNER if name in original]
+    if True not in judged or False in judged:
+        return ""
+    return (
+        "No audit of the inside (probe, class means, relearning) tells the original "
+        "itself from retraining here: that a model is within the noise says nothing "
+        "about its inside."
+    )
 
 
 def mean_of_requests(requests: Iterable[Measures]) -> dict[str, Measure]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from jaxunlearn.cli.comparison import COLUMNS, Summary
+from jaxunlearn.cli.comparison import COLUMNS, Summary, blindness
 from jaxunlearn.cli.console import table
 
 # What fits beside a name into 80 columns.
@@ -80,6 +80,7 @@ def markdown(
     parts = [f"# {title}"]
     for heading, (rows, verdicts) in tables.items():
         parts += [f"## {heading}", wide_table(rows, verdicts, "github").strip()]
+        parts += [blindness(rows)] * bool(blindness(rows))
     every = {name: None for rows, _ in tables.values() for name in columns_of(rows)}
     lines = [f"- {COLUMNS[name].heading}: {COLUMNS[name].legend}" for name in every]
     return "\n\n".join((*parts, "\n".join(lines), note)) + "\n"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxunlearn.cli.comparison import COLUMNS, Summary, costs
+from jaxunlearn.cli.comparison import COLUMNS, INNER, Summary, blindness, costs
 from jaxunlearn.cli.exports import Rows, columns_of
 from jaxunlearn.report.contents import Cell, PageTable
 from jaxunlearn.report.elements import number
@@ -16,9 +16,6 @@ NOTE = (
     "In brackets the gap to the mean of the retrained models; (=) is within their "
     "noise. The target of every column is the retrained row."
 )
-
-# Without these an audit sees no more than answers.
-_INNER = ("probe", "class-mean", "relearn")
 
 # What an audit cannot tell.
 _BLIND = (
@@ -129,7 +126,7 @@ def remarks(rows: Rows, verdicts: Mapping[str, str]) -> dict[str, str]:
     """What lies outside the noise, of each model with a verdict."""
     judged = [s.within for s in rows.get("original", {}).values()]
     blind = False not in judged and True in judged
-    told = _BLIND if blind else ""
+    told = _BLIND if blind else f" {blindness(rows)}".rstrip()
     return {
         name: _remark(rows[name]) + _not_made(rows[name]) + told
         for name in verdicts
@@ -141,7 +138,7 @@ def _not_made(row: Mapping[str, Summary]) -> str:
     """What the verdict would have read, where classes were forgotten."""
     if "accuracy/forgotten" not in row:
         return ""
-    missing = [name for name in _INNER if name not in row]
+    missing = [name for name in INNER if name not in row]
     return f" Not made: {', '.join(missing)}." if missing else ""
 
 

@@ -18,6 +18,7 @@ from jaxunlearn.cli.comparison import (
     COLUMNS,
     Measure,
     Place,
+    blindness,
     mean_of_requests,
     measures_of_audit,
     measures_of_reference,
@@ -55,6 +56,27 @@ def test_a_row_is_the_mean_over_training_seeds_with_a_t_interval():
     assert probe.floor == pytest.approx(4.0)
     assert probe.within is False
     assert probe.against(".1f") == "+10.7"
+
+
+@pytest.mark.parametrize(
+    ("values", "blind"),
+    [
+        ({"probe": 53.0, "class-mean": 54.0}, True),
+        ({"probe": 53.0, "class-mean": 90.0}, False),
+        ({"accuracy/forgotten": 0.0}, False),  # none was made
+    ],
+)
+def test_it_is_said_where_no_audit_tells_the_original_from_retraining(values, blind):
+    def row(values):
+        by_seed = [{n: Measure(v, 54.0, floor=2.0) for n, v in values.items()}] * 2
+        return summarise([[one] for one in by_seed])
+
+    # How accurate it is on the forgotten class does not matter.
+    rows = {"original": row({"accuracy/forgotten": 99.0} | values)}
+    rows["mask-head"] = row(dict.fromkeys(values, 0.0))
+    sentence = "says nothing about its inside"
+    assert (sentence in blindness(rows)) is blind
+    assert (sentence in markdown({"3": (rows, {})}, "digits")) is blind
 
 
 def test_unlearning_seeds_are_averaged_before_the_interval():
