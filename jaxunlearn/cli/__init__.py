@@ -23,6 +23,7 @@ from jaxunlearn.cli.processes import sentence_of
 from jaxunlearn.cli.report import Report
 from jaxunlearn.cli.reproduce import Reproduce
 from jaxunlearn.cli.run import Run
+from jaxunlearn.cli.study import Study
 from jaxunlearn.cli.suggestions import nearest
 from jaxunlearn.cli.sweep import Sweep
 from jaxunlearn.cli.train import Train
@@ -42,6 +43,7 @@ COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "report": Report,
     "reproduce": Reproduce,
+    "study": Study,
     "convert": Convert,
     "plan": Plan,
     "prepare": Prepare,
