@@ -77,8 +77,9 @@ def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Comman
     known, unknown = parser.parse_known_args([_word(a) for a in arguments])
     texts = vars(known)
     asked = texts.pop("help", None)
-    if len(unknown) == 1 and command.positional and unknown[0][:1] != "-":
-        texts.setdefault(command.positional, unknown.pop())
+    word = command.positional
+    if word and word not in texts and unknown and unknown[0][:1] != "-":
+        texts[word] = unknown.pop(0)
     if unknown:
         ahead = sorted(flags, key=lambda flag: flag.dest not in command.first)
         raise ValueError(unknown_flag(name, unknown, [flag.name for flag in ahead]))

@@ -101,7 +101,7 @@ def test_a_plot_shows_every_row_but_the_retrained(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["tyni"], "did you mean tiny?"),
+        (["tinny"], "did you mean tiny?"),
         (["tiny", "--full"], "has no larger form"),
         (["tiny", "--seeds", "0"], "no flag --seeds"),
     ],
