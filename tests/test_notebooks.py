@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 
+UPDATE = "run: jupytext --to ipynb --update --execute notebooks/*.py"
+
 scripts = pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 
 
@@ -28,7 +30,21 @@ def test_a_notebook_is_the_conversion_of_its_script(path):
         [(cell.cell_type, cell.source) for cell in one.cells]
         for one in (script, notebook)
     ]
-    assert pairs[0] == pairs[1], "run: jupytext --to ipynb --update notebooks/*.py"
+    assert pairs[0] == pairs[1], UPDATE
+
+
+@scripts
+def test_a_notebook_shows_what_it_printed_and_drew(path):
+    cells = jupytext.read(path.with_suffix(".ipynb")).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    numbers = [cell.execution_count for cell in code]
+    assert numbers == list(range(1, len(code) + 1)), UPDATE
+    outputs = [output for cell in code for output in cell.outputs]
+    kinds = {output.output_type for output in outputs}
+    assert kinds <= {"stream", "execute_result", "display_data"}
+    assert any(output.get("name") == "stdout" for output in outputs)
+    assert not [o.text for o in outputs if o.get("name") == "stderr"]
+    assert path.with_suffix(".ipynb").stat().st_size < 500_000
 
 
 @scripts
