@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -37,6 +38,7 @@ def certificate(
       the base, and have no moment; "warning", a sentence about them, or "".
     """
     retained = sum_classes(class_moments, remaining(class_moments, forgotten))
+    retained = jax.tree.map(jnp.asarray, retained)
     found: dict[str, Any] = {
         "now": by_path(drift(retained, before.params, after.params)),
         "accumulated": by_path(drift(retained, base.params, after.params)),
