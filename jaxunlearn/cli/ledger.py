@@ -34,11 +34,9 @@ Action = Literal["init", "forget", "undo", "replay", "commit", "log"]
 class LedgerCommand(MethodSettings, OnSaved):
     """Keep class moments of a classifier, and forget classes one request at a time.
 
-    Actions: init (one pass over the training data), forget, undo (the last request),
-    replay (all requests again, compared bit by bit), commit (for good), log.
-
     Attributes:
-      action: what to do.
+      action: init (one pass over the training data), forget, undo (the last request),
+        replay (all that stand, compared bit by bit), commit (for good), log.
       folder: of the ledger.
       checkpoint: of init, the classifier's file; later the ledger has its own.
       forget: of forget, the classes, besides those that are forgotten already.
