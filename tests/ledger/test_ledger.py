@@ -261,14 +261,23 @@ def test_replay_leads_to_the_same_bits(served, copy_of):
 
 def test_replay_tells_other_parameters(served, copy_of, monkeypatch):
     ledger = copy_of(served)
-    real = ju.UNSC.projection_of
+    real, other = ju.UNSC.projection_of, dataclasses.replace(RIDGE, damping=1.0)
     monkeypatch.setattr(
-        ju.UNSC, "projection_of", lambda self, *given: real(UNSC, *given)
+        ju.UNSC, "projection_of", lambda self, *given: real(other, *given)
     )
     found = ledger.replay()
     assert not found.equal
     assert max(found.differences.values()) > 0
     assert "NOT the stored parameters" in str(found)
+
+
+@pytest.mark.filterwarnings("ignore::jaxunlearn.methods.NotForgotten")
+def test_what_a_grid_chose_is_what_is_stored(opened, copy_of):
+    ledger = copy_of(opened)
+    result = ledger.forget([0], RIDGE, key=KEY, validation=TEST, grid=[0.1, 0.3])
+    settings = ledger.log[-1].method["settings"]
+    assert settings["learning_rate"] == result.trace.tuned["learning_rate"]
+    assert ledger.replay().equal
 
 
 def by_hand(classifier, task, *, key):
