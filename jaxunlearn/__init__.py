@@ -37,6 +37,10 @@ from jaxunlearn.inversion import ImagePrior as ImagePrior
 from jaxunlearn.inversion import InversionError as InversionError
 from jaxunlearn.inversion import augmented_images as augmented_images
 from jaxunlearn.inversion import invert as invert
+from jaxunlearn.ledger import Entry as Entry
+from jaxunlearn.ledger import Ledger as Ledger
+from jaxunlearn.ledger import Replay as Replay
+from jaxunlearn.ledger import Revived as Revived
 from jaxunlearn.methods import SCRUB as SCRUB
 from jaxunlearn.methods import SSD as SSD
 from jaxunlearn.methods import UNSC as UNSC

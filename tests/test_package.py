@@ -17,7 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # on its own floor or above. A place is a package, or a module at the top.
 FLOORS = [
     {"checks"},
-    {"tasks", "parallel", "augmentation", "serialization", "progress"},
+    {"tasks", "parallel", "augmentation", "serialization", "progress", "locking"},
     {"classifier"},
     {"capture"},
     {"nullspace", "datasets", "models"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"training"},
     {"inversion"},
     {"methods"},
-    {"planning"},
+    {"planning", "ledger"},
     {"report"},
     {"cli"},
     {"__main__"},

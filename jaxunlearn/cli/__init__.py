@@ -17,6 +17,7 @@ from jaxunlearn.cli.convert import Convert
 from jaxunlearn.cli.flags import Command, flags_of, parse, summary
 from jaxunlearn.cli.interruptions import interruptions
 from jaxunlearn.cli.invert import Invert
+from jaxunlearn.cli.ledger import LedgerCommand
 from jaxunlearn.cli.plan import Plan
 from jaxunlearn.cli.prepare import Prepare
 from jaxunlearn.cli.processes import sentence_of
@@ -39,6 +40,7 @@ COMMANDS: dict[str, type[Command]] = {
     "invert": Invert,
     "unlearn": Unlearn,
     "evaluate": Evaluate,
+    "ledger": LedgerCommand,
     "audit": Audit,
     "compare": Compare,
     "report": Report,

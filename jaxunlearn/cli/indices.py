@@ -1,6 +1,5 @@
 """Indices of samples: read from a file, drawn at random, and told apart by a hash."""
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from jaxtyping import Int
 
 from jaxunlearn.checks import short
 from jaxunlearn.serialization import atomic_write
+from jaxunlearn.tasks.hashes import digest as digest
+from jaxunlearn.tasks.hashes import lines
 
 Indices = Int[np.ndarray, " n"]
 
@@ -21,23 +22,10 @@ _FORMS = (
 )
 
 
-def digest(indices: Sequence[int] | Indices) -> str:
-    """SHA-256 of the indices in ascending order, one a line: that of their file.
-
-    >>> digest([5, 2])[:12]
-    'b4c2d9b5e354'
-    """
-    return hashlib.sha256(_lines(indices).encode()).hexdigest()
-
-
 def write_indices(path: Path, indices: Sequence[int] | Indices) -> None:
     """In ascending order, one a line."""
     with atomic_write(path) as temporary:
-        temporary.write_text(_lines(indices), encoding="ascii")
-
-
-def _lines(indices: Sequence[int] | Indices) -> str:
-    return "".join(f"{i}\n" for i in sorted(map(int, indices)))
+        temporary.write_text(lines(indices), encoding="ascii")
 
 
 def read_indices(path: Path, count: int, flag: str = "--forget-indices") -> Indices:

@@ -80,6 +80,8 @@ class Baseline:
 
     changes_state: ClassVar[bool] = False
     changes_network: ClassVar[bool] = False
+    # Whether images of the retained set are read.
+    reads_retained: ClassVar[bool] = True
     # Whether accuracy on the forget set is meant to fall.
     forgets: ClassVar[bool] = True
     tuned: ClassVar[str | None] = "learning_rate"

@@ -1,6 +1,7 @@
 """Boundary unlearning: shift the decision boundary over the forget set."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ class BoundaryShrink(Baseline):
 
     learning_rate: float = 1e-3
     epsilon: float = 0.1
+
+    reads_retained: ClassVar[bool] = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -110,6 +113,8 @@ class BoundaryExpand(Baseline):
     """
 
     learning_rate: float = 1e-3
+
+    reads_retained: ClassVar[bool] = False
 
     def sets(self, classifier, task, key):
         """Forget samples as the class after the last."""

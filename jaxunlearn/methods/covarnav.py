@@ -106,6 +106,11 @@ class CovarNav(ProjectedDescent):
                 raise ValueError(msg)
         self.image_adam("noise")
 
+    @property
+    def reads_retained(self) -> bool:
+        """See `Descent.reads_retained`: where true images are to stand in."""
+        return self.stand_in == "retained" and self.projection != "none"
+
     def image_adam(self, start: str) -> ImageAdam:
         """The optimizer of an inversion from "noise" or "forget"."""
         given = self.inversion_rate

@@ -59,6 +59,8 @@ class Descent:
 
     changes_state: ClassVar[bool] = False
     changes_network: ClassVar[bool] = False
+    # Whether images of the retained set are read.
+    reads_retained: ClassVar[bool] = False
     tuned: ClassVar[str | None] = "learning_rate"
 
     def __post_init__(self):

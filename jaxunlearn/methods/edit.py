@@ -34,6 +34,11 @@ class Edit:
     tuned: ClassVar[str | None] = None
     read: ClassVar[tuple[str, ...]] = ("forget", "retain")
 
+    @property
+    def reads_retained(self) -> bool:
+        """Whether images of the retained set are read."""
+        return "retain" in self.read
+
     def reads(self, retained: int, classes: int) -> dict[str, int]:
         """Of so many retained images and classes: what `planning.Workload` asks."""
         del classes

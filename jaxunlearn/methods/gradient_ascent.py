@@ -33,6 +33,7 @@ class GradientAscent(Baseline):
     momentum: float = 0.0
     steps: int = 20
 
+    reads_retained: ClassVar[bool] = False
     finer: ClassVar[int] = 4
 
     def sets(self, classifier, task, key):

@@ -71,6 +71,8 @@ class Delete(Baseline):
 
     learning_rate: float = 1e-3
 
+    reads_retained: ClassVar[bool] = False
+
     def sets(self, classifier, task, key):
         """Forget samples with the masked probabilities."""
         changed = new_targets("retained-probabilities", classifier, task, key)

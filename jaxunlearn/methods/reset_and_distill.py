@@ -88,6 +88,7 @@ class ResetAndDistill:
 
     changes_state: ClassVar[bool] = True
     changes_network: ClassVar[bool] = False
+    reads_retained: ClassVar[bool] = True
     forgets: ClassVar[bool] = True
     tuned: ClassVar[str | None] = None
 

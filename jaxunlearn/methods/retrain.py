@@ -27,6 +27,7 @@ class Retrain:
 
     changes_state: ClassVar[bool] = True
     changes_network: ClassVar[bool] = False
+    reads_retained: ClassVar[bool] = True
     tuned: ClassVar[str | None] = None
     from_scratch: ClassVar[bool] = True
 

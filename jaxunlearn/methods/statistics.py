@@ -145,7 +145,7 @@ class MergedBases:
         mesh: Mesh | None = None,
         progress: Progress = None,
     ):
-        self._rule, self._mesh = choose_rule(energy, None, None, None), mesh
+        self._rule = choose_rule(energy, None, None, None)
         present = set(np.unique(data.labels).tolist())
         fitting = [tuple(range(num_classes))]
         # Several processes may differ in what is free, and must do the same.
@@ -153,48 +153,104 @@ class MergedBases:
             fitting = class_passes(classifier, data.images, num_classes, mesh=mesh)
         passes = [group for group in fitting if present & set(group)]
         self.passes = len(passes)
-        # Of each leaf that has an input, the bases by class.
-        layers: dict[int, dict[int, Subspace]] = collections.defaultdict(dict)
+        self._bases = _ClassBases(mesh)
         with reporting(progress) as report:
             for number, group in enumerate(passes):
                 report("statistics", number, self.passes)
                 asked = None if len(fitting) == 1 else group
                 moments = _class_moments(classifier, data, num_classes, asked, mesh)
-                held = [c for c in group if c in present]
-                some = subspaces(_of_classes(moments, held), **rule, mesh=mesh)
+                self._bases.add(moments, [c for c in group if c in present], rule)
                 del moments
-                records, self._structure = jax.tree.flatten(
-                    jax.device_get(some), is_leaf=lambda x: isinstance(x, Subspace)
-                )
-                for layer, record in enumerate(records):
-                    pairs = zip(record.basis, record.spectrum, strict=True)
-                    own = (Subspace(*pair, record.layout) for pair in pairs)
-                    layers[layer].update(zip(held, own, strict=True))
             report("statistics", self.passes, self.passes)
-        self._layers = list(layers.values())
-        self._totals = self._spread(
-            lambda number, device: _products(self._layers[number].values(), device)
+        layers = self._bases.layers
+        self._totals = self._bases.spread(
+            lambda number, device: _products(layers[number].values(), device)
         )
 
     def __call__(self, classes: tuple[int, ...]) -> PyTree:
         """Of all classes but these."""
 
-        def merged(number, device):
-            layer, total = self._layers[number], self._totals[number]
+        def gram(layer, number, device):
+            total = self._totals[number]
             own = [record for c, record in layer.items() if c in classes]
+            return total - _products(own, device) if own else total
+
+        return self._bases.merged(gram, self._rule)
+
+
+class KeptBases:
+    """`MergedBases` of the moments of classes that were kept, for one request or few.
+
+    `sum(U_i U_iT)` runs over the retained classes in ascending order, so that its bits
+    depend on which they are alone. A class without rows has no subspace.
+    """
+
+    def __init__(
+        self,
+        moments: PyTree,
+        rule: Mapping[str, Any],
+        energy: float,
+        *,
+        mesh: Mesh | None = None,
+    ):
+        self._moments, self._own, self._mesh = moments, rule, mesh
+        self._rule = choose_rule(energy, None, None, None)
+
+    def __call__(self, classes: tuple[int, ...]) -> PyTree:
+        """Of all classes but these."""
+        leaves = jax.tree.leaves(self._moments, is_leaf=_is_moment)
+        rows = dict(zip(leaves[0].classes, np.asarray(leaves[0].rows), strict=True))
+        held = [c for c in remaining(self._moments, classes) if rows[c] > 0]
+        bases = _ClassBases(self._mesh)
+        bases.add(self._moments, held, self._own)
+        return bases.merged(
+            lambda layer, number, device: _products(layer.values(), device), self._rule
+        )
+
+
+class _ClassBases:
+    """Of each leaf that has an input, the bases by class, and what merges them."""
+
+    def __init__(self, mesh: Mesh | None):
+        self._mesh = mesh
+        self._layers: dict[int, dict[int, Subspace]] = collections.defaultdict(dict)
+
+    def add(self, moments: PyTree, held: Sequence[int], rule: Mapping[str, Any]):
+        """The bases of these classes, by the rank rule of a class."""
+        some = subspaces(_of_classes(moments, held), **rule, mesh=self._mesh)
+        records, self._structure = jax.tree.flatten(
+            jax.device_get(some), is_leaf=lambda x: isinstance(x, Subspace)
+        )
+        for layer, record in enumerate(records):
+            pairs = zip(record.basis, record.spectrum, strict=True)
+            own = (Subspace(*pair, record.layout) for pair in pairs)
+            self._layers[layer].update(zip(held, own, strict=True))
+
+    @property
+    def layers(self) -> list[dict[int, Subspace]]:
+        """In the leaves' order."""
+        return list(self._layers.values())
+
+    def merged(self, gram_of, rule) -> PyTree:
+        """What a rule keeps of `gram_of(layer, number, device)`, for every layer."""
+        layers = self.layers
+
+        def merged(number, device):
+            layer = layers[number]
+            gram = gram_of(layer, number, device)
             one = next(iter(layer.values()))
             dtype = one.basis.dtype
             pairs = [
-                kept_pair(linalg.eigenpairs(gram, device), self._rule, dtype)
-                for gram in (total - _products(own, device) if own else total)
+                kept_pair(linalg.eigenpairs(group, device), rule, dtype)
+                for group in gram
             ]
-            return from_pairs(pairs, total.shape[:2], dtype, one.layout)
+            return from_pairs(pairs, gram.shape[:2], dtype, one.layout)
 
-        return self._structure.unflatten(self._spread(merged))
+        return self._structure.unflatten(self.spread(merged))
 
-    def _spread(self, function) -> list[Any]:
+    def spread(self, function) -> list[Any]:
         """`function(number, device)` for every layer, on all devices and processes."""
-        ones = (next(iter(layer.values())) for layer in self._layers)
+        ones = (next(iter(layer.values())) for layer in self.layers)
         sizes = [one.layout.fan_in**3 for one in ones]
         return parallel.spread(function, range(len(sizes)), sizes, self._mesh)
 
@@ -240,6 +296,11 @@ def _class_moments(classifier, data, num_classes, classes, mesh) -> PyTree:
         classes=classes,
         mesh=mesh,
     )
+
+
+def remaining(moments: PyTree, classes: Sequence[int]) -> list[int]:
+    """The classes that have a moment, but these, in ascending order."""
+    return sorted(c for c in _classes_of(moments) if c not in classes)
 
 
 def _is_moment(node: Any) -> bool:

@@ -3,10 +3,20 @@
 import dataclasses
 from typing import Literal
 
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
 from jaxunlearn.checks import check_choice
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods.descent import ProjectedDescent
-from jaxunlearn.methods.statistics import MergedBases, PooledMoments, Statistics
+from jaxunlearn.methods.statistics import (
+    KeptBases,
+    MergedBases,
+    PooledMoments,
+    Statistics,
+    remaining,
+)
+from jaxunlearn.nullspace.moments import sum_classes
 from jaxunlearn.nullspace.projection import project_to_null_space
 
 
@@ -60,11 +70,13 @@ class UNSC(ProjectedDescent):
         given = {"key": key, "mesh": mesh, "progress": progress, "requests": requests}
         if self.projection == "none":
             return super().statistics(classifier, task, **given)
+        if task.class_moments is not None:
+            return self.statistics_of_moments(task.class_moments, mesh=mesh)
         retain = task.retain
         if retain is None or len(retain) == 0:
             msg = (
-                "UNSC needs retained data: Task(forget, retain=...). Without any, "
-                "CovarNav inverts the model instead."
+                "UNSC needs retained data: Task(forget, retain=...), or their moments: "
+                "class_moments=... Without either, CovarNav inverts the model instead."
             )
             raise ValueError(msg)
         watch, how = Stopwatch(), {"mesh": mesh, "progress": progress}
@@ -81,6 +93,32 @@ class UNSC(ProjectedDescent):
             seconds=watch.seconds,
             mesh=mesh,
         )
+
+    def statistics_of_moments(
+        self, class_moments: PyTree, *, mesh: Mesh | None = None
+    ) -> Statistics:
+        """What `statistics` says, of the moments of classes and without an image.
+
+        Sums run over the retained classes in ascending order, and nothing is taken off
+        a sum: what a set of classes leaves is the same bit by bit, in whatever order
+        they were asked for and whether the forgotten ones still have moments.
+        `class_moments` is what `jaxunlearn.class_moments` returned, or some of its
+        classes; not for `projection="none"`, which needs none.
+        """
+        if self._merges:
+            kept = KeptBases(class_moments, self.rule, self.merge_energy, mesh=mesh)
+            return Statistics(kept, mesh=mesh)
+        return Statistics(
+            lambda classes: sum_classes(
+                class_moments, remaining(class_moments, classes)
+            ),
+            mesh=mesh,
+        )
+
+    @property
+    def reads_retained(self) -> bool:
+        """See `Descent.reads_retained`; of a task with `class_moments` none is read."""
+        return self.projection != "none"
 
     def projection_of(self, statistics, forget_classes):
         """Off the merged subspaces of the retained classes."""

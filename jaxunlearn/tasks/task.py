@@ -22,6 +22,8 @@ class Task:
       num_classes: how many classes the classifier tells apart.
       train: `(data, key) -> Classifier`, for methods that train from scratch.
       validation: samples of all classes, for what a method chooses, or None.
+      class_moments: what `jaxunlearn.class_moments` took of the training data, in place
+        of `retain` for a method that needs no more than that; or None.
 
     Raises:
       TypeError: a set is no `Data`, a forget class no integer, `train` no function.
@@ -43,6 +45,7 @@ class Task:
     num_classes: int | Any
     train: Callable[..., Any] | Any | None = None
     validation: Data | Any | None = None
+    class_moments: Any = None
 
     def __post_init__(self):
         classes = check_classes(self.forget_classes, self.num_classes)

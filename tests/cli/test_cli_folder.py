@@ -190,7 +190,7 @@ def test_without_locks_of_the_system_the_process_number_counts(
     def lockf(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr("jaxunlearn.cli.places.fcntl.lockf", lockf)
+    monkeypatch.setattr("jaxunlearn.locking.fcntl.lockf", lockf)
     (tmp_path / ".a.lock").write_text(json.dumps(owner))
     if refused:
         with pytest.raises(ValueError, match=r"If there is no such process, remove .*"):
