@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 
-UPDATE = "run: jupytext --to ipynb --update --execute notebooks/*.py"
+UPDATE = "run: jupytext --to ipynb --execute notebooks/*.py"
 
 scripts = pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 

@@ -157,5 +157,3 @@ def _list() -> Table:
         answered = "yes" if asked.answer else "no"
         shown.add_row(name, asked.question, answered, takes)
     return shown
-
-
