@@ -27,6 +27,10 @@ from jaxunlearn.methods.rules import NotForgotten
 from jaxunlearn.metrics.evaluation import class_label, evaluate
 from jaxunlearn.serialization import to_dict
 
+_LEGEND = """\
+drift: the largest of a layer on retained inputs, of this request; since: likewise,
+since the base. r, f: accuracy on retained and forgotten classes of test data, in %."""
+
 Action = Literal["init", "forget", "undo", "replay", "commit", "log"]
 
 
@@ -189,6 +193,7 @@ class LedgerCommand(MethodSettings, OnSaved):
             print(json.dumps(to_dict(ledger.log), allow_nan=False))
         else:
             results.print(_table(ledger.log))
+            results.print(_LEGEND)
 
     def _opened(self) -> tuple["LedgerCommand", Ledger]:
         """The ledger, and settings that read the data of its current classifier."""
@@ -197,22 +202,18 @@ class LedgerCommand(MethodSettings, OnSaved):
 
 
 def _table(log: tuple[Entry, ...]) -> Table:
-    numbers = ["now", "accumulated", "Acc_r", "Acc_f"]
-    rows = table("Events", ["", "event", "classes", "method", "time"], numbers)
+    names, numbers = ["", "event", "classes", "method"], ["drift", "since", "r", "f"]
+    rows = table("Events", names, numbers)
+    rows.columns[2].no_wrap = False
     for entry in log:
         found, test = entry.certificate or {}, entry.test or {}
-        largest = (_largest(found.get(name)) for name in numbers[:2])
+        largest = (_largest(found.get(name)) for name in ("now", "accumulated"))
         accuracies = (_shown(test.get(n), ".1f") for n in ("retained", "forgotten"))
         event = entry.kind if entry.about is None else f"{entry.kind} {entry.about}"
-        classes = ",".join(map(str, entry.classes)) if entry.number else ""
+        classes = ", ".join(map(str, entry.classes)) if entry.number else ""
         method = (entry.method or {}).get("name", "")
-        when = entry.time[:16].replace("T", " ")
-        head = (str(entry.number), event, classes, method, when)
+        head = (str(entry.number), event, classes, method)
         rows.add_row(*head, *largest, *accuracies)
-    rows.caption = (
-        "now, accumulated: the largest drift of a layer on retained inputs, of the "
-        "request and since the base. Acc_r, Acc_f: on test data, in percent."
-    )
     return rows
 
 

@@ -82,7 +82,7 @@ def test_requests_one_after_another(tmp_path, monkeypatch, capsys):
     assert "Classes 7 are forgotten for good" in capsys.readouterr().out
     assert cli("ledger", "log") == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("undo 2", "commit", "unsc", "accumulated"))
+    assert all(word in shown for word in ("undo 2", "commit", "unsc", "since the base"))
     files = sorted(path.name for path in Path("runs/ledger").iterdir())
     assert len(files) == 4
     assert not any(name in files for name in ("parameters-0.safetensors",))
