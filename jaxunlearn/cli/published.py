@@ -1,11 +1,9 @@
 """Published comparisons: how each was made, and what it may come to when made again."""
 
 import dataclasses
-import json
 import math
 import shlex
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +12,8 @@ from jaxunlearn.cli.compare import Compare
 from jaxunlearn.cli.comparison import COLUMNS
 from jaxunlearn.cli.flags import parse
 from jaxunlearn.cli.indices import digest
-from jaxunlearn.serialization import from_dict
+from jaxunlearn.cli.stored import names_in, read_stored
 from jaxunlearn.tasks import Data
-
-_FOLDER = resources.files("jaxunlearn.cli") / "comparisons"
 
 # What does not depend on the machine's speed, and is a value and no bound.
 MEASURES = tuple(name for name in COLUMNS if name not in ("share", "anamnesis"))
@@ -82,14 +78,12 @@ class Compared(NamedTuple):
 
 def names() -> list[str]:
     """All that there are."""
-    files = (file.name for file in _FOLDER.iterdir())
-    return sorted(name.removesuffix(".json") for name in files if ".json" in name)
+    return names_in("comparisons")
 
 
 def published(name: str) -> Published:
     """The one of this name, which is one of `names()`."""
-    text = (_FOLDER / f"{name}.json").read_text(encoding="utf-8")
-    return from_dict(Published, json.loads(text))
+    return read_stored(Published, "comparisons", name)
 
 
 def hashes(settings: Compare, train: Data) -> dict[str, str]:

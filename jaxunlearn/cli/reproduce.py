@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from rich.table import Table
 
-from jaxunlearn.checks import short
 from jaxunlearn.cli.comparison import COLUMNS
 from jaxunlearn.cli.console import consoles, table
 from jaxunlearn.cli.flags import Command
@@ -21,13 +20,13 @@ from jaxunlearn.cli.published import (
     published,
 )
 from jaxunlearn.cli.settings import Folder
-from jaxunlearn.cli.suggestions import nearest
+from jaxunlearn.cli.stored import check_named
 from jaxunlearn.serialization import read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reproduce(Command):
-    """List the published comparisons, or make one again and hold it beside its numbers.
+    """List the published comparisons, or make one again beside its numbers.
 
     Exits with 1 where more of its means lie outside their stored intervals than chance
     explains. What was killed is taken up by the same command.
@@ -58,10 +57,8 @@ class Reproduce(Command):
     def check(self) -> None:
         """Refuse a name that there is not."""
         super().check()
-        if self.name is not None and self.name not in names():
-            near = nearest(self.name, names())
-            msg = f"There is no comparison {short(self.name)}{near} There are: {', '.join(names())}."  # noqa: E501
-            raise ValueError(msg)
+        if self.name is not None:
+            check_named("comparison", self.name, names())
 
     def run(self) -> None:
         """List them; or make one, write and say what was found, and exit by it."""

@@ -1,25 +1,20 @@
 """`jaxunlearn study`: an open question, its stored comparisons, and what they say."""
 
 import dataclasses
-import json
 import shlex
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
 
-from jaxunlearn.checks import short
 from jaxunlearn.cli.compare import Compare
 from jaxunlearn.cli.console import consoles, table
 from jaxunlearn.cli.flags import Command, parse
 from jaxunlearn.cli.settings import Folder
+from jaxunlearn.cli.stored import check_named, names_in, read_stored
 from jaxunlearn.cli.study_plot import plot_study
-from jaxunlearn.cli.suggestions import nearest
-from jaxunlearn.serialization import atomic_write, from_dict, read_json
+from jaxunlearn.serialization import atomic_write, read_json
 from jaxunlearn.training.checkpoints import differences
-
-_FOLDER = resources.files("jaxunlearn.cli") / "studies"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,14 +48,12 @@ class Question:
 
 def names() -> list[str]:
     """All that there are."""
-    files = (file.name for file in _FOLDER.iterdir())
-    return sorted(name.removesuffix(".json") for name in files if ".json" in name)
+    return names_in("studies")
 
 
 def question(name: str) -> Question:
     """The one of this name, which is one of `names()`."""
-    text = (_FOLDER / f"{name}.json").read_text(encoding="utf-8")
-    return from_dict(Question, json.loads(text))
+    return read_stored(Question, "studies", name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,10 +93,7 @@ class Study(Command):
         super().check()
         if self.name is None:
             return
-        if self.name not in names():
-            near = nearest(self.name, names())
-            msg = f"There is no study {short(self.name)}{near} There are: {', '.join(names())}."  # noqa: E501
-            raise ValueError(msg)
+        check_named("study", self.name, names())
         if self.full and not question(self.name).full:
             msg = f"The study {self.name} has no larger form: leave out --full."
             raise ValueError(msg)

@@ -59,8 +59,6 @@ class Descent:
 
     changes_state: ClassVar[bool] = False
     changes_network: ClassVar[bool] = False
-    # Whether images of the retained set are read.
-    reads_retained: ClassVar[bool] = False
     tuned: ClassVar[str | None] = "learning_rate"
 
     def __post_init__(self):
@@ -73,6 +71,11 @@ class Descent:
             raise ValueError(msg)
         check_choice("targets", self.targets, RELABELLINGS)
         check_choice("augment", self.augment, augmentation.by_name)
+
+    @property
+    def reads_retained(self) -> bool:
+        """Whether images of the retained set are read; here, none."""
+        return False
 
     def reads(self, retained: int, classes: int) -> dict[str, int]:
         """Of so many retained images and classes: what `planning.Workload` asks."""

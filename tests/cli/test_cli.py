@@ -109,6 +109,7 @@ def metrics(out):
     return found
 
 
+@pytest.mark.long
 def test_what_a_run_writes_is_documented(finished):
     names = "metrics.json", "config.json of a run"
     found = [strict((finished.out / name.split()[0]).read_text()) for name in names]
@@ -116,6 +117,7 @@ def test_what_a_run_writes_is_documented(finished):
     outputs.check_keys(found[1], names[1], "settings", complete=[names[1]])
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_a_run_leaves_its_files_and_prints_its_table(finished):
     files = {path.name for path in finished.out.iterdir()}
@@ -150,6 +152,7 @@ def test_a_run_leaves_its_files_and_prints_its_table(finished):
     assert "━" not in finished.stdout
 
 
+@pytest.mark.long
 def test_a_run_judges_its_proxies(finished):
     found = metrics(finished.out)["proxies"]
     captured = found["captured_energy"]
@@ -163,6 +166,7 @@ def test_a_run_judges_its_proxies(finished):
     assert f"in a layer ({min(captured, key=captured.get)})" in said
 
 
+@pytest.mark.long
 def test_metrics_are_those_of_the_saved_classifiers(finished):
     test = load("digits", "test", seed=0)
     forgotten, retained = split_by_class(test, [3])
@@ -179,6 +183,7 @@ def test_metrics_are_those_of_the_saved_classifiers(finished):
         assert weighted == pytest.approx(100 * right["retained"])
 
 
+@pytest.mark.long
 def test_rates_are_of_the_grid_and_stored(finished):
     config = strict((finished.out / "config.json").read_text())
     assert config["learning_rates"] == [0.01, 0.1]
@@ -202,6 +207,7 @@ def test_a_stored_configuration_runs_again_to_the_same_metrics(finished, tmp_pat
     assert read_config(again.out / "config.json") == read_config(config)
 
 
+@pytest.mark.long
 def test_neither_order_nor_company_changes_a_method(finished, tmp_path):
     config = finished.out / "config.json"
     flags = ("--methods", "retrain", "unprojected", "--config", config)
@@ -686,6 +692,7 @@ def test_a_kill_between_two_names_loses_nothing(folders, monkeypatch):
     assert [p.name for p in folders.out.parent.iterdir()] == ["a"]
 
 
+@pytest.mark.long
 def test_unlearning_a_saved_classifier_does_what_the_run_does(finished, tmp_path):
     out = tmp_path / "new" / "a.safetensors"
     flags = ("--checkpoint", finished.file("original"), "--method", "unprojected")
@@ -696,6 +703,7 @@ def test_unlearning_a_saved_classifier_does_what_the_run_does(finished, tmp_path
     assert_equal(found, wanted)
 
 
+@pytest.mark.long
 def test_a_script_gets_what_the_run_gets(finished):
     original, _ = load_classifier(finished.file("original"))
     forget, retain = split_by_class(load("digits", "train", seed=0), [3])
@@ -712,6 +720,7 @@ def assert_equal(found, wanted):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.long
 def test_a_second_request_adds_to_the_first(finished, tmp_path, monkeypatch, capsys):
     seen = []
 
@@ -733,6 +742,7 @@ def test_a_second_request_adds_to_the_first(finished, tmp_path, monkeypatch, cap
     assert "names all 10 classes" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_evaluate_repeats_the_metrics_in_strict_json(finished, capsys):
     records = metrics(finished.out)["classifiers"]
     assert cli("evaluate", "--checkpoint", finished.file("unsc"), "--json") == 0
@@ -746,6 +756,7 @@ def test_evaluate_repeats_the_metrics_in_strict_json(finished, capsys):
     assert capsys.readouterr().out.startswith("retained")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -779,6 +790,7 @@ def test_bad_requests_are_refused_before_any_compute(
     assert not Path("a.safetensors").exists()
 
 
+@pytest.mark.long
 def test_bad_evaluations_are_refused(finished, capsys):
     for flags, sentence in (
         (["--forget", 10], "class 10, which does not exist"),

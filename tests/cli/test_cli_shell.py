@@ -118,7 +118,7 @@ def test_bash_completes_commands_and_flags(capsys):
         )
         return done.stdout.split()
 
-    assert completed("jaxunlearn", "s") == ["sweep"]
+    assert completed("jaxunlearn", "sw") == ["sweep"]
     assert completed("jaxunlearn", "run", "--forget-r") == ["--forget-random"]
     assert completed("jaxunlearn", "run", "--unsc.en") == ["--unsc.energy"]
 

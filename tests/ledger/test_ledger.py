@@ -493,6 +493,7 @@ def test_without_images_a_request_is_refused(served, copy_of):
         ledger.forget([0], RIDGE, key=KEY)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ju.methods.by_name)
 def test_a_method_says_whether_it_reads_retained_images(name, classifier):
     method = ju.methods.by_name[name]()
@@ -517,6 +518,7 @@ def test_one_process_at_a_time_writes(served, classifier, copy_of):
     assert isinstance(ledger._state.store.lock, Lock)
 
 
+@pytest.mark.long
 def test_whether_a_class_comes_back_is_measured(served, copy_of):
     ledger = copy_of(served)
     given = {"key": KEY, "target": 60.0, "cap": 5}

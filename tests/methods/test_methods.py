@@ -274,6 +274,7 @@ def test_without_projection_it_is_the_control(toy):
         )
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_biases_and_normalisation_stay_in_every_descent(toy):
     for name in ("covarnav", "unsc", "unprojected"):

@@ -266,6 +266,7 @@ def test_as_many_requests_at_once_as_memory_holds(
     assert_same(swept, reference, data.images)
 
 
+@pytest.mark.long
 def test_one_rate_is_chosen_for_all_on_validation_data(mlp, data):
     rates = np.array([0.3, 1e30, 3.0, 0.01])
     swept = ju.sweep(mlp, data, SETS, unsc(), key=KEY, validation=data, rates=rates)

@@ -80,6 +80,7 @@ def trained_digits():
     return model, train, options, fit(model, train, recipe=Recipe(), **options)
 
 
+@pytest.mark.long
 def test_the_small_network_learns_the_digits():
     classifier = trained_digits()[-1]
     accuracy = evaluate(classifier, datasets.load("digits", "test"), ())
