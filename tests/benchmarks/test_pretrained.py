@@ -85,6 +85,7 @@ def expected_logits(weights, pixels):
     return h.mean(axis=(1, 2)) @ weights["dense.kernel"] + weights["dense.bias"]
 
 
+@pytest.mark.long
 def test_the_network_is_that_of_the_file(scripts, weights):
     pixels = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
     found = scripts[2].classifier_of(weights)(pixels)

@@ -47,6 +47,7 @@ def test_of_many_images_the_first_are_shown(tmp_path):
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.long
 def test_a_hundred_classes_fit_on_a_page(tmp_path):
     images = np.zeros((200, 8, 8, 1), np.float32)
     found = drawn(tmp_path, images, np.repeat(np.arange(100), 2))
@@ -107,6 +108,7 @@ def test_requests_are_dots_of_each_classifier(tmp_path):
     assert dots[1] == pytest.approx(dots[0] * (2 * 8 + 1) / (2 * 4 + 1), rel=0.1)
 
 
+@pytest.mark.long
 def test_pictures_of_requests_grow_up_to_a_page(tmp_path):
     few, many = (requests(tmp_path / "a.png", n).shape for n in (4, 300))
     assert few[1] < many[1] < 120 * 45
@@ -158,6 +160,7 @@ def test_large_images_are_shown_pixel_by_pixel(tmp_path):
     assert np.median(np.abs(np.diff(found[100:200, 100:200], axis=0))) > 0.9
 
 
+@pytest.mark.long
 def test_a_sheet_of_huge_images_fits_on_a_page(tmp_path):
     images = np.zeros((8, 20, 4000, 1), np.float32)
     assert max(sheet(tmp_path, images, columns=2).shape) < 120 * 45

@@ -113,6 +113,7 @@ def test_other_shapes_are_other_programs():
     assert update(sgd) != update(sgd, jnp.bfloat16)
 
 
+@pytest.mark.long
 def test_a_line_search_is_compared_by_identity():
     one, other = optax.lbfgs(), optax.lbfgs()
     assert update(one) == update(one)

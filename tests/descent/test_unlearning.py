@@ -447,6 +447,7 @@ def test_optimizers_of_every_kind_run(monkeypatch, name, slow):
     assert result.trace.losses[-1] < result.trace.losses[0]
 
 
+@pytest.mark.long
 def test_polyak_gets_the_loss():
     classifier, (images, targets) = make_dense(), data()
     optimizer = optax.polyak_sgd(max_learning_rate=10.0, f_min=0.1)
@@ -588,6 +589,7 @@ def test_losses_and_augmentations_are_compared_by_what_they_compute():
     )
 
 
+@pytest.mark.long
 def test_an_optimizer_that_searches_is_compared_by_identity():
     classifier, (images, targets) = make_dense(), data()
     optimizer = OPTIMIZERS["lbfgs"]

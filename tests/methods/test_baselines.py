@@ -194,6 +194,7 @@ def test_on_whole_sets_it_is_plain_descent_on_its_objective(
     )
 
 
+@pytest.mark.long
 def test_delete_distils_the_masked_original_without_retained_data(original):
     alone = ju.Task(FORGET, None, [FORGOTTEN], num_classes=CLASSES)
     z = original(jnp.asarray(FORGET.images))
@@ -212,6 +213,7 @@ def test_delete_distils_the_masked_original_without_retained_data(original):
     )
 
 
+@pytest.mark.long
 def test_l1_leaves_fewer_and_smaller_weights(original, task):
     settings = {"steps": 60, "learning_rate": 0.03}
     plain = methods.FineTune(**settings)(original, task, key=KEY)

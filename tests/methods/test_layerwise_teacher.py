@@ -228,6 +228,7 @@ def test_two_layers_solve_the_normal_equations_in_single_precision(two_layers):
     assert_near(found, explicit(*given, METHOD.mu, METHOD.damping), 1e-4)
 
 
+@pytest.mark.long
 def test_a_later_layer_makes_good_what_earlier_ones_moved(two_layers):
     classifier, task = two_layers
     result = METHOD(classifier, task, key=KEY)

@@ -244,7 +244,9 @@ def test_progress_reaches_the_end_of_every_stage(toy):
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("projected", ["unsc", "covarnav"])
+@pytest.mark.parametrize(
+    "projected", ["unsc", pytest.param("covarnav", marks=pytest.mark.long)]
+)
 def test_at_equal_forgetting_the_projection_spares_the_retained_logits(toy, projected):
     """Each at its own learning rate, chosen by one rule from one grid."""
     changes = {}
@@ -319,6 +321,7 @@ def test_a_ridge_of_little_damping_is_nearly_the_hard_projection(toy):
     assert relative_error(c, a) > 0.5
 
 
+@pytest.mark.long
 def test_more_damping_lets_more_of_the_gradient_through(toy):
     shares = [
         toy.result(
