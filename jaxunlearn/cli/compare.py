@@ -25,8 +25,9 @@ from jaxunlearn.cli.sources import given_original
 from jaxunlearn.cli.variants import variants
 from jaxunlearn.methods.requests import class_sets
 from jaxunlearn.metrics.audits import AUDITS
-from jaxunlearn.serialization import atomic_write, to_dict
+from jaxunlearn.serialization import atomic_write, read_json, to_dict
 from jaxunlearn.tasks import Data
+from jaxunlearn.training.checkpoints import differences
 
 COMPARISON = Kind(
     name="comparison",
@@ -186,11 +187,20 @@ class Compare(SampleSettings, MethodSettings, TrainingSettings):
                 about = f"{title}, forget {heading}"
                 results.print(console_table(rows, verdicts, about))
                 results.print(legend(rows))
-                if blindness(rows):
-                    results.print(blindness(rows))
+                if said := blindness(rows):
+                    results.print(said)
         for sentence in comparison.refusals:
             results.print(sentence)
         results.print(f"Written to {folder.place}; models are kept in {self.cache}.")
+
+
+def record_of(settings: Compare) -> dict[str, Any]:
+    """What a comparison found; it is made unless it is there, of the same settings."""
+    file = settings.place / "comparison.json"
+    stored = read_json(file)["settings"] if file.is_file() else {}
+    if settings.overwrite or differences(stored, settings.to_dict()):
+        settings.run()
+    return read_json(file)
 
 
 def _write(

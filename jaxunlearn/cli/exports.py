@@ -80,7 +80,8 @@ def markdown(
     parts = [f"# {title}"]
     for heading, (rows, verdicts) in tables.items():
         parts += [f"## {heading}", wide_table(rows, verdicts, "github").strip()]
-        parts += [blindness(rows)] * bool(blindness(rows))
+        if said := blindness(rows):
+            parts.append(said)
     every = {name: None for rows, _ in tables.values() for name in columns_of(rows)}
     lines = [f"- {COLUMNS[name].heading}: {COLUMNS[name].legend}" for name in every]
     return "\n\n".join((*parts, "\n".join(lines), note)) + "\n"

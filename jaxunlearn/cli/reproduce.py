@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from rich.table import Table
 
+from jaxunlearn.cli.compare import record_of
 from jaxunlearn.cli.comparison import COLUMNS
 from jaxunlearn.cli.console import consoles, table
 from jaxunlearn.cli.flags import Command
@@ -21,7 +22,7 @@ from jaxunlearn.cli.published import (
 )
 from jaxunlearn.cli.settings import Folder
 from jaxunlearn.cli.stored import check_named
-from jaxunlearn.serialization import read_json, write_json
+from jaxunlearn.serialization import write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Reproduce(Command):
     """List the published comparisons, or make one again beside its numbers.
 
     Exits with 1 where more of its means lie outside their stored intervals than chance
-    explains. What was killed is taken up by the same command.
+    explains. What was killed is taken up by the same command; a finished comparison of
+    the same settings is not made again.
 
     Attributes:
       name: which one; without it all are listed.
@@ -68,12 +70,10 @@ class Reproduce(Command):
             results.print(_list())
             return
         entry = published(self.name)
-        own = {"data_dir": self.data_dir, "cache": self.cache}
-        own |= {"out": self.place, "overwrite": self.overwrite}
-        settings = dataclasses.replace(entry.settings(), **own)
+        own = {n: getattr(self, n) for n in ("data_dir", "cache", "overwrite")}
+        settings = dataclasses.replace(entry.settings(), **own, out=self.place)
         _check_data(entry, hashes(settings, settings.load("train")))
-        settings.run()
-        made = read_json(self.place / "comparison.json")
+        made = record_of(settings)
         found = compared(entry.intervals, made["tables"])
         outside = [one for one in found if not one.within]
         reproduced = len(outside) <= most_outside(len(found))

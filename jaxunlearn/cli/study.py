@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 from rich.table import Table
 
-from jaxunlearn.cli.compare import Compare
+from jaxunlearn.cli.compare import Compare, record_of
 from jaxunlearn.cli.console import consoles, table
 from jaxunlearn.cli.flags import Command, parse
 from jaxunlearn.cli.settings import Folder
 from jaxunlearn.cli.stored import check_named, names_in, read_stored
 from jaxunlearn.cli.study_plot import plot_study
-from jaxunlearn.serialization import atomic_write, read_json
-from jaxunlearn.training.checkpoints import differences
+from jaxunlearn.serialization import atomic_write
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class Study(Command):
       data_dir: where TFDS keeps its sets; by default $TFDS_DATA_DIR.
       cache: where models, records and audits are kept.
       out: the folder of the study; by default runs/studies/NAME.
-      overwrite: replace comparisons of other settings that are there.
+      overwrite: replace the comparisons that are there.
     """
 
     examples = ("jaxunlearn study", "jaxunlearn study labels")
@@ -106,8 +105,11 @@ class Study(Command):
             results.print(_list())
             return
         asked = question(self.name)
+        own = {n: getattr(self, n) for n in ("data_dir", "cache", "overwrite")}
         made = {
-            title: self._made(settings, self.place / title)
+            title: record_of(
+                dataclasses.replace(settings, **own, out=self.place / title)
+            )
             for title, settings in asked.settings(full=self.full).items()
         }
         rows = {t: record["tables"][-1]["rows"] for t, record in made.items()}
@@ -117,15 +119,6 @@ class Study(Command):
         results.print(asked.question)
         results.print("\n".join(asked.answer) or "It has not been answered yet.")
         results.print(f"Written to {self.place}.")
-
-    def _made(self, settings: Compare, place: Path) -> dict[str, Any]:
-        """The record of a comparison, which is made unless it is there."""
-        file = place / "comparison.json"
-        wanted = settings.to_dict()
-        if not file.is_file() or differences(read_json(file)["settings"], wanted):
-            own = {"data_dir": self.data_dir, "cache": self.cache, "out": place}
-            dataclasses.replace(settings, **own, overwrite=self.overwrite).run()
-        return read_json(file)
 
     def _page(self, asked: Question, made: dict[str, Any]) -> str:
         """Question, answer, and the tables that the comparisons wrote."""

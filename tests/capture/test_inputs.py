@@ -98,6 +98,7 @@ def test_layer_inputs_are_the_rows_of_a_twin_that_has_the_logits(case):
                 assert relative_error(mine @ matrix[g], outputs) <= 10 * case.error[1]
 
 
+@pytest.mark.long
 @every_short_case
 def test_the_table_lists_every_leaf(case):
     classifier, images = case.classifier(), case.images(2)

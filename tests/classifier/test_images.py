@@ -69,7 +69,10 @@ def test_floats_clearly_outside_the_unit_interval_are_refused(use, images, seen)
         USES[use](CLASSIFIER, images)
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize(
+    "use",
+    [*(pytest.param(u, marks=pytest.mark.long) for u in [*USES][:-1]), [*USES][-1]],
+)
 @pytest.mark.parametrize(
     "images",
     [

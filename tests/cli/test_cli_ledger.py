@@ -1,11 +1,13 @@
 """`jaxunlearn ledger`: requests one after another, on the command line."""
 
 import json
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from killing import environment, kill_at
 from test_cli import cli
 
 from jaxunlearn import datasets, models
@@ -135,3 +137,23 @@ def test_a_request_is_refused_before_the_ledger_is_read(
     monkeypatch.setattr(command.Ledger, "open", lambda *_: pytest.fail("read"))
     assert cli("ledger", *flags) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_killed_request_leaves_the_ledger_as_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    original = checkpoint(tmp_path / "a.safetensors")
+    assert cli("ledger", "init", "--checkpoint", original) == 0
+    folder, lock = Path("runs/ledger"), Path("runs/.ledger.lock")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    flags = ["ledger", "forget", "--forget", "3", "--no-revival", *map(str, FEW)]
+    program = [sys.executable, "-m", "jaxunlearn", *flags]
+    # It is held from before the first step until the request is written down.
+    kill_at(program, folder, environment(tmp_path / "xla"), lock.exists)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    # What the dead process held is free.
+    assert cli(*flags) == 0
+    capsys.readouterr()
+    assert cli("ledger", "log", "--json") == 0
+    kinds = [entry["kind"] for entry in json.loads(capsys.readouterr().out)]
+    assert kinds == ["open", "forget"]

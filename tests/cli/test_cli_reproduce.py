@@ -146,6 +146,12 @@ def test_made_again_it_is_reproduced_and_something_else_is_not(tiny, capsys):
     assert all(one["within"] for one in record["numbers"])
     outputs.check_keys(record, "reproduction", complete=["reproduction"])
 
+    # What is there, of the same settings, is not made again.
+    path = folder / "comparison.json"
+    written = path.stat().st_mtime_ns
+    assert cli.main(["reproduce", "tiny"]) == 0
+    assert path.stat().st_mtime_ns == written
+
     wrong = {row: dict.fromkeys(MEASURES[:5], (101.0, 102.0)) for row in ("original",)}
     tiny(forgets=known, intervals=wrong)
     with pytest.raises(SystemExit, match="1"):

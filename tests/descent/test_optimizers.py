@@ -45,6 +45,7 @@ def no_loss(params):
     raise AssertionError
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("name", FACTORIES)
 def test_optimizers_made_alike_are_equal_and_do_what_optax_does(name):

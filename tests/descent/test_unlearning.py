@@ -526,6 +526,7 @@ def test_a_further_request_of_the_same_shapes_compiles_nothing(path):
     assert two.trace.losses[0] != one.trace.losses[0]
 
 
+@pytest.mark.long
 @pytest.mark.core
 def test_sharing_a_program_changes_no_result():
     classifier, (images, targets) = make_dense(), data()

@@ -449,6 +449,7 @@ def test_weights_of_zero_need_nothing_to_compare_with():
     assert prior.resolved({"total_variation", "l2"}) == prior
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("moments", "words"),
     [

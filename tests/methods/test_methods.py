@@ -52,6 +52,14 @@ SECONDS = {
 
 # The baselines keep the same contract in test_baselines.py.
 every_method = pytest.mark.parametrize("name", SECONDS)
+# What takes longest of one is inverting.
+every_method_at_length = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name == "covarnav" else [])
+        for name in SECONDS
+    ],
+)
 
 
 class Net(nn.Module):
@@ -193,7 +201,7 @@ def test_the_key_decides_everything_and_inputs_are_not_modified(toy, name):
 
 
 @pytest.mark.core
-@every_method
+@every_method_at_length
 def test_it_forgets_as_a_retrained_model_does(toy, name):
     found, reference = (toy.judge(toy.result(n).classifier) for n in (name, "retrain"))
     assert found.forgotten <= reference.forgotten + 5

@@ -301,6 +301,7 @@ def test_a_grid_of_which_all_diverge_goes_on_to_gentler_values(finite):
     assert [trial.value for trial in choice.trials] == [3.0, 10.0, 20.0]
 
 
+@pytest.mark.long
 def test_a_request_that_diverges_is_named(mlp, data):
     with pytest.raises(FloatingPointError, match=r"forgetting \[\d"):
         ju.sweep(mlp, data, SETS, unsc(learning_rate=1e30), key=KEY)

@@ -89,6 +89,7 @@ def test_a_retrained_model_is_within_its_noise():
     assert result.table().startswith("within the noise of retraining\n")
 
 
+@pytest.mark.long
 def test_a_probe_below_retraining_is_too_far():
     blind = model(0.0, -9.0)
     seeing = [model(0.7, -30.0), model(0.7, -31.0)]

@@ -172,6 +172,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHOWN)
 def test_weights_show_the_networks_options(tmp_path, name):
     model, variables = network(name, num_classes=5, **SHOWN[name])

@@ -318,6 +318,7 @@ def test_before_adam_it_leaks():
     assert min(float(shares["conv"]), float(shares["dense"])) > 0.05
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "leaks"),
     [

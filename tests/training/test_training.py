@@ -88,6 +88,7 @@ def test_the_small_network_learns_the_digits():
     assert accuracy.retained >= 97
 
 
+@pytest.mark.long
 def test_retraining_without_a_class_never_learns_it_and_compiles_no_step_again():
     model, train, options, _ = trained_digits()
     _, retain = split_by_class(train, [3])
@@ -170,7 +171,7 @@ def test_training_is_a_function_of_its_key(kind):
     assert max(jax.tree.leaves(differences)) > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["linen", "nnx"])
+@pytest.mark.parametrize("kind", ["linen", pytest.param("nnx", marks=pytest.mark.long)])
 def test_a_loop_on_the_device_gives_what_single_steps_give(kind, monkeypatch):
     def run():
         model = Noisy() if kind == "linen" else NoisyNNX(nnx.Rngs(0))
