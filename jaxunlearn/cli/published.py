@@ -35,8 +35,8 @@ class Published:
       command: flags of `jaxunlearn compare`.
       forgets: SHA-256 of the indices of the forgotten training samples, by what is
         forgotten; data of other indices are other data.
-      minutes: about how long it takes on `hardware`, by the seconds of its stages; 0 if
-        that is not known.
+      minutes: about how long it takes on `hardware`, from nothing; 0 if nobody has
+        measured that.
       hardware: on what its numbers were measured.
       awaits: what it needs before its numbers can be told, or "".
       versions: of the packages that made it.

@@ -49,7 +49,6 @@ def test_every_stored_comparison_is_one_of_the_command(name):
     if entry.awaits:
         return
     assert set(entry.intervals) == rows
-    assert entry.minutes > 0
     assert all(len(sha256) == 64 for sha256 in entry.forgets.values())
     assert set(entry.forgets) == set(settings.forget)
     for measures in entry.intervals.values():
