@@ -5,8 +5,6 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.table import Table
-
 from jaxunlearn.cli.compare import record_of
 from jaxunlearn.cli.comparison import COLUMNS
 from jaxunlearn.cli.console import consoles, table
@@ -21,7 +19,7 @@ from jaxunlearn.cli.published import (
     published,
 )
 from jaxunlearn.cli.settings import Folder
-from jaxunlearn.cli.stored import check_named
+from jaxunlearn.cli.stored import check_named, listing, minutes
 from jaxunlearn.serialization import write_json
 
 
@@ -92,15 +90,12 @@ class Reproduce(Command):
             raise SystemExit(1)
 
 
-def _list() -> Table:
-    shown = table("Published comparisons", ["name", "what it is", "takes"], [])
-    shown.columns[1].no_wrap = False
-    for name in names():
-        entry = published(name)
-        about = f"{entry.about} {entry.where}"
-        takes = f"{entry.minutes:.0f} min" if entry.minutes else "?"
-        shown.add_row(name, about, entry.awaits or takes)
-    return shown
+def _list() -> str:
+    entries = ((name, published(name)) for name in names())
+    return listing(
+        (name, one.awaits or minutes(one.minutes), f"{one.about} {one.where}")
+        for name, one in entries
+    )
 
 
 def _check_data(entry: Published, found: dict[str, str]) -> None:

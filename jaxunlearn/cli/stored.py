@@ -1,7 +1,8 @@
 """Records that are shipped as JSON files: one folder of a kind, one file of a name."""
 
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -31,3 +32,17 @@ def check_named(kind: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
         msg = f"There is no {kind} {short(name)}{nearest(name, known)} There are: {', '.join(known)}."  # noqa: E501
         raise ValueError(msg)
+
+
+def listing(entries: Iterable[tuple[str, str, str]]) -> str:
+    """Name, what it takes, and below what it is, of every record, in 80 columns."""
+    return "\n".join(
+        f"{name} ({takes})\n{textwrap.indent(textwrap.fill(about, 76), '    ')}"
+        for name, takes, about in entries
+    )
+
+
+def minutes(known: float) -> str:
+    """How long it takes, where somebody has measured that."""
+    return f"{known:.0f} minutes" if known else "nobody has measured how long"
+

@@ -5,13 +5,11 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich.table import Table
-
 from jaxunlearn.cli.compare import Compare, record_of
-from jaxunlearn.cli.console import consoles, table
+from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.flags import Command, parse
 from jaxunlearn.cli.settings import Folder
-from jaxunlearn.cli.stored import check_named, names_in, read_stored
+from jaxunlearn.cli.stored import check_named, listing, minutes, names_in, read_stored
 from jaxunlearn.cli.study_plot import plot_study
 from jaxunlearn.serialization import atomic_write
 
@@ -131,12 +129,13 @@ class Study(Command):
         return "\n\n".join(parts) + "\n"
 
 
-def _list() -> Table:
-    shown = table("Studies", ["name", "question", "answered", "takes"], [])
-    shown.columns[1].no_wrap = False
-    for name in names():
-        asked = question(name)
-        takes = f"{asked.minutes:.0f} min" if asked.minutes else "?"
-        answered = "yes" if asked.answer else "no"
-        shown.add_row(name, asked.question, answered, takes)
-    return shown
+def _list() -> str:
+    entries = ((name, question(name)) for name in names())
+    return listing(
+        (
+            name,
+            ("answered, " if one.answer else "not answered, ") + minutes(one.minutes),
+            one.question,
+        )
+        for name, one in entries
+    )
