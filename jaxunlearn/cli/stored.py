@@ -45,4 +45,3 @@ def listing(entries: Iterable[tuple[str, str, str]]) -> str:
 def minutes(known: float) -> str:
     """How long it takes, where somebody has measured that."""
     return f"{known:.0f} minutes" if known else "nobody has measured how long"
-
