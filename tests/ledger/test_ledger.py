@@ -124,6 +124,7 @@ def test_what_is_protected_depends_on_which_classes_are_left_alone(method, class
     assert bits(first) == bits(second) == bits(third)
 
 
+@pytest.mark.long
 def test_a_projector_has_the_same_bits_in_whatever_order_classes_go(opened, copy_of):
     method, last = Recording(learning_rate=0.1, steps=1), []
     for order in ([[3], [1]], [[1], [3]], [[1, 3]]):
