@@ -100,6 +100,7 @@ from jaxunlearn.nullspace import sum_classes as sum_classes
 from jaxunlearn.parallel import cache_compilations as cache_compilations
 from jaxunlearn.tasks import Data as Data
 from jaxunlearn.tasks import Task as Task
+from jaxunlearn.tasks import long_tailed as long_tailed
 from jaxunlearn.tasks import split_by_class as split_by_class
 from jaxunlearn.tasks import split_by_index as split_by_index
 

@@ -20,6 +20,7 @@ from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars, classes_left_out
 from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
+from jaxunlearn.cli.later import told
 from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.cli.samples import Forgotten
 from jaxunlearn.cli.settings import TrainingSettings, circumstances, keys
@@ -67,7 +68,7 @@ class Cells:
             "data": _fingerprint(splits),
             **{
                 name: value
-                for name, value in to_dict(settings).items()
+                for name, value in told(to_dict(settings)).items()
                 if name in asked
             },
         }
@@ -91,7 +92,7 @@ class Cells:
             "original": original.digest,
             "forget": _said(forgotten),
             "method": variant.name,
-            "settings": to_dict(variant.method),
+            "settings": told(to_dict(variant.method)),
             "grid": variant.grid,
             "seed": seed,
         }

@@ -13,6 +13,7 @@ from jaxunlearn.cli.comparison_tables import ALL, Comparison, Tables
 from jaxunlearn.cli.console import Bars, consoles
 from jaxunlearn.cli.exports import as_csv, console_table, latex, legend, markdown
 from jaxunlearn.cli.folder import Kind, OutputFolder
+from jaxunlearn.cli.later import told
 from jaxunlearn.cli.samples import Forgotten, SampleSettings
 from jaxunlearn.cli.settings import (
     Folder,
@@ -198,7 +199,7 @@ def record_of(settings: Compare) -> dict[str, Any]:
     """What a comparison found; it is made unless it is there, of the same settings."""
     file = settings.place / "comparison.json"
     stored = read_json(file)["settings"] if file.is_file() else {}
-    if settings.overwrite or differences(stored, settings.to_dict()):
+    if settings.overwrite or differences(told(stored), told(settings.to_dict())):
         settings.run()
     return read_json(file)
 

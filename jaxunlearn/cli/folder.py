@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from jaxunlearn import parallel
+from jaxunlearn.cli.later import told
 from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.cli.places import (
     Lock,
@@ -211,10 +212,10 @@ class OutputFolder(Pieces):
         """Why what is there is not what is asked for, if it is not."""
         deciding, finished = self.kind.deciding, self._is_complete()
         try:
-            there = _flat(deciding(read_json(stored), finished))
+            there = _flat(told(deciding(read_json(stored), finished)))
         except ValueError as error:
             return f"{error} The {self.kind.in_work} there cannot be taken up:"
-        here = _flat(deciding(self._settings, finished))
+        here = _flat(told(deciding(self._settings, finished)))
         others = differences(there, here)
         if not others:
             return ""

@@ -23,6 +23,7 @@ from jaxunlearn.cli.settings import (
     File,
     Folder,
     Model,
+    as_trained_on,
 )
 from jaxunlearn.models.files import Card, read_card
 from jaxunlearn.nullspace.rank_rules import choose_rule
@@ -150,6 +151,9 @@ class Plan(Amounts, Command):
             (data,) = loaded(
                 ["train"], lambda split: datasets.load(name, split, **where)
             )
+            if card is not None:
+                tail = card.imbalance, card.split_seed
+                data = as_trained_on(data, "train", *tail)
             shape, labels = shape or data.images.shape[1:], data.labels
             classes = classes or datasets.num_classes(name, **where)
             names = class_names(name, self.data_dir)

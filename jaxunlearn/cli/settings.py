@@ -26,7 +26,7 @@ from jaxunlearn.datasets.splits import SPLITS
 from jaxunlearn.methods.rules import ClassRule, SampleRule
 from jaxunlearn.models.files import Card, save_with_card, versions
 from jaxunlearn.serialization import to_dict
-from jaxunlearn.tasks import Data
+from jaxunlearn.tasks import Data, check_imbalance, long_tailed
 from jaxunlearn.training.recipe import Recipe
 
 Folder = Annotated[Path | None, "FOLDER"]
@@ -144,6 +144,9 @@ class TrainingSettings(Command):
       options: options of the network, such as width=0.5.
       split_seed: which samples are for validation.
       recipe: how the classifier is trained.
+      imbalance: train on a long tail: class 0 keeps as many training samples as the
+        smallest class has, the last this factor fewer, and those between fall off
+        exponentially; validation and test stay whole.
       refresh_statistics: take running statistics of BatchNorm again once a network is
         trained, of its training images and without dropout; for networks that drop out
         before they normalise, such as alexnet.
@@ -161,6 +164,7 @@ class TrainingSettings(Command):
     split_seed: int | None = None
     recipe: Recipe = Recipe()
     refresh_statistics: bool = False
+    imbalance: float | None = None
 
     @property
     def validation_seed(self) -> int:
@@ -177,6 +181,8 @@ class TrainingSettings(Command):
         if self.mean:
             Preprocess(self.mean, self.std)
         check_seed(self.validation_seed, "--split-seed")
+        if self.imbalance is not None:
+            check_imbalance("--imbalance", self.imbalance)
 
     @property
     def _reading(self) -> dict[str, Any]:
@@ -185,8 +191,9 @@ class TrainingSettings(Command):
         return given | {"channels": self.channels}
 
     def load(self, split: str) -> Data:
-        """One split of the data set."""
+        """One split of the data set; of training samples the long tail."""
         data = datasets.load(self.dataset, split, **self._reading)
+        data = as_trained_on(data, split, self.imbalance, self.validation_seed)
         return as_rgb(data) if self.grey_to_rgb else data
 
     def load_splits(self) -> dict[str, Data]:
@@ -258,6 +265,7 @@ class TrainingSettings(Command):
             dataset=self.dataset,
             size=self.size,
             split_seed=self.validation_seed,
+            imbalance=self.imbalance,
             **entries,
         )
         folder.write(
@@ -310,6 +318,18 @@ def check_seed(seed: int, name: str = "--seed") -> None:
     if not 0 <= seed < 2**32:
         msg = f"{name} must be 0 or more and less than 2**32; it is {seed}."
         raise ValueError(msg)
+
+
+def as_trained_on(
+    data: Data, split: str, imbalance: float | None, split_seed: int
+) -> Data:
+    """A split as a network meets it: the training samples may be a long tail.
+
+    The split's seed draws it, so that a card tells which samples these are.
+    """
+    if split != "train" or imbalance is None:
+        return data
+    return long_tailed(data, imbalance, seed=split_seed)
 
 
 def as_rgb(data: Data) -> Data:

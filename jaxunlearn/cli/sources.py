@@ -45,6 +45,7 @@ def with_checkpoint(settings: Settings, path: Path) -> Settings:
         size=card.size,
         channels=channels_of(card),
         split_seed=card.split_seed,
+        imbalance=card.imbalance,
     )
 
 
@@ -70,6 +71,7 @@ def load_original(
         "--model": (card.model, settings.model),
         "--options": (card.options, settings.model_options()),
         "--split-seed": (card.split_seed, settings.validation_seed),
+        "--imbalance": (card.imbalance, settings.imbalance),
         "image shape": (list(card.image_shape), list(image_shape)),
         "number of classes": (card.num_classes, settings.num_classes()),
         "class names": (card.class_names or names, names),

@@ -21,6 +21,7 @@ from jaxunlearn.cli.settings import (
     MethodSettings,
     UnlearningMethod,
     as_rgb,
+    as_trained_on,
     channels_of,
     check_seed,
     keys,
@@ -77,6 +78,7 @@ class OnSaved(SavedSettings):
             drawn = {"seed": card.split_seed, "size": card.size}
             drawn["channels"] = channels_of(card)
             data = datasets.load(name, split, data_dir=where, **drawn)
+            data = as_trained_on(data, split, card.imbalance, card.split_seed)
             data = as_rgb(data) if self.grey_to_rgb else data
             shapes = [list(card.image_shape), list(data.images.shape[1:])]
             if shapes[0] != shapes[1]:

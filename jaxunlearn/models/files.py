@@ -43,6 +43,7 @@ class Card:
       dataset: what it was trained on.
       size: height and width that its images were resized to, if they were.
       split_seed: which samples of it were for validation.
+      imbalance: of the long tail of its training samples; None where all were taken.
       forgotten: the classes that it has forgotten.
       forgotten_samples: indices into its training split of samples that it has.
       samples_sha256: of these, one a line in ascending order; None without any.
@@ -57,6 +58,7 @@ class Card:
     dataset: str | None = None
     size: tuple[int, int] | None = None
     split_seed: int = 0
+    imbalance: float | None = None
     forgotten: tuple[int, ...] = ()
     forgotten_samples: tuple[int, ...] = ()
     samples_sha256: str | None = None

@@ -7,4 +7,6 @@ from jaxunlearn.tasks.data import Data as Data
 from jaxunlearn.tasks.data import check_data as check_data
 from jaxunlearn.tasks.data import split_by_class as split_by_class
 from jaxunlearn.tasks.data import split_by_index as split_by_index
+from jaxunlearn.tasks.long_tail import check_imbalance as check_imbalance
+from jaxunlearn.tasks.long_tail import long_tailed as long_tailed
 from jaxunlearn.tasks.task import Task as Task
