@@ -9,7 +9,7 @@ from jaxunlearn.serialization import atomic_write
 
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
-_COLOURS = ("#1f5fa8", "#b4540a", "#2a7a3b", "#7a2a7a", "#555555")
+_COLOURS = ("#1f5fa8", "#b4540a", "#2a7a3b", "#7a2a7a", "#555555", "#8a6d00")
 
 
 def plot_study(

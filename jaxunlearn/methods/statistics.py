@@ -115,7 +115,7 @@ class PooledMoments:
             number = self.passes - len(self._ahead)
             with reporting(self._progress) as report:
                 report("statistics", number, self.passes)
-                self._moments = _class_moments(
+                self._moments = class_moments_of(
                     *self._given, self._ahead.pop(0), self._mesh
                 )
                 report("statistics", number + 1, self.passes)
@@ -158,7 +158,7 @@ class MergedBases:
             for number, group in enumerate(passes):
                 report("statistics", number, self.passes)
                 asked = None if len(fitting) == 1 else group
-                moments = _class_moments(classifier, data, num_classes, asked, mesh)
+                moments = class_moments_of(classifier, data, num_classes, asked, mesh)
                 self._bases.add(moments, [c for c in group if c in present], rule)
                 del moments
             report("statistics", self.passes, self.passes)
@@ -285,7 +285,7 @@ def _by_requests(sets: ClassSets, room: int) -> list[tuple[int, ...]]:
     return passes
 
 
-def _class_moments(classifier, data, num_classes, classes, mesh) -> PyTree:
+def class_moments_of(classifier, data, num_classes, classes, mesh) -> PyTree:
     """Of these classes and all others together, or of all; of this process's share."""
     share = parallel.own_share(len(data), mesh)
     return class_moments(

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from jaxunlearn.checks import check_choice
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.methods.descent import ProjectedDescent
+from jaxunlearn.methods.equal_moments import EqualMoments
 from jaxunlearn.methods.statistics import (
     KeptBases,
     MergedBases,
@@ -38,6 +39,10 @@ class UNSC(ProjectedDescent):
       subspace: "merged" is the paper's: truncate for each class, then merge. "pooled"
         truncates the sum of all retained moments once.
       merge_energy: share of the squared singular values that the merge keeps.
+      normalise: divide each retained class's moments by their trace in every layer
+        before they are summed, so that the subspaces of classes with few samples weigh
+        as much as those with many. Not where bases are merged, of which each is of its
+        class alone.
 
     Source: arXiv 2404.13588. Departures from the released code, which contradict the
     paper: a rank must *reach* its energy, all samples are used, patches have their
@@ -50,6 +55,7 @@ class UNSC(ProjectedDescent):
     learning_rate: float = 3.0
     subspace: Literal["merged", "pooled"] = "merged"
     merge_energy: float = 0.99
+    normalise: bool = False
 
     def reads(self, retained: int, classes: int) -> dict[str, int]:
         """See `Descent.reads`: moments of each retained class, or of all together."""
@@ -61,6 +67,13 @@ class UNSC(ProjectedDescent):
         check_choice("subspace", self.subspace, ("merged", "pooled"))
         if not 0 < self.merge_energy <= 1:
             msg = f"merge_energy must lie in (0, 1]; it is {self.merge_energy}."
+            raise ValueError(msg)
+        if self.normalise and not self.keeps_moments:
+            msg = (
+                "normalise weighs moments before they are summed, and as it is set "
+                f'this method sums none (projection="{self.projection}", subspace='
+                f'"{self.subspace}"): take subspace="pooled" or projection="ridge".'
+            )
             raise ValueError(msg)
 
     def statistics(
@@ -85,7 +98,8 @@ class UNSC(ProjectedDescent):
             if self._merges:
                 without = MergedBases(*data, self.rule, self.merge_energy, **how)
             else:
-                without = PooledMoments(*data, requests, **how)
+                pooled = EqualMoments if self.normalise else PooledMoments
+                without = pooled(*data, requests, **how)
         return Statistics(
             without,
             without.passes,
@@ -110,7 +124,9 @@ class UNSC(ProjectedDescent):
             return Statistics(kept, mesh=mesh)
         return Statistics(
             lambda classes: sum_classes(
-                class_moments, remaining(class_moments, classes)
+                class_moments,
+                remaining(class_moments, classes),
+                equal_weight=self.normalise,
             ),
             mesh=mesh,
         )

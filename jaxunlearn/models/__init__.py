@@ -12,6 +12,7 @@ from jaxunlearn.checks import LARGEST, check_choice, check_count, short
 from jaxunlearn.models import torch_weights as torch_weights
 from jaxunlearn.models.alexnet import AlexNet
 from jaxunlearn.models.allcnn import AllCNN
+from jaxunlearn.models.efficientnet import EfficientNet
 from jaxunlearn.models.lenet import LeNet5
 from jaxunlearn.models.resnet import ResNet
 from jaxunlearn.models.shapes import check_memory
@@ -24,6 +25,7 @@ from jaxunlearn.models.vit import ViT
 _BY_NAME: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "alexnet": (AlexNet, {}),
     "allcnn": (AllCNN, {}),
+    "efficientnet": (EfficientNet, {}),
     "lenet5": (LeNet5, {}),
     "resnet18": (ResNet, {"blocks": (2, 2, 2, 2), "bottleneck": False}),
     "resnet34": (ResNet, {"blocks": (3, 4, 6, 3), "bottleneck": False}),

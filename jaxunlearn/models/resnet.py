@@ -6,7 +6,7 @@ from typing import Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxunlearn.models.layers import check_side
+from jaxunlearn.models.layers import check_side, normalised
 
 _conv = functools.partial(nn.Conv, use_bias=False)
 
@@ -21,11 +21,11 @@ class Block(nn.Module):
     channels: int
     stride: int
     bottleneck: bool
+    norm: str
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """The block's outputs."""
-        norm = functools.partial(nn.BatchNorm, not train, momentum=0.9)
         n, s = self.channels, self.stride
         layers = [(n, 3, s), (n, 3, 1)]
         if self.bottleneck:
@@ -34,11 +34,11 @@ class Block(nn.Module):
         for number, (features, side, stride) in enumerate(layers, start=1):
             kernel, name = (side, side), f"conv{number}"
             y = _conv(features, kernel, stride, padding=side // 2, name=name)(y)
-            y = norm(name=f"bn{number}")(y)
+            y = normalised(y, self.norm, train, f"bn{number}")
             y = nn.relu(y) if number < len(layers) else y
         if x.shape != y.shape:
             x = _conv(y.shape[-1], (1, 1), s, padding=0, name="shortcut_conv")(x)
-            x = norm(name="shortcut_bn")(x)
+            x = normalised(x, self.norm, train, "shortcut_bn")
         return nn.relu(x + y)
 
 
@@ -57,9 +57,12 @@ class ResNet(nn.Module):
       stem: "cifar", one 3 x 3 convolution, or "imagenet", a 7 x 7 convolution and
         max-pooling, both of stride 2.
       width: channels of the first stage, doubled at each further one.
+      norm: "batch", or "group": GroupNorm of 16 channels a group, or of all of them
+        where their number is no multiple of 16, which keeps no running statistics.
 
     Source: He, Zhang, Ren, Sun: Deep residual learning for image recognition, arXiv
-    1512.03385; strides in the 3 x 3 convolution of a bottleneck, as in torchvision.
+    1512.03385; strides in the 3 x 3 convolution of a bottleneck, as in torchvision; Wu,
+    He: Group normalization, arXiv 1803.08494.
     """
 
     num_classes: int
@@ -67,6 +70,7 @@ class ResNet(nn.Module):
     bottleneck: bool
     stem: Literal["cifar", "imagenet"] = "cifar"
     width: int = 64
+    norm: Literal["batch", "group"] = "batch"
 
     @nn.compact
     def __call__(
@@ -77,7 +81,7 @@ class ResNet(nn.Module):
         side, stride = (3, 1) if self.stem == "cifar" else (7, 2)
         kernel = (side, side)
         x = _conv(self.width, kernel, stride, padding=side // 2, name="conv1")(images)
-        x = nn.relu(nn.BatchNorm(not train, momentum=0.9, name="bn1")(x))
+        x = nn.relu(normalised(x, self.norm, train, "bn1"))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         for stage, count in enumerate(self.blocks):
@@ -85,5 +89,6 @@ class ResNet(nn.Module):
                 stride = 2 if stage and number == 0 else 1
                 name = f"layer{stage + 1}_{number}"
                 channels = self.width * 2**stage
-                x = Block(channels, stride, self.bottleneck, name=name)(x, train)
+                kind = stride, self.bottleneck, self.norm
+                x = Block(channels, *kind, name=name)(x, train)
         return nn.Dense(self.num_classes, name="fc")(x.mean(axis=(1, 2)))

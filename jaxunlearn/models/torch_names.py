@@ -29,6 +29,13 @@ def namings(model: Any) -> dict[str, dict[str, str]]:
     """
     for kind, functions in _NAMINGS.items():
         if isinstance(model, kind):
+            if getattr(model, "norm", "batch") != "batch":
+                msg = (
+                    f"PyTorch weights are converted for a {kind.__name__} with norm="
+                    f'"batch"; this one has "{model.norm}", of whose groups weights '
+                    "say nothing."
+                )
+                raise TypeError(msg)
             if isinstance(model, ResNet) and model.stem == "imagenet":
                 # UNSC's code has no such network.
                 functions = {"torchvision": functions["torchvision"]}

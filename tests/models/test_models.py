@@ -16,6 +16,7 @@ from oracles import by_path
 
 import jaxunlearn as ju
 from jaxunlearn import models
+from jaxunlearn.models.layers import normalised
 from jaxunlearn.tasks import Data
 from jaxunlearn.training import Recipe, fit
 
@@ -58,6 +59,7 @@ STEM = {"stem": "imagenet", "num_classes": 1000}
         ("lenet5", {}, (28, 28, 1), 61_706),
         ("smallcnn", {}, (8, 8, 1), 24_058),
         ("allcnn", {}, COLOUR, 406_810),
+        ("efficientnet", {}, COLOUR, 371_454),
         ("alexnet", {}, GREY, 6_526_848),
         ("alexnet", {}, (28, 28, 1), 6_526_848),
         ("vgg11", {}, COLOUR, 28_149_514),
@@ -131,6 +133,40 @@ def test_batch_norm_follows_short_trainings(name):
     assert found == ({(0.9, 1e-5)} if "batch_stats" in variables else set())
 
 
+# GroupNorm in place of BatchNorm.
+
+
+@pytest.mark.parametrize("channels", [8, 32, 24])
+def test_groups_are_of_sixteen_channels_or_of_all(channels):
+    class Norm(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return normalised(x, "group", True, "bn")
+
+    x = np.random.default_rng(0).normal(size=(3, 4, 5, channels)) * 7 + 2
+    groups = 2 if channels == 32 else 1
+    parts = x.reshape(3, 20, groups, -1)
+    mean, var = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+    scale, bias = np.random.default_rng(1).normal(size=(2, channels))
+    params = {"bn": {"scale": jnp.float32(scale), "bias": jnp.float32(bias)}}
+    found = Norm().apply({"params": params}, jnp.float32(x))
+    np.testing.assert_allclose(found, expected * scale + bias, atol=1e-4)
+
+
+def test_a_resnet_of_group_norm_keeps_no_statistics():
+    plain = models.create("resnet18", num_classes=3, width=4)
+    model = models.create("resnet18", num_classes=3, width=4, norm="group")
+    assert models.recognise(model)["options"] == {"width": 4, "norm": "group"}
+    found, others = (shapes(m, COLOUR) for m in (model, plain))
+    assert "batch_stats" not in found
+    assert count(found["params"]) == count(others["params"])
+    with pytest.raises(ValueError, match="one of 'batch', 'group'; it is 'layer'"):
+        models.create("resnet18", num_classes=3, norm="layer")
+    with pytest.raises(TypeError, match='with norm="batch"; this one has "group"'):
+        models.torch_weights.to_torch(model, found)
+
+
 # Images that do not fit.
 
 LEAST = {
@@ -140,6 +176,7 @@ LEAST = {
     "resnet18": (8, {}),
     "resnet50": (32, {"stem": "imagenet"}),
     "vgg11": (32, {}),
+    "efficientnet": (8, {}),
 }
 
 
@@ -339,6 +376,7 @@ def test_texts_that_are_no_options_are_refused(texts, error, sentence):
 TINY = {
     "alexnet": ((28, 28, 1), {"features": 8}),
     "allcnn": ((8, 8, 3), {"width": 0.1}),
+    "efficientnet": ((8, 8, 3), {"width": 0.13}),
     "lenet5": ((28, 28, 1), {}),
     "resnet18": ((8, 8, 3), {"width": 2}),
     "resnet34": ((32, 32, 3), {"width": 2, "stem": "imagenet"}),
@@ -362,7 +400,8 @@ def test_every_kernel_is_a_layer_and_nothing_else_is(name):
             assert record.reason is None, record.path
             *fan_in, out = record.shape
             sizes = (record.g, record.d, record.out)
-            assert sizes == (1, np.prod(fan_in), out), record.path
+            groups = out if "depthwise" in record.path else 1
+            assert sizes == (groups, np.prod(fan_in), out // groups), record.path
             assert record.kind == ("conv" if len(fan_in) == 3 else "dense")
         else:
             assert record.d is None, record.path

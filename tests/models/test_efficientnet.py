@@ -1,0 +1,133 @@
+"""EfficientNet: its layers against a NumPy twin, their moments, what is protected."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from normalised import StatisticsTape, draw_classifier
+from oracles import by_path, double, relative_error
+
+import jaxunlearn as ju
+from jaxunlearn import models
+
+pytestmark = pytest.mark.long
+
+SHAPE, CLASSES = (8, 8, 2), 3
+LOGITS = jax.jit(lambda classifier, images: classifier(images))
+BUILD = functools.partial(
+    models.create, "efficientnet", num_classes=CLASSES, width=0.13
+)
+# As documented: expansion, channels at width 1, blocks, stride, side of the kernel.
+STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 2, 2, 3))
+STAGES += ((6, 112, 1, 1, 5),)
+
+
+def images(n, seed=1):
+    return jnp.asarray(np.random.default_rng(seed).uniform(size=(n, *SHAPE)))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def swish(x):
+    return x * sigmoid(x)
+
+
+def conv(tape, path, x, side, features, stride=1, groups=1):
+    return tape.conv(
+        f"{path}/kernel",
+        x,
+        kernel_size=(side, side),
+        features=features,
+        strides=stride,
+        padding=[(side // 2, side // 2)] * 2,
+        feature_group_count=groups,
+    )
+
+
+def block(tape, name, x, expansion, channels, stride, side):
+    before, y = x.shape[-1], x
+    wide = expansion * before
+    if expansion > 1:
+        y = conv(tape, f"{name}/expand", y, 1, wide)
+        y = swish(tape.norm(f"{name}/bn_expand", y))
+    y = conv(tape, f"{name}/depthwise", y, side, wide, stride, groups=wide)
+    y = swish(tape.norm(f"{name}/bn_depthwise", y))
+    gate = swish(tape.dense(f"{name}/squeeze/kernel", y.mean(axis=(1, 2))))
+    y = y * sigmoid(tape.dense(f"{name}/excite/kernel", gate))[:, None, None]
+    y = tape.norm(f"{name}/bn_project", conv(tape, f"{name}/project", y, 1, channels))
+    return x + y if x.shape == y.shape else y
+
+
+def twin(tape, x):
+    x = swish(tape.norm("bn_stem", conv(tape, "stem", x, 3, int(0.13 * 32))))
+    for stage, (expansion, channels, count, stride, side) in enumerate(STAGES):
+        for number in range(count):
+            step, name = (stride if number == 0 else 1), f"stage{stage}_{number}"
+            x = block(tape, name, x, expansion, int(0.13 * channels), step, side)
+    x = swish(tape.norm("bn_last", conv(tape, "last", x, 1, int(0.13 * 320))))
+    return tape.dense("fc/kernel", x.mean(axis=(1, 2)))
+
+
+@pytest.fixture(scope="module")
+def original():
+    with jax.enable_x64(True):
+        return draw_classifier(BUILD, SHAPE, np.float64)
+
+
+def test_logits_and_moments_are_those_of_the_explicit_rows(original):
+    with jax.enable_x64(True):
+        x = images(3)
+        tape = StatisticsTape(original)
+        logits = twin(tape, double(x))
+        assert relative_error(LOGITS(original, x), logits) <= 1e-12
+        moments = by_path(ju.second_moments(original, x))
+    assert {path for path, m in moments.items() if m is not None} == tape.paths()
+    for path in tape.paths():
+        assert relative_error(moments[path].gram, tape.gram(path)) <= 1e-10, path
+        assert float(moments[path].rows) == tape.count(path)
+    # One group for each channel, and gates that see one row of an image.
+    assert moments["stage1_0/depthwise/kernel"].gram.shape == (12, 9, 9)
+    assert float(moments["stage1_0/squeeze/kernel"].rows) == 3
+
+
+def test_what_is_protected_exactly_does_not_move(original):
+    with jax.enable_x64(True):
+        retained, forgotten = images(2), images(2, seed=2)
+        rows = ju.row_subspaces(original, retained, rtol=1e-12)
+        optimizer = optax.chain(
+            optax.sgd(0.1, momentum=0.9), ju.project_to_null_space(rows)
+        )
+        before = [double(LOGITS(original, x)) for x in (retained, forgotten)]
+        result = ju.unlearn(
+            *(original, forgotten, before[1].argmin(1), optimizer),
+            steps=20,
+            key=jax.random.key(0),
+        )
+        after = [double(LOGITS(result.classifier, x)) for x in (retained, forgotten)]
+    changes = [
+        np.linalg.norm(b - a) / np.linalg.norm(a)
+        for a, b in zip(before, after, strict=True)
+    ]
+    assert changes[0] <= 1e-10
+    assert changes[1] >= 1e-2
+
+
+@pytest.mark.parametrize("options", [{}, {"projection": "ridge"}])
+def test_a_method_descends_on_it(options):
+    original = draw_classifier(BUILD, SHAPE, np.float32)
+    labels = np.arange(30) % CLASSES
+    pixels = np.random.default_rng(0).uniform(size=(30, *SHAPE)).astype(np.float32)
+    parts = ju.split_by_class(ju.Data(pixels, labels), [1])
+    task = ju.Task(*parts, [1], num_classes=CLASSES)
+    method = ju.UNSC(steps=1, learning_rate=0.5, energy=0.9, **options)
+    result = method(original, task, key=jax.random.key(0))
+    before, after = (by_path(c.params) for c in (original, result.classifier))
+    moved = {p for p in before if np.abs(after[p] - before[p]).max() > 0}
+    assert moved <= {p for p in before if p.endswith("/kernel")}
+    assert {"fc/kernel", "last/kernel"} <= moved
+    assert any("depthwise" in path for path in moved)
