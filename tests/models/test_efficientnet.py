@@ -73,10 +73,23 @@ def twin(tape, x):
     return tape.dense("fc/kernel", x.mean(axis=(1, 2)))
 
 
+def opened(dtype):
+    """With gates that let most through, so that images differ in their logits."""
+
+    def wider(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("excite/bias"):
+            return leaf + 3
+        return 3 * leaf if name.endswith("scale") else leaf
+
+    drawn = draw_classifier(BUILD, SHAPE, dtype)
+    return drawn.replace(params=jax.tree_util.tree_map_with_path(wider, drawn.params))
+
+
 @pytest.fixture(scope="module")
 def original():
     with jax.enable_x64(True):
-        return draw_classifier(BUILD, SHAPE, np.float64)
+        return opened(np.float64)
 
 
 def test_logits_and_moments_are_those_of_the_explicit_rows(original):
@@ -99,13 +112,11 @@ def test_what_is_protected_exactly_does_not_move(original):
     with jax.enable_x64(True):
         retained, forgotten = images(2), images(2, seed=2)
         rows = ju.row_subspaces(original, retained, rtol=1e-12)
-        optimizer = optax.chain(
-            optax.sgd(0.1, momentum=0.9), ju.project_to_null_space(rows)
-        )
+        optimizer = optax.chain(optax.adam(0.02), ju.project_to_null_space(rows))
         before = [double(LOGITS(original, x)) for x in (retained, forgotten)]
         result = ju.unlearn(
             *(original, forgotten, before[1].argmin(1), optimizer),
-            steps=20,
+            steps=5,
             key=jax.random.key(0),
         )
         after = [double(LOGITS(result.classifier, x)) for x in (retained, forgotten)]
@@ -118,12 +129,12 @@ def test_what_is_protected_exactly_does_not_move(original):
 
 
 def test_a_method_descends_on_it():
-    original = draw_classifier(BUILD, SHAPE, np.float32)
+    original = opened(np.float32)
     labels = np.arange(30) % CLASSES
     pixels = np.random.default_rng(0).uniform(size=(30, *SHAPE)).astype(np.float32)
     parts = ju.split_by_class(ju.Data(pixels, labels), [1])
     task = ju.Task(*parts, [1], num_classes=CLASSES)
-    method = ju.UNSC(steps=1, learning_rate=0.5, energy=0.9)
+    method = ju.UNSC(steps=1, learning_rate=0.5, projection="ridge")
     result = method(original, task, key=jax.random.key(0))
     before, after = (by_path(c.params) for c in (original, result.classifier))
     moved = {p for p in before if np.abs(after[p] - before[p]).max() > 0}

@@ -59,7 +59,7 @@ STEM = {"stem": "imagenet", "num_classes": 1000}
         ("lenet5", {}, (28, 28, 1), 61_706),
         ("smallcnn", {}, (8, 8, 1), 24_058),
         ("allcnn", {}, COLOUR, 406_810),
-        ("efficientnet", {}, COLOUR, 371_454),
+        pytest.param("efficientnet", {}, COLOUR, 371_454, marks=LONG),
         ("alexnet", {}, GREY, 6_526_848),
         ("alexnet", {}, (28, 28, 1), 6_526_848),
         ("vgg11", {}, COLOUR, 28_149_514),
@@ -136,6 +136,7 @@ def test_batch_norm_follows_short_trainings(name):
 # GroupNorm in place of BatchNorm.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [8, 32, 24])
 def test_groups_are_of_sixteen_channels_or_of_all(channels):
     class Norm(nn.Module):
@@ -154,6 +155,7 @@ def test_groups_are_of_sixteen_channels_or_of_all(channels):
     np.testing.assert_allclose(found, expected * scale + bias, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_resnet_of_group_norm_keeps_no_statistics():
     plain = models.create("resnet18", num_classes=3, width=4)
     model = models.create("resnet18", num_classes=3, width=4, norm="group")
