@@ -41,6 +41,9 @@ COLUMNS: dict[str, Column] = {
     "class-mean": Column("mean", ".1f", "recall of the nearest class mean, %"),
     "prototype": Column("proto", ".1f", "harmonic accuracy after that attack, %"),
     "relearn": Column("relearn", ".0f", "minibatches until the class is back"),
+    "retain-relearn": Column(
+        "relearn_r", ".0f", "minibatches of retained data until the class is back"
+    ),
     "anamnesis": Column("AIN", ".2f", "relearn over that of the retrained model"),
     "neighbour": Column("neighb", ".2f", "AUC of telling it from a retrained model"),
     "membership": Column("member", ".2f", "AUC of membership of forgotten samples"),
@@ -48,6 +51,18 @@ COLUMNS: dict[str, Column] = {
         "labels", ".2f", "total variation of predicted labels to the retrained"
     ),
     "distribution/js-forgotten": Column("JS", ".3f", "JS divergence to it, nats"),
+    "shifted/forgotten": Column(
+        "shift_f", ".1f", "accuracy under shift, forgotten classes, %"
+    ),
+    "shifted/retained": Column(
+        "shift_r", ".1f", "accuracy under shift, retained classes, %"
+    ),
+    "attacked/forgotten": Column(
+        "PGD_f", ".1f", "forgotten samples that PGD brings back, %"
+    ),
+    "attacked/pgd-retained": Column(
+        "PGD_r", ".1f", "accuracy under PGD, retained classes, %"
+    ),
     "tow": Column("ToW", ".3f", "tug of war on forget, retain and test accuracy"),
     "multiply_adds": Column(
         "MACs", ".2f", "multiply-adds as a share of retraining's, where counted"

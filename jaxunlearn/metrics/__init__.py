@@ -76,11 +76,15 @@ from jaxunlearn.metrics.relearning import relearn_steps as relearn_steps
 from jaxunlearn.metrics.representation import captured_energy as captured_energy
 from jaxunlearn.metrics.representation import principal_angles as principal_angles
 from jaxunlearn.metrics.representation import subspace_overlap as subspace_overlap
+from jaxunlearn.metrics.robustness import Attacked as Attacked
+from jaxunlearn.metrics.robustness import fgsm as fgsm
+from jaxunlearn.metrics.robustness import pgd as pgd
 from jaxunlearn.metrics.shadows import ShadowEnsemble as ShadowEnsemble
 from jaxunlearn.metrics.shadows import ULira as ULira
 from jaxunlearn.metrics.shadows import ensemble_logits as ensemble_logits
 from jaxunlearn.metrics.shadows import shadow_ensemble as shadow_ensemble
 from jaxunlearn.metrics.shadows import u_lira as u_lira
+from jaxunlearn.metrics.shifts import shifted_images as shifted_images
 from jaxunlearn.metrics.similarity import klom as klom
 from jaxunlearn.metrics.similarity import linear_cka as linear_cka
 from jaxunlearn.metrics.similarity import margins as margins
