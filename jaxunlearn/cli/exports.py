@@ -12,11 +12,12 @@ from rich.table import Table
 from jaxunlearn.cli.comparison import COLUMNS, Summary, blindness
 from jaxunlearn.cli.console import table
 
-# What fits beside a name into 80 columns.
+# The most telling first; so many of them fit beside a name into 80 columns.
 _SHOWN = (
-    *("accuracy/forgotten", "accuracy/retained", "accuracy/samples", "probe"),
-    *("class-mean", "relearn", "share"),
+    *("accuracy/forgotten", "accuracy/retained", "accuracy/samples", "share", "probe"),
+    *("class-mean", "relearn", "shifted/forgotten", "attacked/forgotten"),
 )
+_MOST = 6
 
 Rows = Mapping[str, Mapping[str, Summary]]
 
@@ -36,9 +37,15 @@ def columns_of(rows: Rows) -> list[str]:
     return [name for name in COLUMNS if any(name in row for row in rows.values())]
 
 
+def _shown(rows: Rows) -> list[str]:
+    names = columns_of(rows)
+    first = [name for name in _SHOWN if name in names][:_MOST]
+    return [name for name in names if name in first]
+
+
 def console_table(rows: Rows, verdicts: Mapping[str, str], title: str) -> Table:
     """The most telling columns: mean and interval, and under them the gap."""
-    names = [name for name in columns_of(rows) if name in _SHOWN]
+    names = _shown(rows)
     shown = table(title, ["model"], [COLUMNS[name].heading for name in names])
     first = shown.columns[0]
     first.no_wrap, first.min_width, first.max_width = False, 19, 24
@@ -52,7 +59,7 @@ def console_table(rows: Rows, verdicts: Mapping[str, str], title: str) -> Table:
 
 def legend(rows: Rows) -> str:
     """What the columns of the console's table are."""
-    names = [name for name in columns_of(rows) if name in _SHOWN]
+    names = _shown(rows)
     lines = (f"{COLUMNS[n].heading}: {COLUMNS[n].legend}." for n in names)
     return "\n".join((*lines, LEGEND))
 
