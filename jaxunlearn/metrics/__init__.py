@@ -51,6 +51,8 @@ from jaxunlearn.metrics.head import neutral_head as neutral_head
 from jaxunlearn.metrics.layer_features import all_features as all_features
 from jaxunlearn.metrics.layer_features import feature_layers as feature_layers
 from jaxunlearn.metrics.layer_features import features as features
+from jaxunlearn.metrics.loss_change import LossChange as LossChange
+from jaxunlearn.metrics.loss_change import loss_change as loss_change
 from jaxunlearn.metrics.membership import ThresholdAttack as ThresholdAttack
 from jaxunlearn.metrics.membership import confidence as confidence
 from jaxunlearn.metrics.membership import lira as lira
