@@ -14,6 +14,7 @@ from jaxunlearn.cli.audit import Audit
 from jaxunlearn.cli.compare import Compare
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.convert import Convert
+from jaxunlearn.cli.difficulty import DifficultyCommand
 from jaxunlearn.cli.flags import Command, flags_of, parse, summary
 from jaxunlearn.cli.interruptions import interruptions
 from jaxunlearn.cli.invert import Invert
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "unlearn": Unlearn,
     "evaluate": Evaluate,
     "ledger": LedgerCommand,
+    "difficulty": DifficultyCommand,
     "audit": Audit,
     "compare": Compare,
     "report": Report,

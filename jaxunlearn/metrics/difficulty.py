@@ -97,7 +97,7 @@ def sample_difficulty(
     >>> model = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(2)])
     >>> kernel = {"kernel": jnp.array([[1.0, -1.0]]), "bias": jnp.zeros(2)}
     >>> classifier = ju.freeze(model, {"params": {"layers_1": kernel}})
-    >>> data = Data(np.array([1.0, 3.0, 2.0]).reshape(3, 1, 1, 1), [0, 0, 1])
+    >>> data = ju.Data(np.array([1.0, 3.0, 2.0]).reshape(3, 1, 1, 1), [0, 0, 1])
     >>> sample_difficulty(classifier, data).margins
     array([ 2.,  6., -4.])
     """
