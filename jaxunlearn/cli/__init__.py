@@ -155,8 +155,8 @@ def _help() -> str:
     rows = (
         textwrap.fill(
             summary(command),
-            initial_indent=f"  {name:<10}",
-            subsequent_indent=" " * 12,
+            initial_indent=f"  {name:<11}",
+            subsequent_indent=" " * 13,
             width=80,
         )
         for name, command in COMMANDS.items()
