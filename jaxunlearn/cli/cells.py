@@ -20,6 +20,7 @@ from jaxunlearn import parallel
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import Bars, classes_left_out
 from jaxunlearn.cli.judging import ClassJudge, Judge, SampleJudge
+from jaxunlearn.cli.making import Maker
 from jaxunlearn.cli.pieces import Pieces
 from jaxunlearn.cli.samples import Forgotten
 from jaxunlearn.cli.settings import TrainingSettings, circumstances, keys
@@ -27,16 +28,13 @@ from jaxunlearn.cli.sources import train_network
 from jaxunlearn.cli.variants import Variant
 from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
-from jaxunlearn.methods import forget_task
 from jaxunlearn.methods.grid import trial_records
 from jaxunlearn.methods.multiply_adds import Costs
 from jaxunlearn.metrics.evaluation import evaluate
 from jaxunlearn.metrics.verdict import audit_all
 from jaxunlearn.models.files import load_classifier, versions
-from jaxunlearn.nullspace.closed_forms import project_change
-from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.serialization import to_dict, to_json
-from jaxunlearn.tasks import Data, Task
+from jaxunlearn.tasks import Data
 
 # To be raised when the same settings come to mean something else.
 _FORMAT = 1
@@ -98,18 +96,18 @@ class Cells:
 
         if variant.damping is not None:
             configuration["projected"] = variant.damping
+        if (order := variant.order(forgotten.classes)) is not None:
+            configuration["in_turn"] = order
 
         def make(name, progress):
-            before = self.load(original)
+            before, maker = self.load(original), Maker(self._settings, self._splits)
             try:
-                result = self._forget(variant, before, forgotten, seed, progress)
+                result, said = maker.unlearn(variant, before, forgotten, seed, progress)
             except (ValueError, FloatingPointError) as error:
                 return {"refused": str(error)}
-            if variant.damping is not None:
-                result = self._projected(result, before, forgotten, variant.damping)
             trials = trial_records(result.trace.tuned, result.trace.trials)
             record = self._saved(name, variant.name, result, forgotten, before)
-            return record | {"validation_trials": trials}
+            return record | said | {"validation_trials": trials}
 
         return self._made(configuration, variant.title, make)
 
@@ -194,45 +192,6 @@ class Cells:
             return self._saved(name, kind, result, without, None)
 
         return self._made(configuration, title, make)
-
-    def _forget(self, variant, original, forgotten, seed, progress) -> Result:
-        def train(data, key):
-            given = {"key": key, "preprocess": original.preprocess}
-            with classes_left_out():
-                return train_network(
-                    *(self._settings, self._splits, data, progress), **given
-                )
-
-        task = Task(
-            *forgotten.split(self._splits["train"]),
-            forgotten.classes,
-            num_classes=self._settings.num_classes(),
-            train=train,
-        )
-        return forget_task(
-            variant.method,
-            original,
-            task,
-            validation=self._splits["validation"],
-            grid=variant.grid,
-            key=keys(seed)[1],
-            progress=progress,
-        )
-
-    def _projected(self, result, original, forgotten, damping: float) -> Result:
-        """Its change, corrected by retained moments; the state is the original's."""
-        watch = Stopwatch()
-        with watch.stage("statistics"):
-            retained = forgotten.split(self._splits["train"])[1]
-            moments = second_moments(original, retained.images)
-            both = original.params, result.classifier.params
-            params = project_change(*both, moments, damping=damping)
-        watch.add(result.trace.seconds)
-        read = dict(result.trace.samples_read)
-        read["retain"] = read.get("retain", 0) + len(retained)
-        costs = {"seconds": watch.seconds, "samples_read": read}
-        trace = dataclasses.replace(result.trace, **costs)
-        return Result(original.replace(params=params), trace)
 
     def _made(
         self,

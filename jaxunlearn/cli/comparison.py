@@ -48,6 +48,7 @@ COLUMNS: dict[str, Column] = {
         "labels", ".2f", "total variation of predicted labels to the retrained"
     ),
     "distribution/js-forgotten": Column("JS", ".3f", "JS divergence to it, nats"),
+    "revival": Column("back", ".1f", "points an earlier class rose by later requests"),
     "tow": Column("ToW", ".3f", "tug of war on forget, retain and test accuracy"),
     "multiply_adds": Column(
         "MACs", ".2f", "multiply-adds as a share of retraining's, where counted"
@@ -135,7 +136,10 @@ def measures_of_audit(
         measures[row["name"]] = Measure(value, target, _number(row["floor"]), bound)
     measures |= _anamnesis(audit, 0, "unlearned", place)
     near = tow(*(_accuracies(r) for r in (record, retrained)))
-    return measures | costs(record, retrained) | {"tow": Measure(near)}
+    measures |= costs(record, retrained) | {"tow": Measure(near)}
+    if "in_turn" in record:
+        measures["revival"] = Measure(revival(record["in_turn"]))
+    return measures
 
 
 def measures_of_reference(
@@ -153,6 +157,21 @@ def measures_of_reference(
     if which == "original":
         measures |= _anamnesis(audit, 1, which, place)
     return measures
+
+
+def revival(in_turn: Sequence[Record]) -> float:
+    """How far classes came back by the requests after their own, in points.
+
+    The largest rise of an earlier class's test accuracy (%) from right after it was
+    forgotten to the end; negative if all fell further.
+
+    >>> after = [{"forgotten": {"3": 1.0}}, {"forgotten": {"3": 6.0, "5": 0.0}}]
+    >>> revival(after)
+    5.0
+    """
+    last = in_turn[-1]["forgotten"]
+    own = (list(one["forgotten"].items())[-1] for one in in_turn[:-1])
+    return max(last[name] - value for name, value in own)
 
 
 def costs(record: Record, retrained: Record) -> dict[str, Measure]:

@@ -1,6 +1,7 @@
 """Methods with some of their fields set otherwise, as `--methods` names them."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ class Variant(NamedTuple):
       method: as it is set.
       grid: values of its tuned field to choose from; () where that is set by hand.
       damping: of `project_change`, by which its change is corrected; None: it is not.
+      in_turn: "asked" or "reversed" where several classes are requests of their own,
+        one after another; "" where they are one.
     """
 
     title: str
@@ -26,17 +29,20 @@ class Variant(NamedTuple):
     method: Any
     grid: tuple[float, ...]
     damping: float | None = None
+    in_turn: str = ""
 
-
-# Of a change that is projected without a damping of its own, as of the ridge.
-_DAMPING = 1e-3
+    def order(self, classes: Sequence[int]) -> tuple[int, ...] | None:
+        """In which they are forgotten one after another; None: all at once."""
+        if not self.in_turn or len(classes) < 2:
+            return None
+        return tuple(classes[::-1] if self.in_turn == "reversed" else classes)
 
 
 def variants(settings: MethodSettings, titles: Sequence[str]) -> list[Variant]:
     """What these titles stand for, each another one.
 
-    METHOD, METHOD:FIELD=VALUE,FIELD=VALUE, and either with +projected or
-    +projected=DAMPING at its end.
+    METHOD, METHOD:FIELD=VALUE,FIELD=VALUE, and either with +projected,
+    +projected=DAMPING, +in-turn or +in-turn=reversed at its end, or both.
 
     Raises:
       ValueError: there is no such method or field, a value does not fit, or two titles
@@ -54,8 +60,8 @@ def variants(settings: MethodSettings, titles: Sequence[str]) -> list[Variant]:
 
 
 def _variant(settings: MethodSettings, title: str) -> Variant:
-    own, projected, word = title.partition("+projected")
-    damping = _damping(title, word) if projected else None
+    own, *ends = re.split(r"\+(?=projected|in-turn)", title)
+    said = dict(_end(title, end) for end in ends)
     name, _, rest = own.partition(":")
     check_choice("--methods", name, methods.by_name)
     method, grid = settings.settings_of(name), settings.grid_of(name)
@@ -78,16 +84,37 @@ def _variant(settings: MethodSettings, title: str) -> Variant:
         msg = f"--methods {title}: {error}"
         raise ValueError(msg) from error
     by_hand = getattr(method, "tuned", None) in values
-    return Variant(title, name, method, () if by_hand else grid, damping)
+    return Variant(title, name, method, () if by_hand else grid, **said)
+
+
+def _end(title: str, end: str) -> tuple[str, Any]:
+    """What stands behind a method, as a field of a variant and its value."""
+    name, equals, word = end.partition("=")
+    if name not in _ENDS:
+        msg = f"--methods {title}: +{end} is none of +projected and +in-turn."
+        raise ValueError(msg)
+    field, usual, read = _ENDS[name]
+    return field, read(title, word) if equals else usual
+
+
+def _order(title: str, word: str) -> str:
+    check_choice(f"--methods {title}: +in-turn", word, ("asked", "reversed"))
+    return word
 
 
 def _damping(title: str, word: str) -> float:
-    if not word:
-        return _DAMPING
     try:
-        number = float(word.removeprefix("="))
+        number = float(word)
         check_positive("damping", number)
     except ValueError as error:
         msg = f"--methods {title}: +projected takes a positive damping, as in +projected=0.001; it is {word!r}."  # noqa: E501
         raise ValueError(msg) from error
     return number
+
+
+# What may stand behind a method: the field, its value without a word, and of one. A
+# change that is projected without a damping has that of the ridge.
+_ENDS = {
+    "projected": ("damping", 1e-3, _damping),
+    "in-turn": ("in_turn", "asked", _order),
+}
