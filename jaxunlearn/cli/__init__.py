@@ -155,8 +155,8 @@ def _help() -> str:
     rows = (
         textwrap.fill(
             summary(command),
-            initial_indent=f"  {name:<11}",
-            subsequent_indent=" " * 13,
+            initial_indent=f"  {name:<12}",
+            subsequent_indent=" " * 14,
             width=80,
         )
         for name, command in COMMANDS.items()
