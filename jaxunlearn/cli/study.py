@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from jaxunlearn.cli.compare import Compare, record_of
 from jaxunlearn.cli.comparison import COLUMNS, Column
