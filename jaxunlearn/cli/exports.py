@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from jaxunlearn.cli.comparison import COLUMNS, Summary, blindness
+from jaxunlearn.cli.comparison import COLUMNS, Column, Summary, blindness
 from jaxunlearn.cli.console import table
 
 # The most telling first; so many of them fit beside a name into 80 columns.
@@ -20,6 +20,7 @@ _SHOWN = (
 _MOST = 6
 
 Rows = Mapping[str, Mapping[str, Summary]]
+Columns = Mapping[str, Column]
 
 LEGEND = """\
 Means over training seeds with 95 % t-intervals; below, the gap to the models
@@ -32,9 +33,9 @@ NOTE = (
 )
 
 
-def columns_of(rows: Rows) -> list[str]:
-    """Those of `COLUMNS` that some row has."""
-    return [name for name in COLUMNS if any(name in row for row in rows.values())]
+def columns_of(rows: Rows, columns: Columns = COLUMNS) -> list[str]:
+    """Those of the columns that some row has."""
+    return [name for name in columns if any(name in row for row in rows.values())]
 
 
 def _shown(rows: Rows) -> list[str]:
@@ -64,18 +65,23 @@ def legend(rows: Rows) -> str:
     return "\n".join((*lines, LEGEND))
 
 
-def wide_table(rows: Rows, verdicts: Mapping[str, str], form: str) -> str:
-    """All columns in a format of tabulate, such as "github" or "latex_booktabs"."""
+def wide_table(
+    rows: Rows, verdicts: Mapping[str, str], form: str, columns: Columns = COLUMNS
+) -> str:
+    """All columns in a format of tabulate, such as "github" or "latex_booktabs".
+
+    Verdicts are a column where there are any.
+    """
     from tabulate import tabulate
 
-    names = columns_of(rows)
+    names, last = columns_of(rows, columns), ["verdict"] * bool(verdicts)
     lines = [
-        [title, *(_cell(row.get(n), COLUMNS[n].form) for n in names)]
-        + [verdicts.get(title, "")]
+        [title, *(_cell(row.get(n), columns[n].form) for n in names)]
+        + [verdicts.get(title, "")] * bool(verdicts)
         for title, row in rows.items()
     ]
-    heads = ["model", *(COLUMNS[name].heading for name in names), "verdict"]
-    align = ["left", *["right"] * len(names), "left"]
+    heads = ["model", *(columns[name].heading for name in names), *last]
+    align = ["left", *["right"] * len(names), *["left"] * len(last)]
     text = tabulate(lines, heads, tablefmt=form, colalign=align, disable_numparse=True)
     return text + "\n"
 

@@ -123,4 +123,10 @@ AUDITS: dict[str, AuditKind] = {
         **_MORE,
         **_SAMPLES,
     ),
+    "loss-change": AuditKind(
+        "of the retained loss from the original's, nats",
+        weights.loss_change,
+        **_MORE,
+        **_SAMPLES,
+    ),
 }
