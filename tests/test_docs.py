@@ -20,8 +20,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 PACKAGES = ("augmentation", "datasets", "methods", "metrics", "models", "training")
 RUN = (
-    *("composing", "data", "extending", "inverting", "ledger", "networks"),
-    *("progress", "pytorch", "rates", "requests"),
+    *("composing", "data", "difficulty", "extending", "inverting", "ledger"),
+    *("networks", "progress", "pytorch", "rates", "requests"),
 )
 
 

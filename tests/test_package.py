@@ -27,7 +27,7 @@ FLOORS = [
     {"inversion"},
     {"methods"},
     {"planning", "ledger"},
-    {"report"},
+    {"report", "studies"},
     {"cli"},
     {"__main__"},
 ]

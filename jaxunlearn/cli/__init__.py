@@ -14,6 +14,7 @@ from jaxunlearn.cli.audit import Audit
 from jaxunlearn.cli.compare import Compare
 from jaxunlearn.cli.console import consoles
 from jaxunlearn.cli.convert import Convert
+from jaxunlearn.cli.difficulty import DifficultyCommand
 from jaxunlearn.cli.flags import Command, flags_of, parse, summary
 from jaxunlearn.cli.interruptions import interruptions
 from jaxunlearn.cli.invert import Invert
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "unlearn": Unlearn,
     "evaluate": Evaluate,
     "ledger": LedgerCommand,
+    "difficulty": DifficultyCommand,
     "audit": Audit,
     "compare": Compare,
     "report": Report,
@@ -153,8 +155,8 @@ def _help() -> str:
     rows = (
         textwrap.fill(
             summary(command),
-            initial_indent=f"  {name:<10}",
-            subsequent_indent=" " * 12,
+            initial_indent=f"  {name:<12}",
+            subsequent_indent=" " * 14,
             width=80,
         )
         for name, command in COMMANDS.items()

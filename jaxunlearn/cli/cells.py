@@ -163,6 +163,19 @@ class Cells:
             for title, configuration in wanted.items()
         }
 
+    def measured(
+        self, configuration: Mapping[str, Any], make: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The rows of a study's measurement, with what they are of."""
+
+        def made() -> dict[str, Any]:
+            begun = time.perf_counter()
+            rows = make()
+            self._say(f"{configuration['measurement']}", begun)
+            return {"configuration": configuration, "rows": rows}
+
+        return self._cache.piece(f"measured/{_digest(configuration)}.json", made)
+
     def load(self, cell: Cell) -> Classifier:
         """The classifier of a cell."""
         return load_classifier(self.file(cell))[0]

@@ -41,6 +41,9 @@ COLUMNS: dict[str, Column] = {
     "class-mean": Column("mean", ".1f", "recall of the nearest class mean, %"),
     "prototype": Column("proto", ".1f", "harmonic accuracy after that attack, %"),
     "relearn": Column("relearn", ".0f", "minibatches until the class is back"),
+    "retain-relearn": Column(
+        "relearn_r", ".0f", "minibatches of retained data until the class is back"
+    ),
     "anamnesis": Column("AIN", ".2f", "relearn over that of the retrained model"),
     "neighbour": Column("neighb", ".2f", "AUC of telling it from a retrained model"),
     "membership": Column("member", ".2f", "AUC of membership of forgotten samples"),
@@ -48,7 +51,29 @@ COLUMNS: dict[str, Column] = {
         "labels", ".2f", "total variation of predicted labels to the retrained"
     ),
     "distribution/js-forgotten": Column("JS", ".3f", "JS divergence to it, nats"),
+    "shifted/forgotten": Column(
+        "shift_f", ".1f", "accuracy under shift, forgotten classes, %"
+    ),
+    "shifted/retained": Column(
+        "shift_r", ".1f", "accuracy under shift, retained classes, %"
+    ),
+    "attacked/forgotten": Column(
+        "PGD_f", ".1f", "forgotten samples that PGD brings back, %"
+    ),
+    "attacked/pgd-retained": Column(
+        "PGD_r", ".1f", "accuracy under PGD, retained classes, %"
+    ),
     "revival": Column("back", ".1f", "points an earlier class rose by later requests"),
+    "captured_energy": Column(
+        "energy", ".3f", "share of the retained inputs' that proxies capture, by layer"
+    ),
+    "retained_logit_change": Column(
+        "change", ".2f", "of retained test logits, relative to the original's"
+    ),
+    "drift": Column("drift", ".3f", "of layers on retained inputs, relative"),
+    "loss-change": Column("dL", ".3f", "change of the retained training loss, nats"),
+    "loss-change/first-order": Column("dL 1st", ".3f", "what its gradient says"),
+    "loss-change/second-order": Column("dL 2nd", ".3f", "what its curvature adds"),
     "tow": Column("ToW", ".3f", "tug of war on forget, retain and test accuracy"),
     "multiply_adds": Column(
         "MACs", ".2f", "multiply-adds as a share of retraining's, where counted"
@@ -137,6 +162,8 @@ def measures_of_audit(
     measures |= _anamnesis(audit, 0, "unlearned", place)
     near = tow(*(_accuracies(r) for r in (record, retrained)))
     measures |= costs(record, retrained) | {"tow": Measure(near)}
+    if energies := record.get("captured_energy"):
+        measures["captured_energy"] = Measure(float(np.mean([*energies.values()])))
     if "in_turn" in record:
         measures["revival"] = Measure(revival(record["in_turn"]))
     return measures
@@ -176,10 +203,10 @@ def revival(in_turn: Sequence[Record]) -> float:
 
 def costs(record: Record, retrained: Record) -> dict[str, Measure]:
     """What a model cost and what it read, beside its retrained twin."""
-    spent, all_of_it = (_spent(r["seconds"]) for r in (record, retrained))
+    own, all_of_it = (spent(r["seconds"]) for r in (record, retrained))
     measures = {
-        "seconds": Measure(spent),
-        "share": Measure(spent / max(all_of_it, 1e-9)),
+        "seconds": Measure(own),
+        "share": Measure(own / max(all_of_it, 1e-9)),
         "rates_seconds": Measure(record["seconds"].get("rates", 0.0)),
         "compile_seconds": Measure(record["seconds"].get("compile", 0.0)),
     }
@@ -298,5 +325,6 @@ def _accuracies(record: Mapping[str, Any]) -> tuple[float, float, float]:
     return forgotten, _number(train["retained_weighted"]), float(right)
 
 
-def _spent(seconds: Mapping[str, float]) -> float:
+def spent(seconds: Mapping[str, float]) -> float:
+    """At the final setting: neither compilation nor the grid."""
     return sum(value for name, value in seconds.items() if name not in _APART)

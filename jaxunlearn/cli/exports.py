@@ -9,16 +9,18 @@ from typing import Any
 
 from rich.table import Table
 
-from jaxunlearn.cli.comparison import COLUMNS, Summary, blindness
+from jaxunlearn.cli.comparison import COLUMNS, Column, Summary, blindness
 from jaxunlearn.cli.console import table
 
-# What fits beside a name into 80 columns.
+# The most telling first; so many of them fit beside a name into 80 columns.
 _SHOWN = (
-    *("accuracy/forgotten", "accuracy/retained", "accuracy/samples", "probe"),
-    *("class-mean", "relearn", "share"),
+    *("accuracy/forgotten", "accuracy/retained", "accuracy/samples", "share", "probe"),
+    *("class-mean", "relearn", "shifted/forgotten", "attacked/forgotten"),
 )
+_MOST = 6
 
 Rows = Mapping[str, Mapping[str, Summary]]
+Columns = Mapping[str, Column]
 
 LEGEND = """\
 Means over training seeds with 95 % t-intervals; below, the gap to the models
@@ -31,14 +33,20 @@ NOTE = (
 )
 
 
-def columns_of(rows: Rows) -> list[str]:
-    """Those of `COLUMNS` that some row has."""
-    return [name for name in COLUMNS if any(name in row for row in rows.values())]
+def columns_of(rows: Rows, columns: Columns = COLUMNS) -> list[str]:
+    """Those of the columns that some row has."""
+    return [name for name in columns if any(name in row for row in rows.values())]
+
+
+def _shown(rows: Rows) -> list[str]:
+    names = columns_of(rows)
+    first = [name for name in _SHOWN if name in names][:_MOST]
+    return [name for name in names if name in first]
 
 
 def console_table(rows: Rows, verdicts: Mapping[str, str], title: str) -> Table:
     """The most telling columns: mean and interval, and under them the gap."""
-    names = [name for name in columns_of(rows) if name in _SHOWN]
+    names = _shown(rows)
     shown = table(title, ["model"], [COLUMNS[name].heading for name in names])
     first = shown.columns[0]
     first.no_wrap, first.min_width, first.max_width = False, 19, 24
@@ -52,23 +60,28 @@ def console_table(rows: Rows, verdicts: Mapping[str, str], title: str) -> Table:
 
 def legend(rows: Rows) -> str:
     """What the columns of the console's table are."""
-    names = [name for name in columns_of(rows) if name in _SHOWN]
+    names = _shown(rows)
     lines = (f"{COLUMNS[n].heading}: {COLUMNS[n].legend}." for n in names)
     return "\n".join((*lines, LEGEND))
 
 
-def wide_table(rows: Rows, verdicts: Mapping[str, str], form: str) -> str:
-    """All columns in a format of tabulate, such as "github" or "latex_booktabs"."""
+def wide_table(
+    rows: Rows, verdicts: Mapping[str, str], form: str, columns: Columns = COLUMNS
+) -> str:
+    """All columns in a format of tabulate, such as "github" or "latex_booktabs".
+
+    Verdicts are a column where there are any.
+    """
     from tabulate import tabulate
 
-    names = columns_of(rows)
+    names, last = columns_of(rows, columns), ["verdict"] * bool(verdicts)
     lines = [
-        [title, *(_cell(row.get(n), COLUMNS[n].form) for n in names)]
-        + [verdicts.get(title, "")]
+        [title, *(_cell(row.get(n), columns[n].form) for n in names)]
+        + [verdicts.get(title, "")] * bool(verdicts)
         for title, row in rows.items()
     ]
-    heads = ["model", *(COLUMNS[name].heading for name in names), "verdict"]
-    align = ["left", *["right"] * len(names), "left"]
+    heads = ["model", *(columns[name].heading for name in names), *last]
+    align = ["left", *["right"] * len(names), *["left"] * len(last)]
     text = tabulate(lines, heads, tablefmt=form, colalign=align, disable_numparse=True)
     return text + "\n"
 

@@ -40,7 +40,7 @@ class Command:
     # The fields (dotted where nested) that --help shows, in this order, and --help-all
     # before all others. None: all of them.
     first: ClassVar[tuple[str, ...]] = ()
-    # A field that may also be given as a word by itself.
+    # A field that may also be given as a word by itself; several, where it takes them.
     positional: ClassVar[str] = ""
     # Whether the programs that JAX compiles are kept for the next command.
     compiles: ClassVar[bool] = True
@@ -79,7 +79,11 @@ def parse(name: str, command: type[Command], arguments: Sequence[str]) -> Comman
     asked = texts.pop("help", None)
     word = command.positional
     if word and word not in texts and unknown and unknown[0][:1] != "-":
-        texts[word] = unknown.pop(0)
+        flag = next(flag for flag in flags if flag.dest == word)
+        ends = (n for n, w in enumerate(unknown) if w[:1] == "-")
+        count = next(ends, len(unknown)) if _items(flag.kind) else 1
+        words, unknown = unknown[:count], unknown[count:]
+        texts[word] = words if _items(flag.kind) else words[0]
     if unknown:
         ahead = sorted(flags, key=lambda flag: flag.dest not in command.first)
         raise ValueError(unknown_flag(name, unknown, [flag.name for flag in ahead]))

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxunlearn.capture.layout import path_name
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.cli.console import classes_left_out
 from jaxunlearn.cli.samples import Forgotten
@@ -17,8 +19,10 @@ from jaxunlearn.descent.stopwatch import Stopwatch
 from jaxunlearn.descent.unlearning import Result, Trace
 from jaxunlearn.methods import forget_task
 from jaxunlearn.metrics.evaluation import evaluate
+from jaxunlearn.metrics.representation import captured_energy
 from jaxunlearn.nullspace.closed_forms import project_change
 from jaxunlearn.nullspace.moments import second_moments
+from jaxunlearn.nullspace.subspace import subspaces
 from jaxunlearn.progress import Progress
 from jaxunlearn.tasks import Data, Task, split_by_class
 
@@ -49,6 +53,9 @@ class Maker:
             parts = forgotten.split(train)
             task = self._task(*parts, forgotten.classes, original, progress)
             result = self._forget(variant, original, task, seed, progress)
+            if (proxies := result.trace.proxies) is not None:
+                given = variant.method, original, proxies.images, parts[1].images
+                said = {"captured_energy": captured(*given)}
         else:
             results: list[Result] = []
             before = original
@@ -111,6 +118,22 @@ class Maker:
         costs = {"seconds": watch.seconds, "samples_read": read}
         trace = dataclasses.replace(result.trace, **costs)
         return Result(original.replace(params=params), trace)
+
+
+def captured(method, original: Classifier, proxies, retained) -> dict[str, float]:
+    """By layer, the share of the retained inputs' energy in the proxies' subspace.
+
+    It is the one that the method would protect by them: of its rank rule, or of .99 of
+    their energy where it has none.
+    """
+    hard = getattr(method, "projection", "") == "hard"
+    rule = method.rule if hard else {"energy": 0.99}
+    moments = (second_moments(original, images) for images in (proxies, retained))
+    found = subspaces(next(moments), **rule)
+    shares = jax.device_get(captured_energy(found, next(moments)))
+    leaves = jax.tree_util.tree_leaves_with_path(shares)
+    # Of a layer whose retained inputs are zero there is none.
+    return {path_name(p): float(s) for p, s in leaves if not np.isnan(s)}
 
 
 def _together(traces: Sequence[Trace]) -> Trace:

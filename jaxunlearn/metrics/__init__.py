@@ -24,6 +24,14 @@ from jaxunlearn.metrics.challenge import ForgettingQuality as ForgettingQuality
 from jaxunlearn.metrics.challenge import (
     forgetting_quality as forgetting_quality,
 )
+from jaxunlearn.metrics.confusion import ClassDifficulty as ClassDifficulty
+from jaxunlearn.metrics.confusion import class_confusion as class_confusion
+from jaxunlearn.metrics.confusion import class_difficulties as class_difficulties
+from jaxunlearn.metrics.difficulty import Difficulty as Difficulty
+from jaxunlearn.metrics.difficulty import (
+    classification_margins as classification_margins,
+)
+from jaxunlearn.metrics.difficulty import sample_difficulty as sample_difficulty
 from jaxunlearn.metrics.distances import activation_distance as activation_distance
 from jaxunlearn.metrics.distances import completeness as completeness
 from jaxunlearn.metrics.distances import entropy as entropy
@@ -36,6 +44,8 @@ from jaxunlearn.metrics.distances import (
 from jaxunlearn.metrics.distances import zrf as zrf
 from jaxunlearn.metrics.evaluation import Evaluation as Evaluation
 from jaxunlearn.metrics.evaluation import evaluate as evaluate
+from jaxunlearn.metrics.forget_sets import by_confusion as by_confusion
+from jaxunlearn.metrics.forget_sets import by_margin as by_margin
 from jaxunlearn.metrics.gaps import (
     adaptive_unlearning_score as adaptive_unlearning_score,
 )
@@ -51,6 +61,8 @@ from jaxunlearn.metrics.head import neutral_head as neutral_head
 from jaxunlearn.metrics.layer_features import all_features as all_features
 from jaxunlearn.metrics.layer_features import feature_layers as feature_layers
 from jaxunlearn.metrics.layer_features import features as features
+from jaxunlearn.metrics.loss_change import LossChange as LossChange
+from jaxunlearn.metrics.loss_change import loss_change as loss_change
 from jaxunlearn.metrics.membership import ThresholdAttack as ThresholdAttack
 from jaxunlearn.metrics.membership import confidence as confidence
 from jaxunlearn.metrics.membership import lira as lira
@@ -76,11 +88,15 @@ from jaxunlearn.metrics.relearning import relearn_steps as relearn_steps
 from jaxunlearn.metrics.representation import captured_energy as captured_energy
 from jaxunlearn.metrics.representation import principal_angles as principal_angles
 from jaxunlearn.metrics.representation import subspace_overlap as subspace_overlap
+from jaxunlearn.metrics.robustness import Attacked as Attacked
+from jaxunlearn.metrics.robustness import fgsm as fgsm
+from jaxunlearn.metrics.robustness import pgd as pgd
 from jaxunlearn.metrics.shadows import ShadowEnsemble as ShadowEnsemble
 from jaxunlearn.metrics.shadows import ULira as ULira
 from jaxunlearn.metrics.shadows import ensemble_logits as ensemble_logits
 from jaxunlearn.metrics.shadows import shadow_ensemble as shadow_ensemble
 from jaxunlearn.metrics.shadows import u_lira as u_lira
+from jaxunlearn.metrics.shifts import shifted_images as shifted_images
 from jaxunlearn.metrics.similarity import klom as klom
 from jaxunlearn.metrics.similarity import linear_cka as linear_cka
 from jaxunlearn.metrics.similarity import margins as margins

@@ -102,6 +102,14 @@ AUDITS: dict[str, AuditKind] = {
     "recovery": AuditKind(
         "median change of pixels that recovers a class", inputs.recovery, **_MORE
     ),
+    "shifted": AuditKind(
+        "accuracy under noise, blur and low contrast, %", inputs.shifted, **_MORE
+    ),
+    "attacked": AuditKind(
+        "accuracy under FGSM and PGD, share they bring back, %",
+        inputs.attacked,
+        **_MORE,
+    ),
     "cka": AuditKind("likeness of features", features.cka, **_MORE, **_SAMPLES),
     "distance": AuditKind(
         "of the weights from the original's", weights.distance, **_MORE, **_SAMPLES
@@ -112,6 +120,12 @@ AUDITS: dict[str, AuditKind] = {
     "barrier": AuditKind(
         "of the loss, on the line from the original",
         weights.barrier,
+        **_MORE,
+        **_SAMPLES,
+    ),
+    "loss-change": AuditKind(
+        "of the retained loss from the original's, nats",
+        weights.loss_change,
         **_MORE,
         **_SAMPLES,
     ),

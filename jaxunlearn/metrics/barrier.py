@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from scipy.special import log_softmax
 
 from jaxunlearn.checks import as_number, check_count, check_labels
@@ -120,11 +120,13 @@ def interpolated(first: Classifier, second: Classifier, t: Any) -> Classifier:
     if as_number(t) is None:
         msg = f"t must be a number, 0 for the first; it is {t!r}."
         raise TypeError(msg)
-    return _between(first, second, jnp.float32(t))
+    return between(first, second, jnp.float32(t))
 
 
 @jax.jit
-def _between(first, second, t) -> Classifier:
+def between(first: Classifier, second: Classifier, t: Float[Array, ""]) -> Classifier:
+    """`interpolated` for a traced `t`, unchecked."""
+
     def mixed(old: Array, new: Array) -> Array:
         if not jnp.issubdtype(jnp.result_type(old), jnp.floating):
             return old

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxunlearn.classifier.classifier import Classifier
 from jaxunlearn.classifier.images import check_images
@@ -76,11 +76,52 @@ def ascend(
     return jnp.clip(inside, *bounds)
 
 
+def climb(
+    objective: Callable[..., Array],
+    classifier: Classifier,
+    start: Array,
+    target: Array,
+    radius: Array,
+    *,
+    bounds: tuple[Any, Any],
+    norm: str = "linf",
+    steps: int,
+) -> tuple[Float[Array, "n h w c"], Bool[np.ndarray, " n"]]:
+    """Images after so many steps of `ascend`, and whether any step was positive.
+
+    Each is 2.5 / steps of the radius, so that a wall that is met can be followed.
+    """
+    step = 2.5 / steps * radius
+    images, found = start, np.zeros(len(radius), bool)
+    for _ in range(steps):
+        # A call a step: in a loop XLA's CPU backend takes convolution gradients slowly.
+        args = (images, start, target, radius, step, bounds)
+        images = ascend(objective, classifier, *args, norm=norm)
+        found = found | positive(objective, classifier, images, target)
+    return images, np.asarray(found)
+
+
+@functools.partial(jax.jit, static_argnames="objective")
+def positive(
+    objective: Callable[..., Array],
+    classifier: Classifier,
+    images: Array,
+    target: Array,
+) -> Bool[Array, " n"]:
+    """Of which images the objective is above 0."""
+    return objective(classifier, images, target) > 0
+
+
 def logit_gap(classifier: Classifier, images: Array, target: Array) -> Array:
     """By how much the target's logit exceeds the largest other one, `[n]`."""
     z = classifier(images)
     own = jax.nn.one_hot(target, z.shape[1], dtype=bool)
     return jnp.where(own, z, 0).sum(axis=1) - jnp.where(own, -jnp.inf, z).max(axis=1)
+
+
+def escape(classifier: Classifier, images: Array, taken: Array) -> Float[Array, " n"]:
+    """By how much the largest other logit exceeds that of `taken`, `[n]`."""
+    return -logit_gap(classifier, images, taken)
 
 
 def _per_image(values):

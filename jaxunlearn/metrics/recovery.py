@@ -5,7 +5,6 @@ import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -16,9 +15,11 @@ from jaxunlearn.metrics.evaluation import logits, num_classes
 from jaxunlearn.metrics.perturbation import (
     NORMS,
     as_floats,
-    ascend,
+    climb,
+    escape,
     logit_gap,
     pixel_bounds,
+    positive,
 )
 from jaxunlearn.tasks import Data, check_data
 
@@ -135,7 +136,7 @@ def recovery_radius(
     )
     back = search(images, forgotten.labels, objective=logit_gap)
     taken = logits(classifier, others, batch_size=batch_size).argmax(axis=1)
-    away = search(others, taken, objective=_escape)
+    away = search(others, taken, objective=escape)
     medians = [float(np.median(values)) for values in (back, away)]
     censored = tuple(math.isinf(value) for value in medians)
     forgotten_median, retained_median = (min(value, largest) for value in medians)
@@ -155,34 +156,15 @@ def _radii(classifier, images, target, *, batch_size, **how):
 def _bisected(classifier, images, target, *, objective, radii, **how):
     """The smallest radius of the grid at which the objective turns positive."""
     start, target = jnp.asarray(images), jnp.asarray(target, jnp.int32)
-    attack = functools.partial(_reached, objective, classifier, start, target, **how)
-    already = np.asarray(_positive(objective, classifier, start, target))
+    attack = functools.partial(climb, objective, classifier, start, target, **how)
+    already = np.asarray(positive(objective, classifier, start, target))
     low = np.zeros(len(images), int)
     high = np.full(len(images), len(radii))
     for _ in range(len(radii).bit_length()):
         middle = np.minimum((low + high) // 2, len(radii) - 1)
         # What is settled is attacked along with the rest, and not looked at.
-        found, active = attack(radii[middle].astype(images.dtype)), low < high
+        _, found = attack(jnp.asarray(radii[middle], images.dtype))
+        active = low < high
         high = np.where(active & found, middle, high)
         low = np.where(active & ~found, middle + 1, low)
     return np.where(already, 0.0, np.append(radii, np.inf)[high])
-
-
-def _reached(objective, classifier, start, target, radius, *, bounds, norm, steps):
-    step = jnp.asarray(2.5 / steps * radius)
-    radius, images, found = jnp.asarray(radius), start, np.zeros(len(radius), bool)
-    for _ in range(steps):
-        # A call a step: in a loop XLA's CPU backend takes convolution gradients slowly.
-        args = (images, start, target, radius, step, bounds)
-        images = ascend(objective, classifier, *args, norm=norm)
-        found = found | _positive(objective, classifier, images, target)
-    return np.asarray(found)
-
-
-@functools.partial(jax.jit, static_argnames="objective")
-def _positive(objective, classifier, images, target):
-    return objective(classifier, images, target) > 0
-
-
-def _escape(classifier, images, taken):
-    return -logit_gap(classifier, images, taken)

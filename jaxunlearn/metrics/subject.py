@@ -19,6 +19,7 @@ from jaxunlearn.metrics.boundary import (
 from jaxunlearn.metrics.evaluation import logits
 from jaxunlearn.metrics.layer_features import all_features, feature_layers
 from jaxunlearn.metrics.relearning import rows_of
+from jaxunlearn.metrics.shifts import SHIFTS, shifted_images
 from jaxunlearn.nullspace import second_moments
 from jaxunlearn.tasks import Data
 
@@ -88,6 +89,12 @@ class Samples:
             return self.forget
         return self.probed.take(self.probed_gone)
 
+    @functools.cached_property
+    def shifted(self) -> dict[str, np.ndarray]:
+        """The test images under every shift."""
+        key = jax.random.fold_in(self.key, 5)
+        return {n: shifted_images(self.test.images, n, key=key) for n in SHIFTS}
+
 
 class Subject:
     """One model: logits and features of the samples, computed when first asked for."""
@@ -99,6 +106,12 @@ class Subject:
     def logits(self) -> Float[np.ndarray, "n k"]:
         """Of the test samples."""
         return logits(self.classifier, self.samples.test.images, mesh=self._mesh)
+
+    @functools.cached_property
+    def shifted_logits(self) -> dict[str, Float[np.ndarray, "n k"]]:
+        """Of the shifted test images, by shift."""
+        classifier, shifted = self.classifier, self.samples.shifted
+        return {n: logits(classifier, x, mesh=self._mesh) for n, x in shifted.items()}
 
     @functools.cached_property
     def train_logits(self) -> Float[np.ndarray, "n k"]:

@@ -143,6 +143,9 @@ def test_a_masked_head_is_near_its_original_by_every_measure_of_weights_and_inpu
         expected = drift(moments, ORIGINAL.params, other.params)[name]["kernel"]
         row = result[f"drift/{name}"]
         assert row.retrained[1] == pytest.approx(float(expected), rel=1e-5)
+    layers = [result[f"drift/{name}"].retrained[1] for name in ("body", "head")]
+    whole = result["drift"].retrained[1]
+    assert whole == pytest.approx(np.sqrt(np.mean(np.square(layers))))
     # The loss of a linear network is convex in its head.
     assert result["barrier/retained"].unlearned == 0
     radius = result["recovery/forgotten"]
@@ -186,8 +189,11 @@ def test_forgotten_samples_have_audits_of_their_own():
     js = one["distribution/js-samples"].unlearned
     assert js == pytest.approx(float(expected), rel=1e-5)
     more = ("svc", "loss-attack", "retain-relearn", "drift", "barrier", "distance")
+    more += ("loss-change",)
     result = audit(ORIGINAL, more, forget_classes=(), forget=forget)
     assert result["barrier/samples"].unlearned == result["drift/body"].unlearned == 0
+    change = result["loss-change"]
+    assert change.unlearned == 0 != change.retrained[0]
     # It knows them still; no minibatch is needed but the one that is always taken.
     assert result["retain-relearn"].unlearned == 1
     strangers = ju.Data(TEST.images[:4], TEST.labels[:4])

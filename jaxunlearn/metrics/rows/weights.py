@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxunlearn.capture.layout import path_name
 from jaxunlearn.metrics.barrier import loss_barrier
+from jaxunlearn.metrics.loss_change import loss_change as loss_change_of
 from jaxunlearn.metrics.rows.values import Value, Values
 from jaxunlearn.metrics.subject import title_of_layer
 from jaxunlearn.nullspace import drift as drift_of
@@ -27,12 +28,29 @@ def distance(model, original, retrained, samples) -> Values:
 
 
 def drift(model, original, retrained, samples) -> Values:
-    """How far every layer's outputs moved on the original's retained inputs."""
+    """How far every layer's outputs moved on the original's retained inputs.
+
+    The audit itself is the root of the mean square over layers.
+    """
     del retrained, samples
     pair = original.classifier.params, model.classifier.params
     moved = drift_of(original.retained_moments, *pair)
     found = {path_name(p): float(v) for p, v in jax.tree.leaves_with_path(moved)}
-    return {title_of_layer(n): Value(found[n]) for n in original.layers if n in found}
+    whole = float(np.sqrt(np.mean(np.square(list(found.values()))))) if found else 0.0
+    layers = (name for name in original.layers if name in found)
+    return {"": Value(whole)} | {title_of_layer(n): Value(found[n]) for n in layers}
+
+
+def loss_change(model, original, retrained, samples) -> Values:
+    """Of the loss on retained training samples, and its expansion in the step."""
+    del retrained
+    kept = samples.probed.take(~samples.probed_gone)
+    found = loss_change_of(original.classifier, model.classifier, kept)
+    return {
+        "": Value(found.actual),
+        "first-order": Value(found.first_order),
+        "second-order": Value(found.second_order),
+    }
 
 
 def barrier(model, original, retrained, samples) -> Values:

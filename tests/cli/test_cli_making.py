@@ -1,4 +1,4 @@
-"""Classes that are forgotten one after another, as rows of a comparison."""
+"""What rows of a comparison make: classes one after another, and what proxies miss."""
 
 import json
 
@@ -11,7 +11,7 @@ from jaxunlearn import cli
 from jaxunlearn.cli.compare import Compare
 from jaxunlearn.cli.comparison import revival
 from jaxunlearn.cli.flags import parse
-from jaxunlearn.cli.making import Maker
+from jaxunlearn.cli.making import Maker, captured
 from jaxunlearn.cli.samples import Forgotten
 from jaxunlearn.cli.settings import MethodSettings, keys
 from jaxunlearn.cli.sources import train_network
@@ -21,6 +21,9 @@ SMALL = (
     *("--options", "width=2", "--recipe.epochs", "1", "--learning-rates"),
     *("--unsc.steps", "5", "--unsc.learning-rate", "0.5", "--seeds", "0"),
 )
+
+
+EYE = np.eye(6, 3, dtype=np.float32)
 
 
 def test_order_and_correction_are_read_off_the_end_of_a_row():
@@ -57,6 +60,20 @@ def test_revival_is_the_largest_rise_since_a_class_was_forgotten():
         {"forgotten": {"7": 3.5, "1": 4.5, "2": 90.0}},
     ]
     assert revival(after) == 1.5  # Neither what came and went nor the last class.
+
+
+def test_proxies_capture_what_their_subspace_holds_of_the_retained_inputs():
+    random = np.random.default_rng(0)
+    proxies, retained = random.normal(size=(2, 4, 6)) * [3, 2, 1, 1, 0.5, 0.1]
+    kernel = ju.Function(lambda p, s, x: x.reshape(len(x), 6) @ p["w"], {"w": EYE})
+    method = ju.CovarNav(projection="hard", energy=0.8)
+    images = (np.float32(x).reshape(4, 1, 2, 3) for x in (proxies, retained))
+    (share,) = captured(method, ju.freeze(kernel), *images).values()
+    _, s, vt = np.linalg.svd(proxies)
+    rank = 1 + np.flatnonzero(np.cumsum(s**2) / (s**2).sum() >= 0.8)[0]
+    inside = np.square(retained @ vt[:rank].T).sum() / np.square(retained).sum()
+    assert share == pytest.approx(inside, abs=1e-5)
+    assert 0.2 < share < 0.99
 
 
 @pytest.mark.long
