@@ -16,6 +16,7 @@ from jaxunlearn.cli.comparison import (
     summarise,
 )
 from jaxunlearn.cli.console import Bars
+from jaxunlearn.cli.later import told
 from jaxunlearn.cli.samples import Forgotten
 from jaxunlearn.cli.settings import keys
 from jaxunlearn.cli.variants import variants
@@ -114,7 +115,9 @@ def measure(
             "measurement": asked.measurement,
             "arguments": asked.arguments,
             "forget": forgotten.classes,
-            "methods": {t: [to_dict(m), grid] for t, (m, grid) in methods.items()},
+            "methods": {
+                t: [told(to_dict(m)), grid] for t, (m, grid) in methods.items()
+            },
             "seed": seed,
         }
         found = cells.measured(configuration, functools.partial(_rows, asked, given))
