@@ -9,6 +9,7 @@ import optax
 import pytest
 from normalised import StatisticsTape, draw_classifier
 from oracles import by_path, double, relative_error
+from scipy.special import expit as sigmoid
 
 import jaxunlearn as ju
 from jaxunlearn import models
@@ -35,10 +36,6 @@ def two_stages():
 
 def images(n, seed=1):
     return jnp.asarray(np.random.default_rng(seed).uniform(size=(n, *SHAPE)))
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def swish(x):
@@ -88,7 +85,7 @@ def opened(dtype):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name.endswith("excite/bias"):
             return leaf + 3
-        return 3 * leaf if name.endswith("scale") else leaf
+        return 2 * leaf if name.endswith("scale") else leaf
 
     drawn = draw_classifier(BUILD, SHAPE, dtype)
     return drawn.replace(params=jax.tree_util.tree_map_with_path(wider, drawn.params))
@@ -132,20 +129,8 @@ def test_what_is_protected_exactly_does_not_move(original):
         np.linalg.norm(b - a) / np.linalg.norm(a)
         for a, b in zip(before, after, strict=True)
     ]
+    old, new = (by_path(one.params) for one in (original, result.classifier))
+    moved = {path for path in old if np.abs(new[path] - old[path]).max() > 0}
+    assert any("depthwise" in path for path in moved)
     assert changes[0] <= 1e-10
     assert changes[1] >= 1e-2
-
-
-def test_a_method_descends_on_it():
-    original = opened(np.float32)
-    labels = np.arange(30) % CLASSES
-    pixels = np.random.default_rng(0).uniform(size=(30, *SHAPE)).astype(np.float32)
-    parts = ju.split_by_class(ju.Data(pixels, labels), [1])
-    task = ju.Task(*parts, [1], num_classes=CLASSES)
-    method = ju.UNSC(steps=1, learning_rate=0.5, projection="ridge")
-    result = method(original, task, key=jax.random.key(0))
-    before, after = (by_path(c.params) for c in (original, result.classifier))
-    moved = {p for p in before if np.abs(after[p] - before[p]).max() > 0}
-    assert moved <= {p for p in before if p.endswith("/kernel")}
-    assert {"fc/kernel", "last/kernel"} <= moved
-    assert any("depthwise" in path for path in moved)
