@@ -129,8 +129,5 @@ def test_what_is_protected_exactly_does_not_move(original):
         np.linalg.norm(b - a) / np.linalg.norm(a)
         for a, b in zip(before, after, strict=True)
     ]
-    old, new = (by_path(one.params) for one in (original, result.classifier))
-    moved = {path for path in old if np.abs(new[path] - old[path]).max() > 0}
-    assert any("depthwise" in path for path in moved)
     assert changes[0] <= 1e-10
     assert changes[1] >= 1e-2
