@@ -37,6 +37,9 @@ COLUMNS: dict[str, Column] = {
     "accuracy/forgotten": Column("Acc_f", ".1f", "test accuracy, forgotten classes, %"),
     "accuracy/samples": Column("forget", ".1f", "accuracy on the forgotten samples, %"),
     "accuracy/retained": Column("Acc_r", ".1f", "test accuracy, retained classes, %"),
+    "rarest": Column(
+        "rarest", ".1f", "test accuracy, retained classes of fewest training samples, %"
+    ),
     "probe": Column("probe", ".1f", "recall of a linear probe, forgotten classes, %"),
     "class-mean": Column("mean", ".1f", "recall of the nearest class mean, %"),
     "prototype": Column("proto", ".1f", "harmonic accuracy after that attack, %"),

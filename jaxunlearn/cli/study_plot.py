@@ -45,7 +45,7 @@ def plot_study(
         label.set_color(_COLOURS[place % len(_COLOURS)])
     for place, name in enumerate(tables):
         panels[0].plot([], "o", color=_COLOURS[place % len(_COLOURS)], label=name)
-    figure.legend(loc="outside lower center", fontsize=7, ncols=len(tables))
+    figure.legend(loc="outside lower center", fontsize=7, ncols=min(len(tables), 4))
     figure.suptitle(title, fontsize=8, parse_math=False)
     fixed = matplotlib.rc_context({"svg.hashsalt": "jaxunlearn"})
     with atomic_write(path) as temporary, fixed:

@@ -41,6 +41,11 @@ AUDITS: dict[str, AuditKind] = {
     "accuracy": AuditKind(
         "accuracy in %, mean over classes", outputs.accuracy, **_SAMPLES
     ),
+    "rarest": AuditKind(
+        "accuracy on the retained classes of fewest training samples, %",
+        outputs.rarest,
+        **_MORE,
+    ),
     "distribution": AuditKind(
         "JS to the retrained, TV of labels", outputs.distribution, **_SAMPLES
     ),

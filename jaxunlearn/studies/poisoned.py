@@ -3,26 +3,25 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Num
 
 from jaxunlearn.classifier.classifier import Classifier
+from jaxunlearn.methods.relabel import nearest_retained_labels
 from jaxunlearn.metrics.evaluation import evaluate, logits
-from jaxunlearn.metrics.perturbation import as_floats, ascend, logit_gap, pixel_bounds
+from jaxunlearn.metrics.perturbation import as_floats
+from jaxunlearn.metrics.robustness import EPSILON, STEPS, pgd
 from jaxunlearn.nullspace.moments import second_moments
 from jaxunlearn.nullspace.projection import drift
 from jaxunlearn.studies.given import Given, Rows
 from jaxunlearn.tasks import Data
 
-_BATCH = 256
-
 
 def poisoned(
     given: Given,
     *,
-    radius: float = 8 / 255,
-    steps: int = 10,
+    radius: float = EPSILON,
+    steps: int = STEPS,
     patch: int = 3,
     share: float = 0.5,
 ) -> Rows:
@@ -53,7 +52,7 @@ def poisoned(
       the true retained moments give; "original" has a row of its own.
     """
     forget, retain = given.parts
-    victim = nearest_retained(given.original, forget, given.classes)
+    victim = likely_victim(given.original, forget, given.classes)
     moments = second_moments(given.original, retain.images)
     requests: dict[str, Callable[[], Data]] = {
         "honest": lambda: forget,
@@ -71,13 +70,12 @@ def poisoned(
     return rows
 
 
-def nearest_retained(
+def likely_victim(
     classifier: Classifier, forget: Data, classes: tuple[int, ...]
 ) -> int:
-    """The retained class that has the largest logit on most of these images."""
-    outputs = logits(classifier, forget.images)
-    outputs[:, list(classes)] = -np.inf
-    return int(np.bincount(outputs.argmax(axis=1)).argmax())
+    """The retained class that most of these images have for their likeliest."""
+    labels = nearest_retained_labels(logits(classifier, forget.images), classes)
+    return int(np.bincount(labels).argmax())
 
 
 def perturbed(
@@ -88,12 +86,9 @@ def perturbed(
     Where images are uint8 so is the result, rounded inwards.
     """
     images = as_floats(classifier, data.images)
-    how = radius, steps, pixel_bounds(classifier, images, None)
-    moved = [
-        _attacked(classifier, images[start : start + _BATCH], target, *how)
-        for start in range(0, len(images), _BATCH)
-    ]
-    found = np.concatenate(moved)
+    as_target = Data(data.images, np.full(len(data), target))
+    how = {"epsilon": radius, "steps": steps}
+    found = pgd(classifier, as_target, goal="recover", **how).images
     if data.images.dtype == np.uint8:
         # Towards the start, so that rounding leaves nothing outside of the ball.
         change = np.trunc(255 * (found - images) * (1 + 1e-6))
@@ -106,17 +101,6 @@ def marked(images: Num[np.ndarray, "n h w c"], side: int) -> Num[np.ndarray, "n 
     whole = np.array(images)
     whole[:, -side:, -side:] = 255 if whole.dtype == np.uint8 else 1
     return whole
-
-
-def _attacked(
-    classifier, images, target, radius, steps, bounds
-) -> Float[np.ndarray, "n h w c"]:
-    start = x = jnp.asarray(images)
-    wanted, limit = jnp.full(len(x), target), jnp.full(len(x), radius)
-    step = 2.5 * limit / steps
-    for _ in range(steps):
-        x = ascend(logit_gap, classifier, x, start, wanted, limit, step, bounds)
-    return np.asarray(x)
 
 
 def _steered(forget: Data, retain: Data, victim: int, share: float) -> Data:

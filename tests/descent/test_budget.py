@@ -55,6 +55,7 @@ def same(found, expected):
     return all(np.allclose(*pair, rtol=1e-5, atol=1e-6) for pair in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("path", ["steps", "loop"])
 @pytest.mark.parametrize("eps", [0.05, 0.4])

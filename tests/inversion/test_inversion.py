@@ -133,6 +133,7 @@ class Kinked(nn.Module):
         return nn.Dense(CLASSES, name="head")(x)
 
 
+@pytest.mark.long
 @pytest.mark.core
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_gradients_through_activations_are_those_of_the_network(name):

@@ -296,6 +296,7 @@ def test_terms_may_be_mapped_and_compiled():
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_term_without_weight_does_not_spoil_the_total():
     """A variance of infinity: the distance to it is infinite."""
     classifier = small()

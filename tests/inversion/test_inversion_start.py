@@ -49,6 +49,7 @@ def origin(made, images, low):
     return found[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("low", [0.0, -1.0])
 def test_each_is_a_given_image_shifted_mirrored_and_brightened(low):
     images = drawn()

@@ -61,6 +61,7 @@ def test_it_inverts_from_noise_or_from_the_forget_images(start):
     assert proxies.labels.tolist() == [0, 2] * 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("norm", "start"), [(False, "forget"), (True, "noise")])
 def test_by_default_batch_norm_decides(norm, start):
     named = dataclasses.replace(METHOD, start=start)

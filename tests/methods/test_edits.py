@@ -131,6 +131,7 @@ def squares_of_the_model(x):
     return total
 
 
+@pytest.mark.long
 def test_fisher_zeroes_the_row_if_asked():
     for zero_row in (True, False):
         method = methods.Fisher(alpha=1e-12, zero_row=zero_row)

@@ -245,6 +245,7 @@ def test_a_later_layer_makes_good_what_earlier_ones_moved(two_layers):
     assert drift < error(partly)
 
 
+@pytest.mark.long
 def test_without_weight_on_the_forgotten_nothing_changes(two_layers):
     classifier, task = two_layers
     same = METHOD.replace(mu=0.0)(classifier, task, key=KEY).classifier

@@ -105,6 +105,7 @@ class NNXDropping(nnx.Module):
         return self.dense(self.norm(self.drop(x.reshape(len(x), -1))))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("framework", ["linen", "nnx"])
 def test_statistics_without_a_key_are_those_without_dropout(framework):
     images = np.random.default_rng(0).normal(2, 3, (40, 2, 2, 1)).astype(np.float32)

@@ -89,6 +89,16 @@ def test_a_retrained_model_is_within_its_noise():
     assert result.table().startswith("within the noise of retraining\n")
 
 
+def test_the_rarest_retained_class_is_that_of_the_training_data():
+    kept = np.flatnonzero((TRAIN.labels != 0) | (np.arange(len(TRAIN)) < 30))
+    seen = model(tilt=0.1)
+    for train, classes in ((TRAIN.take(kept), [0]), (TRAIN, [0, 1])):
+        row = audit(seen, ["rarest"], train=train)["rarest"]
+        right = np.asarray(seen(TEST.images)).argmax(axis=1) == TEST.labels
+        each = [100 * right[TEST.labels == c].mean() for c in classes]
+        assert row.unlearned == pytest.approx(np.mean(each))
+
+
 @pytest.mark.long
 def test_a_probe_below_retraining_is_too_far():
     blind = model(0.0, -9.0)

@@ -500,6 +500,7 @@ def assert_goes_there_and_back(classifier, images):
     )
 
 
+@pytest.mark.long
 def test_nnx_and_linen_give_the_same_logits():
     original, x = ju.freeze(nnx_module()), images(3, SHAPE)
     logits = LOGITS(original, x)

@@ -85,6 +85,7 @@ def test_files_are_read_by_their_content(torch, tmp_path, suffix):
     assert read_card(path) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
 def test_weights_are_found_in_what_lies_about_them(torch, tmp_path, wrap, zipped):
@@ -189,6 +190,7 @@ def test_weights_show_the_networks_options(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, ju.thaw(found), variables)
 
 
+@pytest.mark.long
 def test_options_that_the_weights_deny_are_refused_with_theirs(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file(weights("resnet18", stem="imagenet", width=1), path)

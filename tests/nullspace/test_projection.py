@@ -357,6 +357,7 @@ def test_only_linear_leaf_wise_steps_may_follow(name, leaks):
     assert worst(jax.tree.map(lambda u: jnp.abs(u).max(), updates["conv"])) > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inside", [True, False])
 def test_schedule_free_needs_the_projection_inside(inside):
     projection = project_to_null_space(SUBSPACES)

@@ -121,6 +121,7 @@ def test_images_of_other_channels_are_refused_in_words_about_images(use):
         first()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("use", every_use(None, IMAGES))
 def test_one_pixel_is_an_image_and_none_is_not(use):
     every_use(classifier(), IMAGES[:, :1, :1])[use]()

@@ -9,7 +9,7 @@ import pytest
 
 import jaxunlearn as ju
 from jaxunlearn.studies.given import Given, stratified
-from jaxunlearn.studies.poisoned import marked, nearest_retained, perturbed, poisoned
+from jaxunlearn.studies.poisoned import likely_victim, marked, perturbed, poisoned
 from jaxunlearn.studies.request_cost import request_cost
 from jaxunlearn.studies.sample_size import sample_size
 
@@ -108,7 +108,7 @@ def test_the_victim_is_the_likeliest_retained_class():
     forget = TRAIN.take(np.flatnonzero(TRAIN.labels == 3))
     z = forget.images.reshape(-1, 12) @ (CENTRES.T - 0.5)
     assert (
-        nearest_retained(ORIGINAL, forget, (3,))
+        likely_victim(ORIGINAL, forget, (3,))
         == np.bincount(z[:, :3].argmax(axis=1)).argmax()
     )
 

@@ -330,6 +330,7 @@ def test_the_small_network_takes_images_of_any_size(side):
     assert variables["params"]["Conv_2"]["kernel"].shape == (3, 3, 8, 16)
 
 
+@pytest.mark.long
 def test_the_small_network_has_as_many_parameters_as_documented():
     classifier = trained_digits()[-1]
     documented = f"{sum(p.size for p in leaves(classifier)):,} parameters"

@@ -10,7 +10,7 @@ from jaxunlearn.metrics.distances import (
     label_histogram,
     total_variation_distance,
 )
-from jaxunlearn.metrics.rows.values import Value, Values, mean
+from jaxunlearn.metrics.rows.values import Value, Values, class_mean, mean
 
 
 def accuracy(model, original, retrained, samples) -> Values:
@@ -30,6 +30,20 @@ def accuracy(model, original, retrained, samples) -> Values:
         right = model.forget_logits.argmax(axis=1) == samples.forget.labels
         values["samples"] = Value(100 * float(right.mean()), right.size)
     return values
+
+
+def rarest(model, original, retrained, samples) -> Values:
+    """Percent, over the retained classes that have the fewest training samples."""
+    del original, retrained
+    labels = samples.test.labels
+    counts = np.bincount(samples.train.labels, minlength=model.logits.shape[1])
+    retained = np.unique(labels[samples.retained])
+    if not retained.size:
+        return {}
+    fewest = retained[counts[retained] == counts[retained].min()]
+    rows = np.flatnonzero(np.isin(labels, fewest))
+    right = (model.logits.argmax(axis=1) == labels)[rows]
+    return {"": Value(class_mean(right, labels[rows]), rows.size)}
 
 
 def distribution(model, original, retrained, samples) -> Values:
